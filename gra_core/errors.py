@@ -1,0 +1,33 @@
+"""Errors whose message is written for the person who uses the editor.
+
+Every message is one line, says what is wrong and what to do about it. The command line prints it and
+exits with code 2; the page shows it in place of a result.
+"""
+
+
+class GRAError(Exception):
+    """Base of all errors that the editor raises on purpose."""
+
+
+class UnreadableImageError(GRAError):
+    """The file is not a picture, is damaged, or is too large to open."""
+
+
+class NoFaceError(GRAError):
+    """No face was found in the photo, or the face asked for does not exist."""
+
+
+class FaceTooSmallError(GRAError):
+    """The face has too few pixels to edit."""
+
+
+class UnknownEditError(GRAError):
+    """No edit has the given name."""
+
+
+class StrengthError(GRAError):
+    """A slider value is not a number or lies outside the range of its slider."""
+
+
+class CheckpointError(GRAError):
+    """A weights file is missing, damaged, or does not fit the code."""

@@ -1,0 +1,269 @@
+"""The Editing Stream: the generator on the edited code, with the photo's residuals brought to the edited layout.
+
+At each stage a Global Alignment Module finds where every position of the edited feature comes from in the source
+feature (Selective Attention), moves the residual F_m there, and lets Gate & Fusion decide how much of it still holds
+(paper, section "Editing Stream"). The public text gives no equations for the aligner; the ones here are our own:
+
+- correspondences go coarse to fine, 16 to 128 px: each stage searches a window around what the stage before found;
+- of the window only the best keys are selected; the source position is their attention-weighted mean, so it is
+  exact to a fraction of a position, and the residual is sampled there once instead of being averaged;
+- a position whose feature the edit leaves as it is does not move at all, so without an edit nothing is resampled.
+
+A last stage treats what no feature carries, the photo's finest detail, as pixels, moved by the finest correspondence.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gra_core.models.generator import BLOCK_CHANNELS, Generator, inverse_haar
+from gra_core.models.layers import (
+    GATE_CHANNELS,
+    GENERATOR_CHANNELS,
+    RESIDUAL_CHANNELS,
+    STAGES,
+    GateFusion,
+    feature_scale,
+)
+from gra_core.models.reconstruction import SourceResiduals
+
+KEY_CHANNELS = {16: 64, 32: 64, 64: 64, 128: 32}
+"""Channels in which edited and source features are compared."""
+
+SEARCH_RADIUS = {16: 4, 32: 2, 64: 2, 128: 1}
+"""Half width of the search window in positions of the stage."""
+
+REFINER_CHANNELS = {16: 64, 32: 64, 64: 48, 128: 24}
+SELECTED_KEYS = 4
+MATCH_CHANNELS = 2
+"""Of the context besides the feature difference: certainty and similarity of the match."""
+
+PIXEL_GATE_SIDE = 256
+PIXEL_GATE_CHANNELS = 24
+PIXEL_FEATURE_CHANNELS = 16
+PIXEL_LOW_PASS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class AlignmentSource:
+    """What the Editing Stream reads of a photo: small enough to keep while the photo is being edited.
+
+    Attributes:
+        residuals: F_m of each stage, coarse to fine, (B, RESIDUAL_CHANNELS[m], m, m).
+        keys: the source feature of each stage as unit vectors for comparison, (B, KEY_CHANNELS[m], m, m).
+        image: the Reconstruction Stream's picture at 256 px, (B, 3, 256, 256).
+        pixels: photo minus that picture at full size, (B, 3, 1024, 1024).
+    """
+
+    residuals: tuple[Tensor, ...]
+    keys: tuple[Tensor, ...]
+    image: Tensor
+    pixels: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What the Editing Stream makes.
+
+    Attributes:
+        picture: RGB, about [-1, 1], (B, 3, 1024, 1024).
+        before_pixels: the same without the pixel residual.
+        flows: correspondence by side of the stage, (B, 2, m, m): source position minus own, x and y, in positions.
+        aligned: aligned F_m by side of the stage.
+    """
+
+    picture: Tensor
+    before_pixels: Tensor
+    flows: dict[int, Tensor]
+    aligned: dict[int, Tensor]
+
+
+def sample_at(source: Tensor, flow: Tensor) -> Tensor:
+    """Sample `source` (B, C, H, W) bilinearly at each position plus `flow` (B, 2, H, W; x, y in positions)."""
+    height, width = source.shape[-2:]
+    y = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None] + flow[:, 1].float()
+    x = torch.arange(width, device=flow.device, dtype=torch.float32)[None, :] + flow[:, 0].float()
+    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)
+    return F.grid_sample(source.float(), grid, "bilinear", "border", align_corners=False).to(source.dtype)
+
+
+def upscale_flow(flow: Tensor, factor: int) -> Tensor:
+    """Bilinear upsampling of a flow, its lengths scaled to the finer positions."""
+    if factor == 1:
+        return flow
+    return factor * F.interpolate(flow, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+def neighbourhood(x: Tensor, radius: int) -> Tensor:
+    """The (2r+1)^2 shifted copies of (B, C, H, W), edges repeated -> (B, (2r+1)^2, C, H, W), row by row."""
+    height, width = x.shape[-2:]
+    padded = F.pad(x, (radius,) * 4, mode="replicate")
+    span = range(2 * radius + 1)
+    return torch.stack([padded[:, :, i : i + height, j : j + width] for i in span for j in span], 1)
+
+
+class SelectiveAttention(nn.Module):
+    """Where each position of the edited feature comes from in the source feature.
+
+    Queries are edited positions, keys the source positions in a window around the coarser stage's answer; cosine
+    similarity with a learned distance prior. Only the `SELECTED_KEYS` best keys take part in the softmax.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.radius = SEARCH_RADIUS[side]
+        keys, width = KEY_CHANNELS[side], REFINER_CHANNELS[side]
+        window = (2 * self.radius + 1) ** 2
+        self.project = nn.Conv2d(GENERATOR_CHANNELS[side], keys, 1, bias=False)
+        nn.init.orthogonal_(self.project.weight.view(keys, -1))
+        self.log_sharpness = nn.Parameter(torch.tensor(3.0))
+        self.distance_prior = nn.Parameter(torch.tensor(0.02))
+        self.stillness = nn.Parameter(torch.tensor(-6.0))
+        steps = torch.arange(-self.radius, self.radius + 1, dtype=torch.float32)
+        dy, dx = torch.meshgrid(steps, steps, indexing="ij")
+        self.register_buffer("steps", torch.stack((dx.flatten(), dy.flatten()), 1), persistent=False)
+        self.refine = nn.Sequential(
+            nn.Conv2d(2 * keys + window + 2, width, 3, 1, 1),
+            nn.GELU(),
+            nn.Conv2d(width, width, 3, 1, 1),
+            nn.GELU(),
+            nn.Conv2d(width, 3, 3, 1, 1),
+        )
+        nn.init.zeros_(self.refine[-1].weight)
+        nn.init.zeros_(self.refine[-1].bias)
+
+    def embed(self, feature: Tensor) -> Tensor:
+        """Generator feature (B, C, H, W) -> unit vectors (B, K, H, W) for comparison, channel means removed."""
+        x = self.project(feature_scale(feature))
+        return F.normalize((x - x.mean((2, 3), keepdim=True)).float(), dim=1)
+
+    def forward(self, edited: Tensor, key: Tensor, coarse_flow: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the correspondence of one stage.
+
+        Args:
+            edited: feature of the Editing Stream as it arrives at the stage, (B, C, H, W).
+            key: `embed` of the Reconstruction Stream's feature at the same point, (B, K, H, W).
+            coarse_flow: answer of the stage before in this stage's positions, (B, 2, H, W).
+
+        Returns:
+            flow (B, 2, H, W): source position minus own position, x and y, in positions;
+            context (B, K + 2, H, W) for the gate: difference to the matched feature, certainty, similarity.
+        """
+        query = self.embed(edited)
+        moved_key = sample_at(key, coarse_flow)
+        similarity = (query[:, None] * neighbourhood(moved_key, self.radius)).sum(2)
+        prior = F.softplus(self.distance_prior) * self.steps.square().sum(1)[:, None, None]
+        score = self.log_sharpness.exp() * similarity - prior
+        selected, index = score.topk(SELECTED_KEYS, dim=1)
+        attention = torch.zeros_like(score).scatter(1, index, selected.softmax(1))
+        candidates = neighbourhood(coarse_flow, self.radius) + self.steps[:, :, None, None]
+        flow = (attention[:, :, None] * candidates).sum(1)
+
+        refined = self.refine(torch.cat((query, moved_key, similarity, flow), 1))
+        change = (query - key).square().mean(1, keepdim=True) * key.shape[1]
+        moving = change / (change + self.stillness.exp())
+        flow = (flow + refined[:, :2].float()) * moving
+        matched = sample_at(key, flow)
+        context = torch.cat((query - matched, refined[:, 2:], (query * matched).sum(1, keepdim=True)), 1)
+        return flow, context
+
+
+class GlobalAlignmentModule(nn.Module):
+    """Aligner with Selective Attention, then Gate & Fusion, for one stage of the Editing Stream."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.attention = SelectiveAttention(side)
+        context = KEY_CHANNELS[side] + MATCH_CHANNELS
+        self.fuse = GateFusion(GENERATOR_CHANNELS[side], RESIDUAL_CHANNELS[side], GATE_CHANNELS[side], context)
+
+    def forward(
+        self, edited: Tensor, key: Tensor, residual: Tensor, coarse_flow: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Edited feature, source keys, F_m, coarser flow -> repaired edited feature, flow, aligned F_m."""
+        flow, context = self.attention(edited, key, coarse_flow)
+        aligned = sample_at(residual, flow)
+        return self.fuse(edited, aligned, context), flow, aligned
+
+
+class PixelAlignmentModule(nn.Module):
+    """Brings the pixel residual to the edited layout; coarse and fine detail pass through gates of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.from_feature = nn.Conv2d(BLOCK_CHANNELS[5], PIXEL_FEATURE_CHANNELS, 1)
+        self.gate = nn.Sequential(
+            nn.Conv2d(12 + PIXEL_FEATURE_CHANNELS, PIXEL_GATE_CHANNELS, 3, 1, 1),
+            nn.GELU(),
+            nn.Conv2d(PIXEL_GATE_CHANNELS, PIXEL_GATE_CHANNELS, 3, 1, 1),
+            nn.GELU(),
+            nn.Conv2d(PIXEL_GATE_CHANNELS, 2, 3, 1, 1),
+        )
+
+    def forward(self, edited: Tensor, feature: Tensor, source: AlignmentSource, flow: Tensor) -> Tensor:
+        """Edited picture (B, 3, 1024, 1024), its 256 px feature, the source, the finest flow -> final picture."""
+        size = edited.shape[-1]
+        pixels = sample_at(source.pixels, upscale_flow(flow, size // flow.shape[-1]))
+        pool = size // PIXEL_GATE_SIDE
+        small_edited = F.avg_pool2d(edited, pool)
+        moved = sample_at(source.image, upscale_flow(flow, PIXEL_GATE_SIDE // flow.shape[-1]))
+        seen = (
+            small_edited,
+            10 * (small_edited - moved),
+            10 * F.avg_pool2d(pixels, pool),
+            10 * F.avg_pool2d(pixels.abs(), pool),
+            self.from_feature(feature_scale(feature)),
+        )
+        gates = F.interpolate(torch.sigmoid(self.gate(torch.cat(seen, 1))), size=size, mode="bilinear")
+        low = F.interpolate(F.avg_pool2d(pixels, PIXEL_LOW_PASS), size=size, mode="bilinear")
+        return edited + gates[:, :1] * low + gates[:, 1:] * (pixels - low)
+
+
+class EditingStream(nn.Module):
+    """Runs the frozen generator on the edited code with aligned residual injection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modules_by_stage = nn.ModuleDict({str(side): GlobalAlignmentModule(side) for side in STAGES})
+        self.pixels = PixelAlignmentModule()
+
+    def prepare(self, source: SourceResiduals) -> AlignmentSource:
+        """What every edit of a photo reads, computed once from the Reconstruction Stream's findings."""
+        keys = tuple(
+            self.modules_by_stage[str(side)].attention.embed(feature)
+            for side, feature in zip(STAGES, source.features, strict=True)
+        )
+        small = F.avg_pool2d(source.image, source.image.shape[-1] // PIXEL_GATE_SIDE)
+        return AlignmentSource(source.residuals, keys, small, source.pixels)
+
+    def forward(self, generator: Generator, codes: Tensor, source: AlignmentSource) -> Edit:
+        """Render an edit.
+
+        Args:
+            generator: the frozen generator.
+            codes: edited W+ codes, (B, 16, 512).
+            source: of the photo, from `prepare`.
+        """
+        flows: dict[int, Tensor] = {}
+        aligned: dict[int, Tensor] = {}
+        features: dict[int, Tensor] = {}
+
+        def inject(side: int, feature: Tensor) -> Tensor:
+            features[side] = feature
+            if side not in STAGES:
+                return feature
+            stage = STAGES.index(side)
+            if stage == 0:
+                coarse = feature.new_zeros((len(feature), 2, side, side), dtype=torch.float32)
+            else:
+                coarse = upscale_flow(flows[STAGES[stage - 1]], side // STAGES[stage - 1])
+            repaired, flows[side], aligned[side] = self.modules_by_stage[str(side)](
+                feature, source.keys[stage], source.residuals[stage], coarse
+            )
+            return repaired
+
+        plain = inverse_haar(generator.synthesize_bands(codes, inject))
+        picture = self.pixels(plain, features[PIXEL_GATE_SIDE], source, flows[STAGES[-1]])
+        return Edit(picture, plain, flows, aligned)

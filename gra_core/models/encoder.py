@@ -1,0 +1,138 @@
+"""The frozen CNN encoder of the framework: aligned face -> W+ code.
+
+A residual network reads the photo beside the picture that the current code gives, and 16 learned style queries
+collect from its maps what has to change in their style vector. Run twice (first beside the average face, then
+beside its own first reconstruction) it corrects itself, as ReStyle does (Alaluf et al., ICCV 2021,
+https://arxiv.org/abs/2104.02699).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gra_core.constants import ENCODER_SIZE, NUM_STYLES, STYLE_DIM
+from gra_core.models.generator import broadcast_w
+
+STAGE_CHANNELS = (64, 128, 256, 384)
+STAGE_DEPTHS = (3, 4, 6, 3)
+QUERY_DIM = 320
+QUERY_LAYERS = 4
+QUERY_HEADS = 5
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch normalisation and a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut = nn.Identity()
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
+        out = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+
+
+class QueryLayer(nn.Module):
+    """Self-attention among the style queries, cross-attention to the image tokens, feed-forward (pre-norm)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
+        self.self_qkv = nn.Linear(dim, 3 * dim)
+        self.self_out = nn.Linear(dim, dim)
+        self.cross_q = nn.Linear(dim, dim)
+        self.cross_kv = nn.Linear(dim, 2 * dim)
+        self.cross_out = nn.Linear(dim, dim)
+        self.feed_forward = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        """Queries (B, Q, D), image tokens (B, N, D) -> (B, Q, D)."""
+        queries = queries + self.self_out(self._attend(*self.self_qkv(self.norm1(queries)).chunk(3, 2)))
+        k, v = self.cross_kv(tokens).chunk(2, 2)
+        queries = queries + self.cross_out(self._attend(self.cross_q(self.norm2(queries)), k, v))
+        return queries + self.feed_forward(self.norm3(queries))
+
+
+class Encoder(nn.Module):
+    """One correction step: photo and current reconstruction, both (B, 3, 256, 256) -> change of the W+ code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(6, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+        stages, channels = [], 64
+        for out_channels, depth in zip(STAGE_CHANNELS, STAGE_DEPTHS, strict=True):
+            blocks = [ResidualBlock(channels, out_channels, 2)]
+            blocks += [ResidualBlock(out_channels, out_channels) for _ in range(depth - 1)]
+            stages.append(nn.Sequential(*blocks))
+            channels = out_channels
+        self.stages = nn.ModuleList(stages)
+        token_maps = ((STAGE_CHANNELS[1], 32), (STAGE_CHANNELS[2], 16), (STAGE_CHANNELS[3], 8))
+        self.to_tokens = nn.ModuleList(nn.Conv2d(c, QUERY_DIM, 1) for c, _ in token_maps)
+        self.positions = nn.ParameterList(nn.Parameter(0.02 * torch.randn(1, QUERY_DIM, s, s)) for _, s in token_maps)
+        self.token_norm = nn.LayerNorm(QUERY_DIM)
+        self.queries = nn.Parameter(0.5 * torch.randn(1, NUM_STYLES, QUERY_DIM))
+        self.layers = nn.ModuleList(QueryLayer(QUERY_DIM, QUERY_HEADS) for _ in range(QUERY_LAYERS))
+        self.out_norm = nn.LayerNorm(QUERY_DIM)
+        self.out_weight = nn.Parameter(torch.zeros(NUM_STYLES, QUERY_DIM, STYLE_DIM))
+        self.out_bias = nn.Parameter(torch.zeros(NUM_STYLES, STYLE_DIM))
+
+    def forward(self, photo: Tensor, reconstruction: Tensor) -> Tensor:
+        """Change of the code (B, 16, 512) that moves the reconstruction towards the photo; pictures in [-1, 1]."""
+        if photo.shape[-2:] != (ENCODER_SIZE, ENCODER_SIZE):
+            raise ValueError(f"the encoder sees {ENCODER_SIZE} px pictures, not {tuple(photo.shape[-2:])}")
+        x = self.stem(torch.cat((photo, reconstruction), 1))
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        tokens = [
+            (project(m) + position).flatten(2).transpose(1, 2)
+            for m, project, position in zip(maps[1:], self.to_tokens, self.positions, strict=True)
+        ]
+        tokens = self.token_norm(torch.cat(tokens, 1))
+        queries = self.queries.expand(len(x), -1, -1)
+        for layer in self.layers:
+            queries = layer(queries, tokens)
+        return torch.einsum("bqd,qdo->bqo", self.out_norm(queries), self.out_weight) + self.out_bias
+
+
+def to_encoder_size(image: Tensor) -> Tensor:
+    """Antialiased resize of a square picture (B, 3, S, S), S a multiple of 256, to 256 px by averaging."""
+    factor = image.shape[-1] // ENCODER_SIZE
+    return F.avg_pool2d(image, factor) if factor > 1 else image
+
+
+def estimate_codes(
+    encoder: Callable[[Tensor, Tensor], Tensor],
+    generator: Callable[[Tensor], Tensor],
+    photo: Tensor,
+    mean_w: Tensor,
+    average_face: Tensor,
+) -> Tensor:
+    """W+ codes (B, 16, 512) of photos (B, 3, 256, 256) in [-1, 1]: a first estimate and one correction.
+
+    Args:
+        encoder: the `Encoder`, or a compiled form of it.
+        generator: the `Generator`, or a compiled form of it.
+        photo: aligned faces.
+        mean_w: (512,), the code of the average face.
+        average_face: the picture of that code, (1, 3, 256, 256).
+    """
+    codes = broadcast_w(mean_w[None]) + encoder(photo, average_face.expand_as(photo))
+    return codes + encoder(photo, to_encoder_size(generator(codes)).clamp(-1, 1))

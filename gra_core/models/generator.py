@@ -1,0 +1,147 @@
+"""The frozen generator: MobileStyleGAN trained on FFHQ at 1024 px, in plain PyTorch.
+
+MobileStyleGAN (Belousov, 2021, https://arxiv.org/abs/2104.04767) is StyleGAN2-FFHQ distilled into separable
+convolutions and wavelet upsampling. Its mapping network is StyleGAN2's own, so directions found in the W space
+of StyleGAN2-FFHQ work here too. Demodulation is folded into the weights and the noise maps are constants: the
+picture is a deterministic function of the code.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gra_core.constants import NUM_STYLES, STYLE_DIM
+
+BLOCK_CHANNELS = (512, 512, 512, 512, 256, 128, 64)
+"""Output channels of the blocks whose outputs are 8, 16, 32, 64, 128, 256 and 512 px wide."""
+
+MAPPING_LAYERS = 8
+LEAKY_SLOPE = 0.2
+
+StageHook = Callable[[int, Tensor], Tensor]
+"""Called with (resolution, feature) after each block; what it returns enters the next block."""
+
+
+def inverse_haar(bands: Tensor) -> Tensor:
+    """Inverse orthonormal Haar transform, (B, 4C, H, W) -> (B, C, 2H, 2W).
+
+    The first C channels are the low band; then, for each channel, its bands high in y, high in x, high in both.
+    """
+    batch, channels, height, width = bands.shape
+    low, high = bands.split([channels // 4, 3 * channels // 4], dim=1)
+    y, x, xy = high.reshape(batch, channels // 4, 3, height, width).unbind(2)
+    even, odd = (low + y, x + xy), (low - y, x - xy)
+    corners = (even[0] + even[1], even[0] - even[1], odd[0] + odd[1], odd[0] - odd[1])
+    return F.pixel_shuffle(0.5 * torch.stack(corners, 2).flatten(1, 2), 2)
+
+
+def haar(image: Tensor) -> Tensor:
+    """Orthonormal Haar transform, the inverse of `inverse_haar`: (B, C, 2H, 2W) -> (B, 4C, H, W)."""
+    batch, channels, height, width = image.shape
+    corners = F.pixel_unshuffle(image, 2).reshape(batch, channels, 4, height // 2, width // 2)
+    a, b, c, d = corners.unbind(2)
+    high = torch.stack((a + b - c - d, a - b + c - d, a - b - c + d), 2).flatten(1, 2)
+    return 0.5 * torch.cat((a + b + c + d, high), 1)
+
+
+class MappingNetwork(nn.Module):
+    """StyleGAN2's mapping network z -> w: 8 fully connected layers on the normalised z."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(STYLE_DIM, STYLE_DIM) for _ in range(MAPPING_LAYERS))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map z (B, 512), standard normal, to w (B, 512)."""
+        w = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        for layer in self.layers:
+            w = F.leaky_relu(layer(w), LEAKY_SLOPE) * 2**0.5
+        return w
+
+
+class StyledConv(nn.Module):
+    """Modulated depthwise 3x3 and pointwise 1x1 convolution, fixed noise, bias, leaky ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, resolution: int) -> None:
+        super().__init__()
+        self.scale = (9 * in_channels) ** -0.5
+        self.modulation = nn.Linear(STYLE_DIM, in_channels)
+        self.depthwise = nn.Parameter(torch.empty(in_channels, 1, 3, 3))
+        self.pointwise = nn.Parameter(torch.empty(out_channels, in_channels, 1, 1))
+        self.noise = nn.Parameter(torch.empty(1, 1, resolution, resolution))
+        self.bias = nn.Parameter(torch.empty(1, out_channels, 1, 1))
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """(B, in, H, W), (B, 512) -> (B, out, H, W)."""
+        x = x * (self.scale * self.modulation(style))[:, :, None, None]
+        x = F.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])
+        return F.leaky_relu(F.conv2d(x, self.pointwise) + (self.noise + self.bias), LEAKY_SLOPE)
+
+
+class SynthesisBlock(nn.Module):
+    """Doubles the resolution by a modulated inverse Haar transform, then two styled convolutions."""
+
+    def __init__(self, in_channels: int, out_channels: int, resolution: int) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.up_modulation = nn.Linear(STYLE_DIM, in_channels)
+        self.conv1 = StyledConv(in_channels // 4, out_channels, resolution)
+        self.conv2 = StyledConv(out_channels, out_channels, resolution)
+
+    def forward(self, x: Tensor, style1: Tensor, style2: Tensor) -> Tensor:
+        """(B, in, H, W), two styles (B, 512) -> (B, out, 2H, 2W)."""
+        x = inverse_haar(x * self.up_modulation(style1)[:, :, None, None])
+        return self.conv2(self.conv1(x, style1), style2)
+
+
+class Generator(nn.Module):
+    """W+ code (B, 16, 512) -> picture (B, 3, 1024, 1024), about [-1, 1].
+
+    Attributes:
+        mean_w: (512,) mean of w over many z, the code of the average face.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = (BLOCK_CHANNELS[0], *BLOCK_CHANNELS)
+        self.mapping = MappingNetwork()
+        self.register_buffer("mean_w", torch.zeros(STYLE_DIM))
+        self.const = nn.Parameter(torch.empty(1, channels[0], 4, 4))
+        self.stem_modulation = nn.Linear(STYLE_DIM, channels[0])
+        self.stem_weight = nn.Parameter(torch.empty(channels[0], channels[0], 3, 3))
+        self.stem_noise = nn.Parameter(torch.empty(1, 1, 4, 4))
+        self.stem_bias = nn.Parameter(torch.empty(1, channels[0], 1, 1))
+        self.blocks = nn.ModuleList(
+            SynthesisBlock(channels[i], channels[i + 1], 8 * 2**i) for i in range(len(BLOCK_CHANNELS))
+        )
+        self.image_modulation = nn.Linear(STYLE_DIM, channels[-1])
+        self.image_weight = nn.Parameter(torch.empty(12, channels[-1], 1, 1))
+        self.image_bias = nn.Parameter(torch.empty(1, 12, 1, 1))
+
+    def synthesize_bands(self, codes: Tensor, hook: StageHook | None = None) -> Tensor:
+        """Haar bands of the picture, (B, 12, 512, 512), for W+ codes (B, 16, 512).
+
+        `hook` sees, and may replace, the feature map that leaves each block.
+        """
+        if codes.shape[1:] != (NUM_STYLES, STYLE_DIM):
+            raise ValueError(f"W+ codes have shape (B, {NUM_STYLES}, {STYLE_DIM}), not {tuple(codes.shape)}")
+        x = self.const * ((9 * self.const.shape[1]) ** -0.5 * self.stem_modulation(codes[:, 0]))[:, :, None, None]
+        x = F.conv2d(x, self.stem_weight, padding=1) + (self.stem_noise + self.stem_bias)
+        x = F.leaky_relu(x, LEAKY_SLOPE)
+        for i, block in enumerate(self.blocks):
+            x = block(x, codes[:, 1 + 2 * i], codes[:, 2 + 2 * i])
+            if hook is not None:
+                x = hook(block.resolution, x)
+        x = x * (x.shape[1] ** -0.5 * self.image_modulation(codes[:, -1]))[:, :, None, None]
+        return F.conv2d(x, self.image_weight) + self.image_bias
+
+    def forward(self, codes: Tensor, hook: StageHook | None = None) -> Tensor:
+        """Picture (B, 3, 1024, 1024), RGB, about [-1, 1] (not clamped), for W+ codes (B, 16, 512)."""
+        return inverse_haar(self.synthesize_bands(codes, hook))
+
+
+def broadcast_w(w: Tensor) -> Tensor:
+    """One w for all layers: (B, 512) -> W+ (B, 16, 512)."""
+    return w[:, None].expand(-1, NUM_STYLES, -1)

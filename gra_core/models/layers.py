@@ -1,0 +1,73 @@
+"""Layers that the Reconstruction Stream and the Editing Stream share."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+STAGES = (16, 32, 64, 128)
+"""Sides, in pixels, of the generator features that are repaired, coarse to fine."""
+
+GENERATOR_CHANNELS = {16: 512, 32: 512, 64: 512, 128: 256}
+"""Channels of the generator feature of each stage."""
+
+RESIDUAL_CHANNELS = {16: 128, 32: 128, 64: 128, 128: 96}
+"""Channels of the residual F_m of each stage. Fewer than the generator's: what a residual may carry is limited."""
+
+GATE_CHANNELS = {16: 96, 32: 96, 64: 96, 128: 64}
+"""Width of Gate & Fusion at each stage."""
+
+
+def feature_scale(feature: Tensor) -> Tensor:
+    """Divide each position's feature vector by its root mean square; (B, C, H, W) -> same.
+
+    Generator features grow by orders of magnitude from stage to stage; the nets see them at one scale.
+    """
+    return feature * torch.rsqrt(feature.square().mean(1, keepdim=True) + 1e-6)
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut, without normalisation (the scale of a residual means something)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
+        nn.init.normal_(self.conv2.weight, std=0.01)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> same."""
+        return x + self.conv2(F.gelu(self.conv1(F.gelu(x))))
+
+
+class GateFusion(nn.Module):
+    """Gate & Fusion: adds the residual to a generator feature, each channel through a gate in (0, 1).
+
+    What it looks at besides the residual (`context_channels`) decides where the residual still holds: the Editing
+    Stream hands it the difference between edited and aligned source feature and the certainty of the match.
+    """
+
+    def __init__(self, channels: int, residual_channels: int, width: int, context_channels: int = 0) -> None:
+        super().__init__()
+        self.from_feature = nn.Conv2d(channels, width, 1)
+        self.from_residual = nn.Conv2d(residual_channels, width, 1)
+        self.from_context = nn.Conv2d(context_channels, width, 1) if context_channels else None
+        self.spatial = nn.Conv2d(width, width, 3, 1, 1, groups=width)
+        self.mix = nn.Conv2d(width, width, 1)
+        self.gate = nn.Conv2d(width, channels, 1)
+        self.residual = nn.Conv2d(residual_channels, channels, 1)
+        self.fusion = nn.Conv2d(width, channels, 1)
+        nn.init.zeros_(self.residual.weight)
+        nn.init.zeros_(self.residual.bias)
+        nn.init.zeros_(self.fusion.weight)
+        nn.init.zeros_(self.fusion.bias)
+
+    def forward(self, feature: Tensor, residual: Tensor, context: Tensor | None = None) -> Tensor:
+        """Feature (B, C, H, W), residual (B, R, H, W), context (B, K, H, W) -> repaired feature (B, C, H, W)."""
+        scale = feature.square().mean((1, 2, 3), keepdim=True).add(1e-6).sqrt()
+        hidden = self.from_feature(feature_scale(feature)) + self.from_residual(residual)
+        if self.from_context is not None:
+            hidden = hidden + self.from_context(context)
+        hidden = F.gelu(self.mix(F.gelu(hidden + self.spatial(hidden))))
+        change = self.residual(residual) + self.fusion(hidden)
+        return feature + scale * torch.sigmoid(self.gate(hidden)) * change

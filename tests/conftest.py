@@ -1,0 +1,60 @@
+"""Fixtures that several test files share."""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from skimage import data
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> Image.Image:
+    """A photo with one face: 512 x 512, in the public domain (NASA)."""
+    return Image.fromarray(data.astronaut())
+
+
+@pytest.fixture(scope="session")
+def photo_file(astronaut, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "astronaut.png"
+    astronaut.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pair_file(astronaut, tmp_path_factory) -> Path:
+    """A photo with two faces, the larger one to the left: 1400 x 1000."""
+    photo = Image.new("RGB", (1400, 1000), (90, 110, 100))
+    photo.paste(astronaut.resize((900, 900)), (20, 60))
+    photo.paste(astronaut.crop((100, 0, 350, 250)).resize((420, 420)), (950, 300))
+    path = tmp_path_factory.mktemp("photo") / "pair.png"
+    photo.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bad_files(tmp_path_factory) -> dict[str, Path]:
+    """Files that are not photos of a face, by what is wrong with them."""
+    folder = tmp_path_factory.mktemp("bad")
+    files = {name: folder / name for name in ("text.jpg", "empty.jpg", "bomb.png", "nobody.png")}
+    files["text.jpg"].write_text("This is not a picture.\n")
+    files["empty.jpg"].touch()
+    files["bomb.png"].write_bytes(_png_of(60_000, 60_000))
+    Image.linear_gradient("L").resize((640, 480)).convert("RGB").save(files["nobody.png"])
+    return files
+
+
+def _png_of(width: int, height: int) -> bytes:
+    """A few bytes that say they are a black picture of that size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")

@@ -1,0 +1,270 @@
+"""Pictures of all kinds come out as upright 8-bit RGB, everything else as an error that says what to do."""
+
+import io
+import struct
+import time
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from gra_core.errors import UnreadableImageError
+from gra_core.images import MAX_PIXELS, image_to_tensor, load_image, tensor_to_image
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    return Image.fromarray(data.astronaut()).resize((96, 64))
+
+
+def encode(image: Image.Image, **options) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, **options)
+    return stream.getvalue()
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_of_size(width: int, height: int, pixels: bytes) -> bytes:
+    """Write a 1-bit greyscale PNG by hand: Pillow would need the whole picture in memory."""
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    return float(np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean())
+
+
+@pytest.mark.parametrize(
+    ("options", "tolerance"),
+    [
+        ({"format": "PNG"}, 0),
+        ({"format": "WEBP", "lossless": True}, 0),
+        ({"format": "BMP"}, 0),
+        ({"format": "TIFF"}, 0),
+        ({"format": "JPEG", "quality": 95}, 4),
+        ({"format": "WEBP", "quality": 95}, 4),
+    ],
+)
+def test_formats(photo, options, tolerance):
+    loaded = load_image(encode(photo, **options))
+    assert loaded.mode == "RGB"
+    assert loaded.size == photo.size
+    assert difference(loaded, photo) <= tolerance
+
+
+def test_sources_are_equal(photo, tmp_path):
+    content = encode(photo, format="PNG")
+    path = tmp_path / "photo.png"
+    path.write_bytes(content)
+    used_stream = io.BytesIO(content)
+    used_stream.read()
+
+    class Pipe(io.RawIOBase):
+        """A stream that cannot seek, like a socket."""
+
+        def __init__(self):
+            self.rest = io.BytesIO(content)
+
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            return self.rest.readinto(buffer)
+
+    for source in (content, path, str(path), io.BytesIO(content), used_stream, Pipe()):
+        assert difference(load_image(source), photo) == 0
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "I;16"])
+def test_exif_orientation(photo, orientation, mode):
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    upright = photo
+    if mode == "I;16":
+        upright = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    stored = upright.transpose(undo[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    loaded = load_image(encode(stored, format="PNG", exif=exif))
+    assert difference(loaded, photo if mode == "RGB" else photo.convert("L").convert("RGB")) == 0
+
+
+def test_unusable_exif_is_ignored(photo):
+    exif = Image.Exif()
+    exif[0x0112] = 77
+    assert difference(load_image(encode(photo, format="PNG", exif=exif)), photo) == 0
+    assert load_image(encode(photo, format="JPEG", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff\x00")).size == photo.size
+
+
+def test_transparent_parts_become_white(photo):
+    ramp = np.tile(np.linspace(0, 255, photo.width).round().astype(np.uint8), (photo.height, 1))
+    with_alpha = photo.copy()
+    with_alpha.putalpha(Image.fromarray(ramp))
+    share = ramp[..., None] / 255
+    expected = np.asarray(photo) * share + 255 * (1 - share)
+    loaded = load_image(encode(with_alpha, format="PNG"))
+    assert np.abs(np.asarray(loaded) - expected).max() <= 1
+
+    grey = load_image(encode(with_alpha.convert("LA"), format="PNG"))
+    assert grey.getpixel((0, 0)) == (255, 255, 255)
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    palette.putpixel((0, 0), 0)
+    loaded = load_image(encode(palette, format="PNG", transparency=0))
+    assert loaded.getpixel((0, 0)) == (255, 255, 255)
+    assert loaded.getpixel((3, 3)) == (200, 100, 50)
+
+
+def test_grey_palette_and_cmyk(photo):
+    grey = photo.convert("L")
+    assert difference(load_image(encode(grey, format="PNG")), grey.convert("RGB")) == 0
+    palette = photo.quantize(32)
+    assert difference(load_image(encode(palette, format="PNG")), palette.convert("RGB")) == 0
+    assert difference(load_image(encode(grey.convert("1"), format="PNG")), grey.convert("1").convert("RGB")) == 0
+    assert difference(load_image(encode(photo.convert("CMYK"), format="JPEG", quality=95)), photo) < 5
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "PPM"])
+def test_16_bit_is_scaled_not_clipped(file_format):
+    ramp = np.tile(np.linspace(0, 65535, 256).round().astype(np.uint16), (8, 1))
+    loaded = np.asarray(load_image(encode(Image.fromarray(ramp), format=file_format)))
+    assert np.array_equal(loaded, np.tile(np.arange(256, dtype=np.uint8)[:, None], (8, 1, 3)))
+
+
+def test_dark_16_bit_stays_dark():
+    dark = np.full((8, 8), 200 * 257, dtype=np.uint16)
+    dark[:4] = 40 * 257
+    for picture in (Image.fromarray(dark), Image.fromarray(dark.astype(np.int32))):
+        loaded = load_image(encode(picture, format="TIFF"))
+        assert loaded.getpixel((0, 0)) == (40, 40, 40)
+        assert loaded.getpixel((7, 7)) == (200, 200, 200)
+
+
+def test_deep_tiff():
+    ramp = np.tile(np.arange(256), (8, 1))
+    for deep in (ramp.astype(np.int32) * 257, ramp.astype(np.float32) / 255, ramp.astype(np.float32)):
+        loaded = np.asarray(load_image(encode(Image.fromarray(deep), format="TIFF")))
+        assert np.array_equal(loaded, np.repeat(ramp[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG"])
+def test_animation_gives_first_frame(file_format):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    content = encode(frames[0], format=file_format, save_all=True, append_images=frames[1:], **options)
+    assert load_image(content).getpixel((8, 8)) == (255, 0, 0)
+
+
+def refused(source) -> str:
+    with pytest.raises(UnreadableImageError) as caught:
+        load_image(source)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_not_a_picture(tmp_path):
+    path = tmp_path / "notes\nof today.jpg"
+    path.write_text("Dear diary, this is no picture at all.")
+    assert refused(path) == (
+        "notes of today.jpg is not a picture that can be opened. Save it as a JPEG, PNG or WebP file and try again."
+    )
+    refused(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    assert "HEIC" in refused(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic")
+
+
+def test_empty_and_missing_files(tmp_path):
+    (tmp_path / "empty.png").touch()
+    assert refused(tmp_path / "empty.png") == "empty.png is empty. Choose another photo."
+    assert refused(b"") == "The file is empty. Choose another photo."
+    assert refused(tmp_path / "none.png") == "none.png does not exist. Check the path."
+    assert "cannot be opened" in refused(tmp_path)
+    assert "cannot be opened" in refused("a\0b.png")
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+def test_truncated_files(photo, file_format):
+    content = encode(photo, format=file_format)
+    for share in (0.3, 0.7, 0.95):
+        refused(content[: int(len(content) * share)])
+    assert "damaged or only partly there" in refused(encode(photo, format="JPEG")[:-800])
+
+
+def test_damaged_files_raise_nothing_else(photo):
+    rng = np.random.default_rng(0)
+    for file_format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM"):
+        content = encode(photo, format=file_format)
+        for _ in range(40):
+            damaged = bytearray(content)
+            for position in rng.integers(0, min(len(content), 400), 4):
+                damaged[position] = rng.integers(256)
+            try:
+                assert load_image(bytes(damaged)).mode == "RGB"
+            except UnreadableImageError as error:
+                assert "\n" not in str(error)
+
+
+def test_bomb_is_refused_at_its_header():
+    side = 20_000
+    rows = zlib.compressobj(9)
+    row = bytes(1 + side // 8)
+    pixels = b"".join([*(rows.compress(row) for _ in range(side)), rows.flush()])
+    for bomb in (png_of_size(side, side, pixels), png_of_size(12_000, 10_000, b""), png_of_size(2**31 - 1, 1, b"")):
+        tracemalloc.start()
+        started = time.perf_counter()
+        message = refused(bomb)
+        seconds = time.perf_counter() - started
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert "too large" in message
+        assert "100 megapixels" in message
+        assert seconds < 1.0
+        assert peak < 10_000_000
+
+
+def test_limit_is_on_pixels_not_sides():
+    side = 30_000
+    row = bytes([0]) + b"\xff" * (side // 8)
+    loaded = load_image(png_of_size(side, 20, zlib.compress(row * 20)))
+    assert loaded.size == (side, 20)
+    assert loaded.getpixel((side - 1, 19)) == (255, 255, 255)
+    assert side * side > MAX_PIXELS
+
+
+def test_tensor_round_trip(photo):
+    tensor = image_to_tensor(photo)
+    assert tensor.shape == (1, 3, photo.height, photo.width)
+    assert tensor.dtype == torch.float32
+    assert tensor.is_contiguous()
+    every_level = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    assert image_to_tensor(every_level).min() == -1
+    assert image_to_tensor(every_level).max() == 1
+    for picture in (photo, every_level.convert("RGB")):
+        assert difference(tensor_to_image(image_to_tensor(picture)), picture) == 0
+    red, green, blue = photo.getpixel((5, 3))
+    assert torch.allclose(tensor[0, :, 3, 5], torch.tensor([red, green, blue]) / 127.5 - 1)
+
+
+def test_tensor_to_image_clamps_and_rounds():
+    levels = torch.tensor([-7.0, -1.0, 0.9 / 127.5 - 1, 1.0, 3.0]).view(1, 1, 1, 5).expand(1, 3, 1, 5)
+    for dtype in (torch.float32, torch.float64):
+        assert np.asarray(tensor_to_image(levels.to(dtype)))[0, :, 0].tolist() == [0, 0, 1, 255, 255]
+    with pytest.raises(ValueError, match="1x3xHxW"):
+        tensor_to_image(torch.zeros(2, 3, 4, 4))
+    with pytest.raises(ValueError, match="1x3xHxW"):
+        tensor_to_image(torch.zeros(3, 4, 4))
