@@ -11,9 +11,9 @@ and in the order of execution for the rest.
 import argparse
 import hashlib
 import re
-import xml.etree.ElementTree as ElementTree
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -120,6 +120,7 @@ def _synthesis_state(constants: list[tuple[str, np.ndarray]]) -> dict[str, Tenso
 
 
 def main() -> None:
+    """Entry point of `python -m gra_core.convert`."""
     parser = argparse.ArgumentParser(description="Convert the random-face wheel to generator.safetensors (fp16).")
     parser.add_argument("wheel", type=Path)
     parser.add_argument("output", type=Path)

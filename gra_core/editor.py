@@ -1,0 +1,119 @@
+"""The editor: invert a photo once, then edit it as often as you like.
+
+>>> editor = PortraitEditor.from_pretrained()
+>>> inversion = editor.invert(aligned_face)            # encoder and Reconstruction Stream, once
+>>> smiling = editor.edit(inversion, {"smile": 60})    # Editing Stream only
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gra_core import checkpoints
+from gra_core.checkpoints import CheckpointSource
+from gra_core.constants import IMAGE_SIZE
+from gra_core.directions.registry import EditDirection, edit_offset, load_directions
+from gra_core.images import image_to_tensor, tensor_to_image
+from gra_core.models.editing import AlignmentSource
+from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
+from gra_core.models.generator import Generator, broadcast_w
+from gra_core.models.streams import Streams
+
+
+@dataclass(frozen=True, eq=False)
+class Inversion:
+    """All that an edit needs to know of one photo. Immutable; keep it as long as the photo is being edited.
+
+    Attributes:
+        codes: W+ code, (1, 16, 512).
+        source: residuals, comparison keys and fine detail of the photo.
+    """
+
+    codes: Tensor
+    source: AlignmentSource
+
+
+class PortraitEditor:
+    """Generator, encoder and both streams with their weights. Holds no state of any photo; safe to share."""
+
+    def __init__(
+        self, generator: Generator, encoder: Encoder, streams: Streams, edits: Mapping[str, EditDirection]
+    ) -> None:
+        """Assemble the editor from loaded parts, all on one device. Most callers want `from_pretrained`."""
+        self.generator, self.encoder, self.streams = generator, encoder, streams
+        self.edits = dict(edits)
+        self.device = generator.mean_w.device
+        with torch.inference_mode():
+            average = generator(broadcast_w(generator.mean_w[None]))
+            self.average_face = to_encoder_size(average).clamp(-1, 1)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> Self:
+        """Load the weights.
+
+        Args:
+            source: folder or Hub repository of the weights; None means `checkpoints/`, then `GRA_HUB_REPO`.
+            device: "cpu", "cuda", ...; None means a GPU if there is one.
+
+        Raises:
+            CheckpointError: A weights file is missing, damaged, or does not fit.
+        """
+        files = CheckpointSource(source)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        edits = load_directions(files.path(checkpoints.DIRECTIONS))
+        generator = files.load(checkpoints.GENERATOR, Generator())
+        encoder = files.load(checkpoints.ENCODER, Encoder())
+        streams = files.load(checkpoints.STREAMS, Streams())
+        layout = torch.channels_last
+        parts = (part.to(device).to(memory_format=layout) for part in (generator, encoder, streams))
+        return cls(*parts, edits)
+
+    @torch.inference_mode()
+    def invert(self, aligned: Image.Image) -> Inversion:
+        """Invert an aligned face: encoder (two rounds) and Reconstruction Stream.
+
+        Args:
+            aligned: FFHQ-aligned face, RGB, 1024 px; other sizes are resized.
+        """
+        image = aligned.convert("RGB")
+        if image.size != (IMAGE_SIZE, IMAGE_SIZE):
+            image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
+        photo = image_to_tensor(image).to(self.device)
+        codes = estimate_codes(
+            self.encoder, self.generator, to_encoder_size(photo), self.generator.mean_w, self.average_face
+        )
+        residuals = self.streams.reconstruction(self.generator, codes, photo)
+        return Inversion(codes, self.streams.editing.prepare(residuals))
+
+    @torch.inference_mode()
+    def edit(self, inversion: Inversion, strengths: Mapping[str, float]) -> Image.Image:
+        """Render an edit: the Editing Stream once.
+
+        Args:
+            inversion: of the photo.
+            strengths: slider values by edit key, within each slider's range; missing keys and 0 change nothing.
+                Empty: the reconstruction.
+
+        Returns:
+            RGB picture, 1024 x 1024.
+
+        Raises:
+            UnknownEditError: A key is not in `edits`.
+            StrengthError: A value is not a number or out of range.
+        """
+        codes = self._edited_codes(inversion, strengths)
+        return tensor_to_image(self.streams.editing(self.generator, codes, inversion.source).picture)
+
+    @torch.inference_mode()
+    def low_rate(self, inversion: Inversion, strengths: Mapping[str, float] | None = None) -> Image.Image:
+        """The generator's picture of the (edited) code alone, without residuals; for comparison. As `edit`."""
+        return tensor_to_image(self.generator(self._edited_codes(inversion, strengths or {})))
+
+    def _edited_codes(self, inversion: Inversion, strengths: Mapping[str, float]) -> Tensor:
+        offset = torch.from_numpy(edit_offset(self.edits, strengths))
+        return inversion.codes + offset.to(self.device, inversion.codes.dtype)

@@ -1,0 +1,426 @@
+"""Measure an editor on portraits: how faithful it is, how far an edit moves the person, how long it takes.
+
+A method is one way to make a picture from an inversion. Each is a row of the report, so a comparison is more rows:
+add a name and a function to METHODS, or pass other ones to `evaluate`.
+"""
+
+import datetime
+import errno
+import json
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import dlib
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import gra_core
+from gra_core.alignment import FaceAligner, ffhq_quad
+from gra_core.constants import IMAGE_SIZE, MAX_STRENGTH
+from gra_core.editor import Inversion, PortraitEditor
+from gra_core.errors import GRAError, StrengthError, UnknownEditError, UnreadableImageError
+from gra_core.evaluation.identity import face_descriptor, identity_distance
+from gra_core.evaluation.metrics import METRIC_SIZE, RESIZING, ms_ssim, mse, psnr, resize
+from gra_core.evaluation.perceptual import LPIPS, load_lpips
+from gra_core.images import image_to_tensor, load_image
+
+SCHEMA = "gra-evaluation/1"
+
+Method = Callable[[PortraitEditor, Inversion, Mapping[str, float]], Image.Image]
+"""(editor, inversion, slider values) -> picture; no slider values means the reconstruction."""
+
+METHODS: dict[str, Method] = {
+    "low_rate": lambda editor, inversion, strengths: editor.low_rate(inversion, strengths),
+    "gra": lambda editor, inversion, strengths: editor.edit(inversion, strengths),
+}
+
+Progress = Callable[[int, int, str], None]
+"""Called after each picture with how many are done, of how many, and a line on the last one."""
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"})
+
+MIN_ALIGNED_SIZE = 256
+"""A smaller square picture, in pixels, is taken for a photo that has yet to be aligned."""
+
+ALIGNED_TOLERANCE = 0.1
+"""A square picture counts as aligned when aligning it would move no corner further than this part of its side."""
+
+FULL_SIZE_MIN_NATIVE = 900
+"""Figures at full size need a portrait of at least so many pixels a side; a smaller one has no such detail."""
+
+BOOTSTRAP_SAMPLES = 2000
+BOOTSTRAP_SEED = 0
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """An aligned portrait on which methods are measured."""
+
+    crop: Image.Image  # square RGB
+    native_px: float  # side of the crop in pixels of the file that it came from
+    was_aligned: bool  # False when it was cut out of a photo
+    faces: int  # faces found in the file; the largest is measured
+
+
+def list_pictures(directory: str | Path) -> list[Path]:
+    """Picture files in a directory (not below it), sorted by name; hidden files are left out.
+
+    Raises UnreadableImageError when there is no such directory or no picture in it.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UnreadableImageError(f"There is no directory {directory}.")
+    paths = sorted(
+        path
+        for path in directory.iterdir()
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+    if not paths:
+        kinds = ", ".join(sorted(suffix.removeprefix(".") for suffix in PICTURE_SUFFIXES))
+        raise UnreadableImageError(f"There are no pictures in {directory} ({kinds}).")
+    return paths
+
+
+def load_portrait(path: str | Path, aligner: FaceAligner) -> Portrait:
+    """Read a picture and align it, unless it is aligned already.
+
+    A square picture of at least 256 px counts as aligned when the crop that the aligner would cut for one of its
+    faces has each corner within 10 % of the side of the picture's own corner. It is used as it is.
+    Raises UnreadableImageError, NoFaceError or FaceTooSmallError.
+    """
+    photo = load_image(path)
+    faces = aligner.detect(photo)
+    if photo.width == photo.height >= MIN_ALIGNED_SIZE:
+        side = photo.width
+        corners = np.array([(0, 0), (0, side), (side, side), (side, 0)])  # TL, BL, BR, TR
+        for face in faces:
+            shift = np.linalg.norm(ffhq_quad(face.landmarks) - corners, axis=1).max()
+            if shift <= ALIGNED_TOLERANCE * side:
+                return Portrait(crop=photo, native_px=side, was_aligned=True, faces=len(faces))
+    aligned = aligner.align(photo, faces[0])
+    native = np.linalg.norm(aligned.quad[3] - aligned.quad[0])
+    return Portrait(crop=aligned.image, native_px=float(native), was_aligned=False, faces=len(faces))
+
+
+def evaluate(
+    editor: PortraitEditor,
+    paths: Sequence[str | Path],
+    edits: Sequence[str] = ("smile", "age", "yaw"),
+    strength: float = 60.0,
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+    methods: Mapping[str, Method] = METHODS,
+    aligner: FaceAligner | None = None,
+    lpips: LPIPS | None = None,
+) -> dict:
+    """Measure each method on each picture; returns the report, ready for JSON.
+
+    `edits`: names from `editor.edits`, each measured at +`strength` and, where its slider reaches so far, at
+    -`strength` (0 to 100). `limit`: only so many of `paths`, the first ones. Reconstructions are compared with the
+    portrait at 256 px, and at 1024 px where the portrait has at least 900 px of its own. An edit has no right answer
+    in a photo: only its identity distance to the portrait and its time are measured, and a distance near 0 may also
+    mean that nothing was edited.
+
+    The report: `schema`, `created` (UTC), `settings`, `versions`, `per_image` (one entry for each picture measured:
+    `file`, `was_aligned`, `native_px`, `faces`, `invert_seconds`, and for each of `methods` its `reconstruction` and
+    `edits`), `summary` (the same figures over all pictures: `n`, `mean`, `median` and `ci95`, the bootstrap interval
+    of the mean), `skipped` (`file`, `reason`). A figure that does not exist is null.
+
+    Raises UnknownEditError or StrengthError for settings that the editor does not have, CheckpointError when the
+    weights of a metric are missing. A picture that cannot be measured is listed in `skipped`.
+    """
+    settings = _edit_settings(editor, edits, strength)
+    aligner = aligner or FaceAligner()
+    lpips = lpips or load_lpips()
+    paths = [Path(path) for path in paths][:limit]
+
+    per_image, skipped = [], []
+    for done, path in enumerate(paths, start=1):
+        started = time.perf_counter()
+        try:
+            entry = {"file": path.name, **_measure(editor, load_portrait(path, aligner), methods, settings, lpips)}
+        except GRAError as error:
+            skipped.append({"file": path.name, "reason": str(error)})
+            line = f"{path.name}: skipped: {error}"
+        else:
+            per_image.append(entry)
+            figures = (f"{name} LPIPS {m['reconstruction']['lpips']:.4f}" for name, m in entry["methods"].items())
+            line = f"{path.name}: {', '.join(figures)} ({time.perf_counter() - started:.1f} s)"
+        if progress:
+            progress(done, len(paths), line)
+
+    return {
+        "schema": SCHEMA,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "settings": {
+            "methods": list(methods),
+            "edits": list(settings),
+            "strength": strength,
+            "limit": limit,
+            "metric_px": METRIC_SIZE,
+            "full_px": IMAGE_SIZE,
+            "full_min_native_px": FULL_SIZE_MIN_NATIVE,
+            "resizing": RESIZING,
+            "pixel_range": [-1, 1],
+            "lpips": "AlexNet, version 0.1",
+            "identity": "dlib face recognition ResNet, 5-point alignment, Euclidean",
+            "interval": {
+                "level": CONFIDENCE,
+                "method": "percentile bootstrap of the mean over pictures",
+                "samples": BOOTSTRAP_SAMPLES,
+                "seed": BOOTSTRAP_SEED,
+            },
+        },
+        "versions": {
+            "gra_core": gra_core.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "numpy", "pillow")},
+            "dlib": dlib.__version__,
+            "threads": torch.get_num_threads(),
+            "platform": platform.platform(),
+        },
+        "per_image": per_image,
+        "summary": summarize(per_image),
+        "skipped": skipped,
+    }
+
+
+def summarize(per_image: Sequence[Mapping]) -> dict:
+    """For each figure of the entries of `per_image`, in the same nesting: n, mean, median and ci95 (a pair).
+
+    Only finite values count; a figure without any has n = 0 and null for the rest.
+    """
+    numbers = [{key: entry[key] for key in ("invert_seconds", "methods")} for entry in per_image]
+    return _summarize(numbers) if numbers else {}
+
+
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % percentile-bootstrap interval of the mean, from 2000 resamples with a fixed seed."""
+    values = np.asarray(values, dtype=float)
+    picks = np.random.default_rng(BOOTSTRAP_SEED).integers(len(values), size=(BOOTSTRAP_SAMPLES, len(values)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values[picks].mean(axis=1), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def markdown_table(report: Mapping) -> str:
+    """The summary as two Markdown tables, reconstruction and edits: a row for each method, means with intervals."""
+    measured, skipped = len(report["per_image"]), len(report["skipped"])
+    lines = [f"{measured} portraits measured, {skipped} skipped. Mean [95 % interval]; seconds are medians."]
+    if not measured:
+        return lines[0] + "\n"
+    summary, size, full = report["summary"], report["settings"]["metric_px"], report["settings"]["full_px"]
+    lines.append(f"Inversion takes {_figure(summary['invert_seconds'], 2, seconds=True)} s.")
+
+    figures = {
+        "lpips": (f"LPIPS {size} px (lower is better)", 4),
+        "mse": (f"MSE {size} px (lower)", 5),
+        "psnr": (f"PSNR {size} px, dB (higher)", 2),
+        "ms_ssim": (f"MS-SSIM {size} px (higher)", 4),
+        "identity": ("identity distance (lower)", 3),
+        "lpips_full": (f"LPIPS {full} px (lower)", 4),
+        "psnr_full": (f"PSNR {full} px, dB (higher)", 2),
+        "seconds": ("seconds", 2),
+    }
+    rows = [["reconstruction", *(title for title, _ in figures.values())]]
+    for name, method in summary["methods"].items():
+        cells = (
+            _figure(method["reconstruction"][key], digits, key == "seconds") for key, (_, digits) in figures.items()
+        )
+        rows.append([name, *cells])
+    lines += ["", *_markdown(rows)]
+
+    moves = report["settings"]["edits"]
+    if moves:
+        rows = [["identity distance to the portrait after", *moves, "seconds per edit"]]
+        for name, method in summary["methods"].items():
+            distances = (_figure(method["edits"][move]["identity"], 3) for move in moves)
+            seconds = float(np.mean([method["edits"][move]["seconds"]["median"] for move in moves]))
+            rows.append([name, *distances, f"{seconds:.2f}"])
+        lines += ["", *_markdown(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def run(
+    directory: str | Path,
+    out: str | Path | None = None,
+    *,
+    methods: Sequence[str] | None = None,
+    edits: Sequence[str] = ("smile", "age", "yaw"),
+    strength: float = 60.0,
+    limit: int | None = None,
+    checkpoints: str | Path | None = None,
+    device: str | None = None,
+) -> dict:
+    """Evaluate the pictures in `directory` with the published model, print the table and return the report.
+
+    `out`: where to write the report as JSON too; it takes its place at once when it is complete. `methods`: names
+    from METHODS, all by default. `checkpoints`, `device`: see `PortraitEditor.from_pretrained`. Progress goes to the
+    standard error stream.
+
+    Raises what `list_pictures`, `PortraitEditor.from_pretrained` and `evaluate` raise, GRAError for an unknown
+    method, OSError when `out` cannot be written (before anything is measured).
+    """
+    unknown = [name for name in methods or () if name not in METHODS]
+    if unknown:
+        raise GRAError(f"There is no method {unknown[0]}; there are: {', '.join(METHODS)}.")
+    paths = list_pictures(directory)
+    with _writer(out) as write:
+        report = evaluate(
+            PortraitEditor.from_pretrained(checkpoints, device),
+            paths,
+            edits,
+            strength,
+            limit=limit,
+            progress=_print_progress,
+            methods={name: METHODS[name] for name in methods or METHODS},
+            lpips=load_lpips(device=device or "cpu"),
+        )
+        write(report)
+    print(markdown_table(report), end="")
+    return report
+
+
+@contextmanager
+def _writer(out: str | Path | None) -> Iterator[Callable[[Mapping], None]]:
+    """A function that writes a report to `out`, whole or not at all; that it may write there is tried beforehand."""
+    if out is None:
+        yield lambda _report: None
+        return
+    out = Path(out).resolve()
+    if out.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out))
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary.touch()
+
+    def write(report: Mapping) -> None:
+        temporary.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.replace(out)
+
+    try:
+        yield write
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _print_progress(done: int, total: int, line: str) -> None:
+    print(f"[{done}/{total}] {line}", file=sys.stderr, flush=True)
+
+
+def _edit_settings(editor: PortraitEditor, edits: Sequence[str], strength: float) -> dict[str, dict[str, float]]:
+    """Slider values to measure, by the name that the report gives them: {"smile+60": {"smile": 60.0}, ...}."""
+    if not 0 < strength <= MAX_STRENGTH:
+        raise StrengthError(f"The strength to evaluate must lie above 0 and up to {MAX_STRENGTH:g}, not {strength:g}.")
+    settings = {}
+    for key in edits:
+        if key not in editor.edits:
+            raise UnknownEditError(f"There is no edit {key}; there are: {', '.join(editor.edits)}.")
+        direction = editor.edits[key]
+        for value in (strength, -strength):
+            if direction.minimum <= value <= direction.maximum:
+                settings[f"{key}{value:+g}"] = {key: value}
+    return settings
+
+
+def _measure(
+    editor: PortraitEditor,
+    portrait: Portrait,
+    methods: Mapping[str, Method],
+    settings: Mapping[str, Mapping[str, float]],
+    lpips: LPIPS,
+) -> dict:
+    descriptor = face_descriptor(portrait.crop)
+    inversion, invert_seconds = _timed(editor.invert, portrait.crop)
+    entry = {
+        "was_aligned": portrait.was_aligned,
+        "native_px": round(portrait.native_px, 1),
+        "faces": portrait.faces,
+        "invert_seconds": _rounded(invert_seconds),
+        "methods": {},
+    }
+    for name, method in methods.items():
+        picture, seconds = _timed(method, editor, inversion, {})
+        reconstruction = _compare(picture, portrait, lpips)
+        reconstruction["identity"] = identity_distance(face_descriptor(picture), descriptor)
+        reconstruction["seconds"] = seconds
+        moves = {}
+        for move, strengths in settings.items():
+            picture, seconds = _timed(method, editor, inversion, strengths)
+            distance = identity_distance(face_descriptor(picture), descriptor)
+            moves[move] = {"identity": _rounded(distance), "seconds": _rounded(seconds)}
+        entry["methods"][name] = {
+            "reconstruction": {key: _rounded(value) for key, value in reconstruction.items()},
+            "edits": moves,
+        }
+    return entry
+
+
+@torch.inference_mode()
+def _compare(picture: Image.Image, portrait: Portrait, lpips: LPIPS) -> dict[str, float | None]:
+    """Figures of a reconstruction: at 256 px, and at full size (None where the portrait has too few pixels)."""
+    device = lpips.shift.device
+    result, target = (image_to_tensor(image).to(device) for image in (picture, portrait.crop))
+
+    def at(side: int, measure: Callable[[Tensor, Tensor], Tensor]) -> float:
+        return measure(resize(result, side), resize(target, side)).item()
+
+    full = portrait.native_px >= FULL_SIZE_MIN_NATIVE
+    return {
+        "lpips": at(METRIC_SIZE, lpips),
+        "mse": at(METRIC_SIZE, mse),
+        "psnr": at(METRIC_SIZE, psnr),
+        "ms_ssim": at(METRIC_SIZE, ms_ssim),
+        "lpips_full": at(IMAGE_SIZE, lpips) if full else None,
+        "psnr_full": at(IMAGE_SIZE, psnr) if full else None,
+    }
+
+
+def _timed(function: Callable, *arguments: object) -> tuple[object, float]:
+    started = time.perf_counter()
+    result = function(*arguments)
+    return result, time.perf_counter() - started
+
+
+def _rounded(value: float | None) -> float | None:
+    """Six significant digits; None for what JSON cannot hold (the infinite PSNR of equal pictures)."""
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+
+
+def _summarize(entries: Sequence) -> dict:
+    if isinstance(entries[0], Mapping):
+        return {key: _summarize([entry[key] for entry in entries]) for key in entries[0]}
+    values = [value for value in entries if value is not None]
+    if not values:
+        return {"n": 0, "mean": None, "median": None, "ci95": None}
+    return {
+        "n": len(values),
+        "mean": _rounded(float(np.mean(values))),
+        "median": _rounded(float(np.median(values))),
+        "ci95": [_rounded(bound) for bound in bootstrap_interval(values)],
+    }
+
+
+def _figure(figure: Mapping, digits: int, seconds: bool = False) -> str:
+    if figure["n"] == 0:
+        return "-"
+    if seconds:
+        return f"{figure['median']:.{digits}f}"
+    low, high = figure["ci95"]
+    return f"{figure['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return [head, "|" + " --- |" * len(rows[0]), *body]

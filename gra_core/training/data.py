@@ -1,0 +1,138 @@
+"""Training pictures: real photos held on the device, generated ones with known codes, and what is done to both."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from gra_core.constants import NUM_STYLES, STYLE_DIM
+from gra_core.errors import UnreadableImageError
+from gra_core.models.editing import sample_at
+from gra_core.models.generator import Generator, broadcast_w
+
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+class RealFaces:
+    """All aligned photos of a folder (recursively), decoded once, as (N, 3, size, size) uint8 on the device."""
+
+    def __init__(self, folder: Path, size: int, device: torch.device, limit: int | None = None) -> None:
+        self.paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)[:limit]
+        if not self.paths:
+            raise UnreadableImageError(f"No pictures in {folder}. Give a folder of aligned faces.")
+        self.pictures = torch.empty((len(self.paths), 3, size, size), dtype=torch.uint8, device=device)
+
+        def load(index: int) -> None:
+            image = Image.open(self.paths[index]).convert("RGB")
+            if image.size != (size, size):
+                image = image.resize((size, size), Image.Resampling.LANCZOS)
+            self.pictures[index] = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(device)
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(load, range(len(self.paths))))
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        return len(self.paths)
+
+    def sample(self, count: int) -> Tensor:
+        """Random photos, half of them mirrored, (count, 3, size, size) in [-1, 1]."""
+        index = torch.randint(len(self.paths), (count,), device=self.pictures.device)
+        photos = self.pictures[index].float() / 127.5 - 1
+        mirrored = torch.rand(count, 1, 1, 1, device=photos.device) < 0.5
+        return torch.where(mirrored, photos.flip(3), photos)
+
+
+def sample_w(generator: Generator, count: int) -> Tensor:
+    """Random w (count, 512), each drawn towards the mean by its own factor (truncation 0.5 to 1)."""
+    mean = generator.mean_w
+    w = generator.mapping(torch.randn(count, STYLE_DIM, device=mean.device)).float()
+    return mean + (w - mean) * torch.empty(count, 1, device=mean.device).uniform_(0.5, 1.0)
+
+
+def sample_codes(generator: Generator, count: int, mixed: float = 0.5) -> Tensor:
+    """Random W+ codes (count, 16, 512); a share of them takes its later rows, in part, from a second face."""
+    codes, others = (broadcast_w(sample_w(generator, count)) for _ in range(2))
+    rows = torch.arange(NUM_STYLES, device=codes.device)[None, :, None]
+    first = torch.randint(1, NUM_STYLES, (count, 1, 1), device=codes.device)
+    share = torch.rand(count, 1, 1, device=codes.device)
+    share = share * (torch.rand(count, 1, 1, device=codes.device) < mixed)
+    return torch.lerp(codes, others, share * (rows >= first))
+
+
+def random_tone(count: int, device: torch.device, strength: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Random change of colours as a 3x3 matrix and an offset per picture: light, contrast, saturation, cast."""
+
+    def spread(scale: float, *shape: int) -> Tensor:
+        return strength * scale * (2 * torch.rand(count, *shape, device=device) - 1)
+
+    grey = torch.full((3, 3), 1 / 3, device=device)
+    eye = torch.eye(3, device=device)
+    saturation = (1 + spread(0.5, 1, 1)).clamp_min(0)
+    saturation = torch.where(torch.rand(count, 1, 1, device=device) < 0.05 * strength, 0.0, saturation)
+    matrix = saturation * eye + (1 - saturation) * grey
+    matrix = matrix * (1 + spread(0.15, 3, 1)) * (1 + spread(0.2, 1, 1))
+    return matrix, spread(0.12, 3) + spread(0.15, 1)
+
+
+def apply_tone(images: Tensor, tone: tuple[Tensor, Tensor]) -> Tensor:
+    """Apply `random_tone` to (B, 3, H, W) in [-1, 1]; the result is clamped."""
+    matrix, offset = tone
+    with torch.autocast(images.device.type, enabled=False):
+        toned = torch.einsum("bij,bjhw->bihw", matrix, images.float())
+    return (toned + offset[:, :, None, None]).clamp(-1, 1)
+
+
+def random_flow(count: int, device: torch.device, strength: float = 1.0, side: int = 128) -> Tensor:
+    """Smooth random displacement (count, 2, side, side) in positions of `side`: rotation, scale, shift, bending."""
+
+    def spread(scale: float, *shape: int) -> Tensor:
+        return strength * scale * (2 * torch.rand(count, *shape, device=device) - 1)
+
+    axis = (torch.arange(side, device=device) + 0.5) / side - 0.5
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    angle, scale = spread(math.radians(7), 1, 1), spread(0.07, 1, 1)
+    shear = spread(0.05, 2, 1, 1)
+    perspective = 1 + spread(0.08, 1, 1) * x + spread(0.08, 1, 1) * y
+    affine = torch.stack((scale * x - angle * y + shear[:, 0] * y, scale * y + angle * x + shear[:, 1] * x), 1)
+    moved = affine * perspective[:, None] + spread(0.04, 2, 1, 1)
+    bend = F.interpolate(spread(0.02, 2, 5, 5), size=side, mode="bicubic", align_corners=True)
+    return side * (moved + bend)
+
+
+def inverse_flow(flow: Tensor, rounds: int = 8) -> Tensor:
+    """The flow v with v(q) = -u(q + v(q)): where a picture warped by `flow` shows each point of the original."""
+    inverse = -flow
+    for _ in range(rounds):
+        inverse = -sample_at(flow, inverse)
+    return inverse
+
+
+def blur_detail(images: Tensor, keep: Tensor) -> Tensor:
+    """Low-resolution look: pictures where `keep` (B,) is false lose detail above a quarter of their size."""
+    small = F.avg_pool2d(images, 4)
+    soft = F.interpolate(small, scale_factor=4, mode="bilinear", align_corners=False)
+    return torch.where(keep[:, None, None, None], images, soft)
+
+
+def random_patch_mask(count: int, size: int, device: torch.device) -> Tensor:
+    """Soft masks (count, 1, size, size) of one random ellipse or half-plane each, mostly near the border."""
+    axis = (torch.arange(128, device=device) + 0.5) / 128
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    u = torch.rand(8, count, 1, 1, device=device)
+    angle = 2 * math.pi * u[0]
+    distance = 0.3 + 0.3 * u[1]
+    cx, cy = 0.5 + distance * torch.cos(angle), 0.5 + distance * torch.sin(angle)
+    rx, ry, turn = 0.04 + 0.2 * u[2], 0.04 + 0.2 * u[3], math.pi * u[4]
+    dx, dy = x - cx, y - cy
+    along, across = dx * torch.cos(turn) + dy * torch.sin(turn), dy * torch.cos(turn) - dx * torch.sin(turn)
+    ellipse = 1 - ((along / rx).square() + (across / ry).square()).sqrt()
+    edge = (dx * torch.cos(angle) + dy * torch.sin(angle)) / 0.1
+    shape = torch.where(u[5] < 0.7, ellipse, edge)
+    sharpness = 8 + 40 * u[6]
+    return F.interpolate(torch.sigmoid(sharpness * shape)[:, None], size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,164 @@
+"""The editor with the shipped weights: from a photo to an edit, and what a slider move may cost."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+from gra_core.alignment import FaceAligner, paste_back
+from gra_core.editor import Inversion, PortraitEditor
+from gra_core.errors import StrengthError, UnknownEditError
+
+FIRST_EDITS = ["smile", "age", "yaw", "glasses", "gender"]
+
+
+@pytest.fixture(scope="module")
+def editor() -> PortraitEditor:
+    return PortraitEditor.from_pretrained(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def aligned(astronaut):
+    return FaceAligner().align_photo(astronaut)
+
+
+@pytest.fixture(scope="module")
+def inversion(editor, aligned) -> Inversion:
+    return editor.invert(aligned.image)
+
+
+@pytest.fixture(scope="module")
+def reconstruction(editor, inversion) -> Image.Image:
+    return editor.edit(inversion, {})
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image, np.float32) / 127.5 - 1
+
+
+def mse(one: Image.Image, other: Image.Image) -> float:
+    return float(np.square(pixels(one.resize((256, 256), 4)) - pixels(other.resize((256, 256), 4))).mean())
+
+
+def test_reconstruction_is_the_photo(editor, inversion, reconstruction, aligned):
+    assert reconstruction.size == (1024, 1024)
+    assert reconstruction.mode == "RGB"
+    assert mse(reconstruction, aligned.image) < 0.002
+    low_rate = mse(editor.low_rate(inversion), aligned.image)
+    assert 0.004 < low_rate < 0.15  # the code alone resembles the photo, and is no copy of it
+
+
+def test_zero_strengths_are_no_edit(editor, inversion, reconstruction):
+    zeros = editor.edit(inversion, dict.fromkeys(editor.edits, 0.0))
+    assert np.array_equal(pixels(zeros), pixels(reconstruction))
+
+
+def test_there_and_back_is_the_same_picture(editor, inversion):
+    first = editor.edit(inversion, {"smile": 40})
+    editor.edit(inversion, {"smile": -80, "age": 30})
+    assert np.array_equal(pixels(first), pixels(editor.edit(inversion, {"smile": 40.0})))
+
+
+def test_a_small_move_changes_little(editor, inversion, reconstruction):
+    assert mse(editor.edit(inversion, {"smile": 2}), reconstruction) < 1e-4
+
+
+@pytest.mark.parametrize("key", FIRST_EDITS)
+def test_every_first_edit_changes_the_face_and_hardly_the_corners(editor, inversion, reconstruction, key):
+    edited = editor.edit(inversion, {key: 60})
+    change = np.abs(pixels(edited) - pixels(reconstruction)).mean(2)
+    face, corners = change[350:850, 300:720].mean(), max(change[:120, :120].mean(), change[:120, -120:].mean())
+    assert face > 0.02
+    assert corners < face
+
+
+def test_smile_happens_at_the_mouth(editor, inversion, reconstruction):
+    change = np.abs(pixels(editor.edit(inversion, {"smile": 60})) - pixels(reconstruction)).mean(2)
+    assert change[660:860, 380:640].mean() > 2 * change[150:330, 380:640].mean()  # mouth against forehead
+
+
+def test_a_slider_move_runs_the_editing_stream_only(editor, aligned, monkeypatch):
+    calls = {"encoder": 0, "reconstruction": 0, "editing": 0, "generator": 0}
+
+    def count(module: torch.nn.Module, name: str, method: str = "forward"):
+        original = getattr(module, method)
+
+        def counted(*args, **kwargs):
+            calls[name] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(module, method, counted)
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a slider move must not look for the face again")
+
+    count(editor.encoder, "encoder")
+    count(editor.streams.reconstruction, "reconstruction")
+    count(editor.streams.editing, "editing")
+    count(editor.generator, "generator", "synthesize_bands")
+    inversion = editor.invert(aligned.image)
+    assert calls["encoder"] == 2
+    assert calls["reconstruction"] == 1
+    assert calls["editing"] == 0
+
+    before = dict(calls)
+    monkeypatch.setattr(FaceAligner, "detect", refuse)
+    monkeypatch.setattr(FaceAligner, "align", refuse)
+    editor.edit(inversion, {"smile": 30})
+    editor.edit(inversion, {"smile": 35, "yaw": -20})
+    assert calls == before | {"editing": 2, "generator": before["generator"] + 2}
+
+
+def test_the_aligned_residual_follows_the_edit(editor, inversion):
+    """HFGI's public demo injects the same residual whatever the edit; here it moves with the face."""
+    with torch.inference_mode():
+        aligned, flows = [], []
+        for strength in (0, 80):
+            codes = editor._edited_codes(inversion, {"yaw": strength})
+            edit = editor.streams.editing(editor.generator, codes, inversion.source)
+            aligned.append(edit.aligned)
+            flows.append(edit.flows)
+    for side in (16, 32, 64, 128):
+        assert not torch.allclose(aligned[0][side], aligned[1][side], atol=1e-3)
+    still, turned = (flow[64].abs().amax().item() for flow in flows)
+    assert turned > 0.5  # the head turns by more than half a position of 16 px
+    assert turned > 2 * still
+
+
+def test_an_inversion_is_immutable_and_independent(editor, inversion, aligned):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        inversion.codes = None
+    before = editor.edit(inversion, {"smile": 20})
+    editor.invert(aligned.image.filter(ImageFilter.GaussianBlur(9)).transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert np.array_equal(pixels(before), pixels(editor.edit(inversion, {"smile": 20})))
+
+
+def test_other_sizes_are_accepted(editor, aligned):
+    small = editor.edit(editor.invert(aligned.image.resize((300, 300))), {})
+    assert small.size == (1024, 1024)
+    assert mse(small, aligned.image) < 0.01
+
+
+def test_edits_and_their_ranges(editor, inversion):
+    assert list(editor.edits)[:5] == FIRST_EDITS
+    with pytest.raises(UnknownEditError, match="smlie"):
+        editor.edit(inversion, {"smlie": 10})
+    with pytest.raises(StrengthError):
+        editor.edit(inversion, {"smile": 101})
+    with pytest.raises(StrengthError):
+        editor.edit(inversion, {"smile": float("nan")})
+
+
+def test_pasted_back_into_the_photo(editor, inversion, astronaut, aligned):
+    pasted = paste_back(astronaut, editor.edit(inversion, {"smile": 60}), aligned)
+    assert pasted.size == astronaut.size
+    before, after = np.asarray(astronaut), np.asarray(pasted)
+    assert not np.array_equal(before, after)
+    left, top = aligned.quad.min(0)
+    right, bottom = aligned.quad.max(0)
+    outside = np.ones(before.shape[:2], bool)
+    outside[max(int(top), 0) : int(bottom) + 1, max(int(left), 0) : int(right) + 1] = False
+    assert outside.any()
+    assert np.array_equal(before[outside], after[outside])

@@ -1,0 +1,153 @@
+"""Encoder, Reconstruction Stream and Editing Stream as parts: shapes, gradients, and what the aligner promises."""
+
+import pytest
+import torch
+
+from gra_core.models.editing import SelectiveAttention, neighbourhood, sample_at, upscale_flow
+from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
+from gra_core.models.generator import Generator, broadcast_w
+from gra_core.models.layers import GENERATOR_CHANNELS, RESIDUAL_CHANNELS, STAGES, GateFusion
+from gra_core.models.reconstruction import GradualResidualModule, ReconstructionStream
+from gra_core.models.streams import Streams
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    torch.manual_seed(0)
+    generator = Generator()
+    for parameter in generator.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return generator.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def photo() -> torch.Tensor:
+    torch.manual_seed(1)
+    small = torch.rand(1, 3, 64, 64) * 2 - 1
+    return torch.nn.functional.interpolate(small, size=1024, mode="bilinear")
+
+
+def wake(module: torch.nn.Module) -> torch.nn.Module:
+    """Give the layers that start at zero some weight, so that a test sees what they do."""
+    torch.manual_seed(2)
+    for parameter in module.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    return module
+
+
+def test_encoder_changes_a_code_and_learns_from_both_pictures():
+    encoder = wake(Encoder()).train()
+    photo, shown = torch.randn(2, 2, 3, 256, 256, requires_grad=True)
+    change = encoder(photo, shown)
+    assert change.shape == (2, 16, 512)
+    change.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+
+
+def test_encoder_starts_at_the_average_face(generator):
+    photo = torch.rand(1, 3, 256, 256)
+    codes = estimate_codes(Encoder().eval(), generator, photo, generator.mean_w, photo)
+    torch.testing.assert_close(codes, broadcast_w(generator.mean_w[None]))
+
+
+def test_encoder_refuses_other_sizes():
+    with pytest.raises(ValueError, match="256 px"):
+        Encoder()(torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128))
+
+
+def test_to_encoder_size_averages():
+    image = torch.arange(1024.0).expand(1, 3, 1024, 1024)
+    torch.testing.assert_close(to_encoder_size(image)[0, 0, 0, :2], torch.tensor([1.5, 5.5]))
+
+
+def test_gate_fusion_starts_as_identity_and_then_changes_the_feature():
+    feature, residual = torch.randn(2, 8, 5, 5), torch.randn(2, 4, 5, 5)
+    fusion = GateFusion(8, 4, 6)
+    torch.testing.assert_close(fusion(feature, residual), feature)
+    assert not torch.allclose(wake(fusion)(feature, residual), feature)
+
+
+def test_a_gradual_residual_module_sees_photo_and_feature():
+    module = wake(GradualResidualModule(16))
+    photo_feature = torch.randn(1, 160, 16, 16, requires_grad=True)
+    feature = torch.randn(1, GENERATOR_CHANNELS[16], 16, 16, requires_grad=True)
+    residual, repaired = module(photo_feature, feature)
+    assert residual.shape == (1, RESIDUAL_CHANNELS[16], 16, 16)
+    assert repaired.shape == feature.shape
+    residual.square().sum().backward()
+    assert photo_feature.grad.abs().sum() > 0
+    assert feature.grad.abs().sum() > 0
+
+
+def test_residuals_are_gradual(generator, photo):
+    """What stage 16 repairs changes the feature, hence the residual, of every later stage; not its own."""
+    stream = wake(ReconstructionStream())
+    codes = broadcast_w(torch.randn(1, 512))
+    with torch.no_grad():
+        before = stream(generator, codes, photo)
+        torch.nn.init.normal_(stream.modules_by_stage["16"].fuse.residual.weight, std=0.5)
+        after = stream(generator, codes, photo)
+    changed = [not torch.allclose(a, b) for a, b in zip(before.residuals, after.residuals, strict=True)]
+    assert changed == [False, True, True, True]
+
+
+def test_streams_shapes_and_gradients(generator, photo):
+    streams = wake(Streams())
+    codes = broadcast_w(torch.randn(1, 512))
+    found = streams.reconstruction(generator, codes, photo)
+    assert [tuple(r.shape) for r in found.residuals] == [(1, RESIDUAL_CHANNELS[m], m, m) for m in STAGES]
+    torch.testing.assert_close(found.image + found.pixels, photo)
+    edit = streams.editing(generator, codes + 0.3 * torch.randn_like(codes), streams.editing.prepare(found))
+    assert edit.picture.shape == edit.before_pixels.shape == (1, 3, 1024, 1024)
+    assert {side: tuple(flow.shape) for side, flow in edit.flows.items()} == {m: (1, 2, m, m) for m in STAGES}
+    (edit.picture.square().mean() + found.image.square().mean()).backward()
+    dead = [n for n, p in streams.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not dead
+
+
+def test_without_an_edit_nothing_moves(generator, photo):
+    streams = wake(Streams())
+    codes = broadcast_w(torch.randn(1, 512))
+    with torch.no_grad():
+        for stage in STAGES:  # both streams repair alike, so every feature arrives unchanged
+            here, there = (part.modules_by_stage[str(stage)].fuse for part in (streams.reconstruction, streams.editing))
+            for fuse in (here, there):
+                torch.nn.init.zeros_(fuse.residual.weight)
+                torch.nn.init.zeros_(fuse.residual.bias)
+                torch.nn.init.zeros_(fuse.fusion.weight)
+                torch.nn.init.zeros_(fuse.fusion.bias)
+        found = streams.reconstruction(generator, codes, photo)
+        edit = streams.editing(generator, codes, streams.editing.prepare(found))
+    assert all(flow.abs().max() < 1e-4 for flow in edit.flows.values())
+    torch.testing.assert_close(edit.aligned[64], found.residuals[2], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (2, 0), (-1, 3)])
+def test_selective_attention_finds_a_shift(shift):
+    """A feature moved by whole positions is found where it came from, before anything is learned."""
+    torch.manual_seed(4)
+    attention = SelectiveAttention(16)
+    feature = torch.randn(1, GENERATOR_CHANNELS[16], 16, 16)
+    moved = torch.roll(feature, (-shift[1], -shift[0]), (2, 3))  # position p shows the source's p + shift
+    flow, context = attention(moved, attention.embed(feature), torch.zeros(1, 2, 16, 16))
+    inside = flow[0, :, 4:12, 4:12]
+    expected = torch.tensor(shift, dtype=torch.float32)[:, None, None].expand_as(inside)
+    torch.testing.assert_close(inside, expected, atol=0.15, rtol=0)
+    assert context.shape == (1, 64 + 2, 16, 16)
+
+
+def test_sample_at_and_upscale_flow():
+    source = torch.arange(64.0).view(1, 1, 8, 8)
+    right = torch.zeros(1, 2, 8, 8)
+    right[:, 0] = 1
+    torch.testing.assert_close(sample_at(source, right)[..., :7], source[..., 1:])
+    torch.testing.assert_close(sample_at(source, torch.zeros(1, 2, 8, 8)), source)
+    assert upscale_flow(right, 4).shape == (1, 2, 32, 32)
+    assert upscale_flow(right, 4)[0, 0].unique().tolist() == [4.0]
+
+
+def test_neighbourhood_lists_the_window_row_by_row():
+    x = torch.arange(25.0).view(1, 1, 5, 5)
+    window = neighbourhood(x, 1)[0, :, 0, 2, 2]
+    assert window.tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18]

@@ -1,0 +1,213 @@
+"""The training programs: their parts, and one short run of each from data to a file the editor can load."""
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from gra_core.constants import PROJECT_ROOT
+from gra_core.errors import UnreadableImageError
+from gra_core.models.editing import sample_at, upscale_flow
+from gra_core.models.encoder import Encoder
+from gra_core.models.streams import Streams
+from gra_core.training.data import RealFaces, apply_tone, inverse_flow, random_flow, random_tone
+from gra_core.training.losses import VGG_SLICES, FaceEmbedder, ShiftTolerantLPIPS
+from gra_core.training.runtime import (
+    AverageWeights,
+    Clock,
+    Process,
+    cosine_rate,
+    load_weights,
+    save_weights,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def perceptual_file(tmp_path_factory) -> Path:
+    """A file of the published form with random weights."""
+    torch.manual_seed(0)
+    state = {"scaling_layer.shift": torch.zeros(1, 3, 1, 1), "scaling_layer.scale": torch.ones(1, 3, 1, 1)}
+    layer = 0
+    for slice_index, channels in enumerate(VGG_SLICES):
+        for inner, outer in pairwise(channels):
+            name = f"net.slice{slice_index + 1}.{layer}"
+            state[f"{name}.weight"] = torch.randn(outer, inner, 3, 3) * (2 / (9 * inner)) ** 0.5
+            state[f"{name}.bias"] = torch.zeros(outer)
+            layer += 2
+        state[f"lin{slice_index}.model.1.weight"] = torch.rand(1, channels[-1], 1, 1)
+    path = tmp_path_factory.mktemp("nets") / "vgg.pth"
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def face_net_file(tmp_path_factory) -> Path:
+    """A small network of the same operations as the published one."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "w1": rng.normal(size=(8, 3, 7, 7)).astype("f") / 10,
+        "b1": np.zeros(8, "f"),
+        "slope": np.full((8, 1, 1), 0.25, "f"),
+        "w2": rng.normal(size=(512, 8, 16, 16)).astype("f") / 40,
+        "b2": np.zeros(512, "f"),
+        "shape": np.array([1, 512], np.int64),
+    }
+    nodes = [
+        helper.make_node("Conv", ["input", "w1", "b1"], ["c"], strides=[7, 7], pads=[0, 0, 0, 0], group=1),
+        helper.make_node("PRelu", ["c", "slope"], ["p"]),
+        helper.make_node("Add", ["c", "p"], ["a"]),
+        helper.make_node("Conv", ["a", "w2", "b2"], ["d"], strides=[1, 1], pads=[0, 0, 0, 0], group=1),
+        helper.make_node("Reshape", ["d", "shape"], ["output"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "face",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 112, 112])],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 512])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    path = tmp_path_factory.mktemp("nets") / "face.onnx"
+    onnx.save(helper.make_model(graph), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(astronaut, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    crop = astronaut.crop((130, 0, 330, 200)).resize((512, 512))
+    for i in range(3):
+        crop.rotate(3 * i).save(folder / f"{i}.png")
+    return folder
+
+
+def test_perceptual_distance_grows_with_the_difference(perceptual_file):
+    distance = ShiftTolerantLPIPS(perceptual_file)
+    picture = torch.rand(1, 3, 64, 64) * 2 - 1
+    noise = torch.randn_like(picture)
+    assert distance(picture, picture).abs().max() < 1e-6
+    near, far = (distance(picture + s * noise, picture) for s in (0.05, 0.5))
+    assert 0 < near < far
+    moved = picture.clone().requires_grad_()
+    distance(moved, picture + noise).sum().backward()
+    assert moved.grad.abs().sum() > 0
+
+
+def test_face_net_gives_the_same_as_onnxruntime(face_net_file):
+    import onnxruntime
+
+    picture = torch.rand(1, 3, 256, 256) * 2 - 1
+    embedding = FaceEmbedder(face_net_file)(picture)
+    torch.testing.assert_close(embedding.norm(dim=1), torch.ones(1))
+    face = torch.nn.functional.interpolate(
+        picture.flip(1)[:, :, 30:226, 30:226], size=112, mode="bilinear", antialias=True
+    )
+    session = onnxruntime.InferenceSession(face_net_file)
+    (wanted,) = session.run(None, {"input": ((face + 1) * 127.5 - 127).numpy() / 128})
+    torch.testing.assert_close(embedding, torch.nn.functional.normalize(torch.tensor(wanted)), atol=1e-4, rtol=1e-3)
+
+
+def test_inverse_flow_undoes_a_warp():
+    torch.manual_seed(0)
+    small = torch.rand(2, 3, 16, 16)
+    picture = torch.nn.functional.interpolate(small, size=256, mode="bicubic")
+    flow = random_flow(2, CPU)
+    warped = sample_at(picture, upscale_flow(flow, 2))
+    restored = sample_at(warped, upscale_flow(inverse_flow(flow), 2))
+    inside = (slice(None), slice(None), slice(60, 196), slice(60, 196))
+    before, after = ((x[inside] - picture[inside]).abs().mean() for x in (warped, restored))
+    assert after < 0.15 * before
+
+
+def test_tone_keeps_the_range_and_changes_every_picture():
+    picture = torch.rand(4, 3, 8, 8) * 2 - 1
+    toned = apply_tone(picture, random_tone(4, CPU))
+    assert toned.abs().max() <= 1
+    assert ((toned - picture).abs().mean((1, 2, 3)) > 0.01).all()
+
+
+def test_real_faces_are_read_resized_and_mirrored(photos):
+    faces = RealFaces(photos, 64, CPU)
+    assert faces.pictures.shape == (3, 3, 64, 64)
+    drawn = faces.sample(64)
+    assert drawn.min() >= -1
+    assert drawn.max() <= 1
+    originals = faces.pictures.float() / 127.5 - 1
+    mirrored = [min((d - o).abs().max() for o in originals) > 0.1 for d in drawn]
+    assert 0.2 < sum(mirrored) / 64 < 0.8
+
+
+def test_a_folder_without_pictures_is_an_error(tmp_path):
+    with pytest.raises(UnreadableImageError, match="No pictures"):
+        RealFaces(tmp_path, 64, CPU)
+
+
+def test_average_follows_the_weights_and_copies_batch_statistics():
+    module, copy = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    average = AverageWeights(module, copy, decay=0.5)
+    with torch.no_grad():
+        module.weight.fill_(3.0)
+    module(torch.randn(16, 2) + 5)
+    for _ in range(30):
+        average.update()
+    torch.testing.assert_close(copy.weight, module.weight)
+    torch.testing.assert_close(copy.running_mean, module.running_mean)
+
+
+def test_clock_and_rate():
+    clock = Clock(minutes=10)
+    assert clock.agreed_progress(Process(0, 1, CPU)) < 0.01
+    clock.start -= 3600
+    assert clock.progress == 1.0
+    assert cosine_rate(1.0, 0.0, 0) == pytest.approx(0.01)
+    assert cosine_rate(1.0, 0.0, 1000) == pytest.approx(1.0)
+    assert cosine_rate(1.0, 1.0, 1000) == pytest.approx(0.02)
+
+
+def test_saved_weights_come_back(tmp_path):
+    torch.manual_seed(0)
+    first, second = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    save_weights(first, tmp_path / "new" / "x.safetensors")
+    load_weights(second, tmp_path / "new" / "x.safetensors")
+    torch.testing.assert_close(first.weight, second.weight, atol=1e-3, rtol=1e-3)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize(("program", "module"), [("encoder", Encoder), ("streams", Streams)])
+def test_a_short_run_saves_what_the_editor_can_load(program, module, photos, perceptual_file, face_net_file, tmp_path):
+    """One step or two, without compiling."""
+    command = [
+        sys.executable,
+        "-m",
+        f"gra_core.training.{program}",
+        "--no-compile",
+        "--minutes",
+        "0.01",
+        "--batch",
+        "4",
+    ]
+    command += ["--data", str(photos), "--perceptual", str(perceptual_file)]
+    command += ["--face-net", str(face_net_file), "--out", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "step 1 " in done.stdout
+    trained = module()
+    load_weights(trained, tmp_path / f"{program}.safetensors")
+    assert all(value.isfinite().all() for value in trained.state_dict().values())
+
+
+def test_grid_of_pictures(tmp_path):
+    from gra_core.training.report import save_grid
+
+    save_grid(torch.zeros(3, 2, 3, 8, 16), tmp_path / "grid.jpg", columns=2)
+    assert Image.open(tmp_path / "grid.jpg").size == (2 * 2 * 16, 2 * 8)
