@@ -38,7 +38,7 @@ class CheckpointSource:
             self.folder, self.repository = CHECKPOINT_DIR, os.environ.get(HUB_VARIABLE)
         elif Path(source).is_dir():
             self.folder, self.repository = Path(source), None
-        elif isinstance(source, Path) or str(source).count("/") != 1:
+        elif isinstance(source, Path) or str(source).startswith((".", "/")) or str(source).count("/") != 1:
             raise CheckpointError(f"There is no folder {source}. Give a folder of weights or a Hub name owner/name.")
         else:
             self.folder, self.repository = None, source

@@ -53,7 +53,7 @@ class PortraitEditor:
             self.average_face = to_encoder_size(average).clamp(-1, 1)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path | None = None, device: str | None = None) -> Self:
+    def from_pretrained(cls, source: str | Path | None = None, device: str | torch.device | None = None) -> Self:
         """Load the weights.
 
         Args:
@@ -83,12 +83,14 @@ class PortraitEditor:
         image = aligned.convert("RGB")
         if image.size != (IMAGE_SIZE, IMAGE_SIZE):
             image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
-        photo = image_to_tensor(image).to(self.device)
-        codes = estimate_codes(
-            self.encoder, self.generator, to_encoder_size(photo), self.generator.mean_w, self.average_face
-        )
-        residuals = self.streams.reconstruction(self.generator, codes, photo)
-        return Inversion(codes, self.streams.editing.prepare(residuals))
+        return Inversion(*self.invert_batch(image_to_tensor(image).to(self.device)))
+
+    def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
+        """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
+        small = to_encoder_size(photos)
+        codes = estimate_codes(self.encoder, self.generator, small, self.generator.mean_w, self.average_face)
+        residuals = self.streams.reconstruction(self.generator, codes, photos)
+        return codes, self.streams.editing.prepare(residuals)
 
     @torch.inference_mode()
     def edit(self, inversion: Inversion, strengths: Mapping[str, float]) -> Image.Image:

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage import data
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -28,13 +28,21 @@ def photo_file(astronaut, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def pair_file(astronaut, tmp_path_factory) -> Path:
-    """A photo with two faces, the larger one to the left: 1400 x 1000."""
+    """A photo with two faces, the larger one to the left, the smaller one mirrored: 1400 x 1000."""
     photo = Image.new("RGB", (1400, 1000), (90, 110, 100))
     photo.paste(astronaut.resize((900, 900)), (20, 60))
-    photo.paste(astronaut.crop((100, 0, 350, 250)).resize((420, 420)), (950, 300))
+    photo.paste(ImageOps.mirror(astronaut.crop((100, 0, 350, 250)).resize((420, 420))), (950, 300))
     path = tmp_path_factory.mktemp("photo") / "pair.png"
     photo.save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def editor():
+    """The real editor with the committed weights, loaded once."""
+    from gra_core.editor import PortraitEditor
+
+    return PortraitEditor.from_pretrained(device="cpu")
 
 
 @pytest.fixture(scope="session")

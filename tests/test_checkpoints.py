@@ -40,9 +40,10 @@ def test_missing_file_says_what_to_do(tmp_path):
         CheckpointSource(tmp_path).path("encoder.safetensors")
 
 
-def test_missing_folder_is_not_taken_for_a_repository(tmp_path):
+@pytest.mark.parametrize("source", [Path("owner/name"), "/missing", "./missing", "missing", "a/b/c"])
+def test_missing_folder_is_not_taken_for_a_repository(source):
     with pytest.raises(CheckpointError, match="no folder"):
-        CheckpointSource(tmp_path / "nowhere")
+        CheckpointSource(source)
 
 
 def test_damaged_file_is_refused_by_checksum(folder):

@@ -17,8 +17,9 @@ from gra_core.constants import PROJECT_ROOT
 from gra_core.errors import UnreadableImageError
 from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import Encoder
+from gra_core.models.generator import Generator
 from gra_core.models.streams import Streams
-from gra_core.training.data import RealFaces, apply_tone, inverse_flow, random_flow, random_tone
+from gra_core.training.data import RealFaces, apply_tone, inverse_flow, random_flow, random_offsets, random_tone
 from gra_core.training.losses import VGG_SLICES, FaceEmbedder, ShiftTolerantLPIPS
 from gra_core.training.runtime import (
     AverageWeights,
@@ -128,6 +129,16 @@ def test_inverse_flow_undoes_a_warp():
     assert after < 0.15 * before
 
 
+def test_random_edits_differ_and_leave_most_late_rows_alone():
+    torch.manual_seed(0)
+    named = torch.zeros(2, 16, 512)
+    named[:, :8] = torch.randn(2, 8, 512)
+    offsets = random_offsets(Generator(), named, 200)
+    assert offsets.shape == (200, 16, 512)
+    assert offsets[:, :8].any((1, 2)).all()
+    assert 0.1 < offsets[:, 8:].any((1, 2)).float().mean() < 0.5
+
+
 def test_tone_keeps_the_range_and_changes_every_picture():
     picture = torch.rand(4, 3, 8, 8) * 2 - 1
     toned = apply_tone(picture, random_tone(4, CPU))
@@ -144,6 +155,8 @@ def test_real_faces_are_read_resized_and_mirrored(photos):
     originals = faces.pictures.float() / 127.5 - 1
     mirrored = [min((d - o).abs().max() for o in originals) > 0.1 for d in drawn]
     assert 0.2 < sum(mirrored) / 64 < 0.8
+    faces.add(torch.full((200, 3, 64, 64), 2.0))
+    assert (faces.sample(64) == 1).all((1, 2, 3)).float().mean() > 0.8
 
 
 def test_a_folder_without_pictures_is_an_error(tmp_path):
@@ -197,6 +210,7 @@ def test_a_short_run_saves_what_the_editor_can_load(program, module, photos, per
     ]
     command += ["--data", str(photos), "--perceptual", str(perceptual_file)]
     command += ["--face-net", str(face_net_file), "--out", str(tmp_path)]
+    command += ["--variants", "1"] if program == "encoder" else []
     environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -98,10 +98,10 @@ def upscale_flow(flow: Tensor, factor: int) -> Tensor:
 
 def neighbourhood(x: Tensor, radius: int) -> Tensor:
     """The (2r+1)^2 shifted copies of (B, C, H, W), edges repeated -> (B, (2r+1)^2, C, H, W), row by row."""
-    height, width = x.shape[-2:]
-    padded = F.pad(x, (radius,) * 4, mode="replicate")
-    span = range(2 * radius + 1)
-    return torch.stack([padded[:, :, i : i + height, j : j + width] for i in span for j in span], 1)
+    batch, channels, height, width = x.shape
+    side = 2 * radius + 1
+    columns = F.unfold(F.pad(x, (radius,) * 4, mode="replicate"), side)
+    return columns.view(batch, channels, side * side, height, width).transpose(1, 2)
 
 
 class SelectiveAttention(nn.Module):

@@ -40,9 +40,14 @@ class RealFaces:
         """Number of photos."""
         return len(self.paths)
 
+    def add(self, pictures: Tensor) -> None:
+        """Add pictures (N, 3, size, size) in [-1, 1] to those that `sample` draws from."""
+        more = (pictures.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+        self.pictures = torch.cat((self.pictures, more))
+
     def sample(self, count: int) -> Tensor:
         """Random photos, half of them mirrored, (count, 3, size, size) in [-1, 1]."""
-        index = torch.randint(len(self.paths), (count,), device=self.pictures.device)
+        index = torch.randint(len(self.pictures), (count,), device=self.pictures.device)
         photos = self.pictures[index].float() / 127.5 - 1
         mirrored = torch.rand(count, 1, 1, 1, device=photos.device) < 0.5
         return torch.where(mirrored, photos.flip(3), photos)
@@ -63,6 +68,27 @@ def sample_codes(generator: Generator, count: int, mixed: float = 0.5) -> Tensor
     share = torch.rand(count, 1, 1, device=codes.device)
     share = share * (torch.rand(count, 1, 1, device=codes.device) < mixed)
     return torch.lerp(codes, others, share * (rows >= first))
+
+
+def random_offsets(generator: Generator, named: Tensor, count: int) -> Tensor:
+    """Random edits of W+ codes, (count, 16, 512).
+
+    Most are one or two of the `named` directions (N, 16, 512), each the offset at strength 100, at up to 120; the
+    rest go part of the way from one random face to another, on some of the rows only.
+    """
+    device = named.device
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.empty(*shape, count, 1, 1, device=device).uniform_(low, high)
+
+    strength = uniform(-1.2, 1.2, 2)
+    strength[1] *= uniform(0, 1) < 0.3
+    ours = (strength * named[torch.randint(len(named), (2, count), device=device)]).sum(0)
+    rows = torch.arange(NUM_STYLES, device=device)[None, :, None]
+    first, last = torch.randint(0, NUM_STYLES // 2, (2, count, 1, 1), device=device)
+    other = broadcast_w(sample_w(generator, count) - sample_w(generator, count)) * uniform(0.1, 0.5)
+    other = other * (rows >= first) * (rows <= NUM_STYLES // 2 + last)
+    return torch.where(uniform(0, 1) < 0.7, ours, other)
 
 
 def random_tone(count: int, device: torch.device, strength: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE
+from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
+from gra_core.editor import PortraitEditor
 from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
@@ -21,6 +22,7 @@ from gra_core.training.data import (
     apply_tone,
     blur_detail,
     random_flow,
+    random_offsets,
     random_patch_mask,
     random_tone,
     sample_codes,
@@ -57,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--face-net", type=Path, required=True, help="fr_feature.onnx of faceplugin")
     options.add_argument("--generator", type=Path, default=CHECKPOINT_DIR / "generator.safetensors")
     options.add_argument("--init", type=Path, help="encoder weights to go on from")
+    options.add_argument("--variants", type=int, default=0, help="random edits of each photo to train on besides it")
+    options.add_argument("--editor", type=Path, default=CHECKPOINT_DIR, help="weights that make the variants")
     options.add_argument("--out", type=Path, default=Path("runs/encoder"))
     options.add_argument("--minutes", type=float, default=10.0, help="of training, compilation included")
     options.add_argument("--regression-minutes", type=float, default=0.0, help="of them on known codes only")
@@ -85,6 +89,8 @@ class EncoderTraining:
         self.perceptual = ShiftTolerantLPIPS(args.perceptual).to(device).to(memory_format=torch.channels_last)
         self.faces = FaceEmbedder(args.face_net).to(device)
         self.real = RealFaces(args.data, 2 * ENCODER_SIZE, device)
+        if args.variants:
+            add_variants(self.real, args)
         wrap = (lambda f: f) if args.no_compile else partial(torch.compile, dynamic=False)
         self.run_generator = wrap(lambda codes: to_encoder_size(self.generator(codes)))
         self.run_encoder = wrap(self.encoder)
@@ -145,16 +151,37 @@ class EncoderTraining:
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
 
+@torch.no_grad()
+def add_variants(faces: RealFaces, args: argparse.Namespace) -> None:
+    """Add random edits of every photo, made with earlier weights: other faces with the texture of photos.
+
+    There are few photos, and the encoder must not learn them by heart. Each process makes its own.
+    """
+    editor = PortraitEditor.from_pretrained(args.editor, faces.pictures.device)
+    named = torch.stack([torch.from_numpy(edit.vector) for edit in editor.edits.values()]).to(editor.device)
+    editing, generator = editor.streams.editing, editor.generator
+    variants = []
+    with torch.autocast(editor.device.type, torch.bfloat16):
+        for batch in faces.pictures.split(8):
+            photo = F.interpolate(batch.float() / 127.5 - 1, size=IMAGE_SIZE, mode="bilinear")
+            codes, source = editor.invert_batch(photo)
+            for _ in range(args.variants):
+                edited = codes + random_offsets(generator, named, len(codes))
+                picture = editing(generator, edited, source).picture.float()
+                variants.append(F.avg_pool2d(picture, IMAGE_SIZE // batch.shape[-1]))
+    faces.add(torch.cat(variants))
+
+
 def train(args: argparse.Namespace) -> None:
     """Train for `args.minutes`, then save and report on the held-out photos."""
     process = start_process(args.seed)
     load_compiled(args.compile_cache)
     training = EncoderTraining(args, process)
     parameters = list(training.encoder.parameters())
-    fused = process.device.type == "cuda"
-    optimizer = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=fused)
+    on_gpu = process.device.type == "cuda"
+    optimizer = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=on_gpu)
     load_optimizer(optimizer, args.out / "optimizer.pt") if args.init else None
-    process.log(f"{len(training.real)} photos, {process.world} processes x {args.batch}")
+    process.log(f"{len(training.real.pictures)} photos and variants, {process.world} processes x {args.batch}")
     clock, step, mark = Clock(args.minutes), 0, 0.0
     progress = 0.0
     while progress < 1:
@@ -163,7 +190,7 @@ def train(args: argparse.Namespace) -> None:
         for group in optimizer.param_groups:
             group["lr"] = cosine_rate(args.rate, progress, step)
         regression_only = progress * args.minutes < args.regression_minutes
-        with torch.autocast(process.device.type, torch.bfloat16):
+        with torch.autocast(process.device.type, torch.bfloat16, enabled=on_gpu):
             loss, terms = training.loss(regression_only)
         loss.backward()
         average_gradients(parameters, process)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gra_core.constants import CHECKPOINT_DIR, IMAGE_SIZE, NUM_STYLES
+from gra_core.constants import CHECKPOINT_DIR, IMAGE_SIZE
 from gra_core.models.editing import Edit, sample_at, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
@@ -33,10 +33,10 @@ from gra_core.training.data import (
     blur_detail,
     inverse_flow,
     random_flow,
+    random_offsets,
     random_patch_mask,
     random_tone,
     sample_codes,
-    sample_w,
 )
 from gra_core.training.losses import FaceEmbedder, ShiftTolerantLPIPS
 from gra_core.training.report import save_grid
@@ -150,26 +150,14 @@ class StreamTraining:
         """The Editing Stream on edited codes, straight from the Reconstruction Stream's findings."""
         return streams.editing(self.generator, codes, streams.editing.prepare(source))
 
-    def offsets(self, count: int) -> Tensor:
-        """Random edits (count, 16, 512): named directions up to strength 120, or part of the way to another face."""
-        device = self.process.device
-        pick = torch.randint(len(self.named), (2, count), device=device)
-        strength = torch.empty(2, count, 1, 1, device=device).uniform_(-1.2, 1.2)
-        strength[1] *= torch.rand(count, 1, 1, device=device) < 0.3
-        named = (strength * self.named[pick]).sum(0)
-        rows = torch.arange(NUM_STYLES, device=device)[None, :, None]
-        first, last = (torch.randint(0, 8, (count, 1, 1), device=device) for _ in range(2))
-        other = broadcast_w(sample_w(self.generator, count) - sample_w(self.generator, count))
-        other = (
-            other * torch.empty(count, 1, 1, device=device).uniform_(0.1, 0.5) * (rows >= first) * (rows <= 8 + last)
-        )
-        return torch.where(torch.rand(count, 1, 1, device=device) < 0.7, named, other)
-
     @torch.no_grad()
     def exact_pairs(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Source and target pictures, source codes and edited codes."""
         device = self.process.device
-        truth, offset = sample_codes(self.generator, count, mixed=0.3), self.offsets(count)
+        truth, offset = (
+            sample_codes(self.generator, count, mixed=0.3),
+            random_offsets(self.generator, self.named, count),
+        )
         offset = offset * (torch.rand(count, 1, 1, device=device) > 0.1)
         both = self.run_generator(torch.cat((truth, truth + offset))).float().clamp(-1, 1)
         tone = [torch.cat((t, t)) for t in random_tone(count, device, 0.7)]
@@ -197,7 +185,7 @@ class StreamTraining:
         flow = torch.where(still, 0.0, random_flow(count, device, 0.8))
         warped = sample_at(photo, upscale_flow(flow, IMAGE_SIZE // flow.shape[-1]))
         free = self.real.sample(self.counts["free"])
-        free_offset = self.offsets(len(free))
+        free_offset = random_offsets(self.generator, self.named, len(free))
         real_codes = self.codes(torch.cat((warped, free, photo)))
         warped_codes, free_codes, photo_codes = real_codes.split([count, len(free), count])
         low_before, low_after = self.run_generator(torch.cat((free_codes, free_codes + free_offset))).float().chunk(2)
@@ -263,8 +251,8 @@ def train(args: argparse.Namespace) -> None:
     load_compiled(args.compile_cache)
     training = StreamTraining(args, process)
     parameters = list(training.streams.parameters())
-    fused = process.device.type == "cuda"
-    optimizer = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=fused)
+    on_gpu = process.device.type == "cuda"
+    optimizer = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=on_gpu)
     load_optimizer(optimizer, args.out / "optimizer.pt") if args.init else None
     process.log(f"{len(training.real)} photos, {process.world} processes x {args.batch}")
     clock, step, mark = Clock(args.minutes), 0, 0.0
@@ -274,7 +262,7 @@ def train(args: argparse.Namespace) -> None:
             progress = clock.agreed_progress(process)
         for group in optimizer.param_groups:
             group["lr"] = cosine_rate(args.rate, progress, step)
-        with torch.autocast(process.device.type, torch.bfloat16):
+        with torch.autocast(process.device.type, torch.bfloat16, enabled=on_gpu):
             loss, terms = training.loss()
         loss.backward()
         average_gradients(parameters, process)

@@ -1,0 +1,20 @@
+# docker build -t gra-portrait-editor .                          CPU (default)
+# docker build -t gra-portrait-editor --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
+# docker run --rm -p 7860:7860 gra-portrait-editor               then open http://127.0.0.1:7860
+FROM python:3.11-slim
+
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+# An ordinary user, as Hugging Face Spaces expects; Gradio keeps its temporary files under /tmp.
+RUN useradd --create-home --uid 1000 editor
+WORKDIR /home/editor/app
+
+COPY requirements.txt .
+RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" "$(grep '^torch==' requirements.txt)" \
+    && pip install --no-cache-dir -r requirements.txt
+
+COPY --chown=editor . .
+USER editor
+ENV GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=7860 GRADIO_ANALYTICS_ENABLED=False
+EXPOSE 7860
+CMD ["python", "app.py"]

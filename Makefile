@@ -1,0 +1,58 @@
+# make app     create .venv, install what the editor needs, start it on http://127.0.0.1:7860
+# make test    create .venv, install the development tools and Chromium, run ruff and the whole test suite
+# make lint    ruff only
+# make clean   remove .venv and caches
+#
+# Variables: PORT and HOST of the editor; PYTHON (3.11 or newer) that creates .venv; CPU=1 takes PyTorch's small
+# CPU wheels on Linux, where the default ones bring several gigabytes of CUDA; PIP_FLAGS goes to pip as it is.
+
+PORT ?= 7860
+HOST ?= 127.0.0.1
+PYTHON ?= python3
+PIP_FLAGS ?=
+ifdef CPU
+PIP_FLAGS += --extra-index-url https://download.pytorch.org/whl/cpu
+endif
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
+
+.PHONY: app test lint clean browser
+.DEFAULT_GOAL := app
+
+app: $(VENV)/.installed
+	GRADIO_SERVER_NAME=$(HOST) GRADIO_SERVER_PORT=$(PORT) $(BIN)/python app.py
+
+test: lint browser
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The page tests drive a real browser: the system's Chromium or Chrome, else Debian's package, else Playwright's own.
+browser: $(VENV)/.installed-dev
+	@for name in $(BROWSERS); do if command -v $$name >/dev/null; then exit 0; fi; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else $(BIN)/python -m playwright install chromium; fi
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is newer than the files it was installed from: pip runs only when they change.
+$(VENV)/.created:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: requirements.txt $(VENV)/.created
+	$(PIP) $(PIP_FLAGS) -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt requirements.txt $(VENV)/.created
+	$(PIP) $(PIP_FLAGS) -r requirements-dev.txt
+	touch $@ $(VENV)/.installed

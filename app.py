@@ -1,0 +1,8 @@
+"""The web editor: `python app.py`, `make app`, or a Hugging Face Space."""
+
+from gra_core.ui.page import build_page, launch_options
+
+demo = build_page()
+
+if __name__ == "__main__":
+    demo.launch(**launch_options())
