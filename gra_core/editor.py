@@ -19,6 +19,7 @@ from gra_core.checkpoints import CheckpointSource
 from gra_core.constants import IMAGE_SIZE
 from gra_core.directions.registry import EditDirection, edit_offset, load_directions
 from gra_core.images import image_to_tensor, tensor_to_image
+from gra_core.memory import keep_freed_memory
 from gra_core.models.editing import AlignmentSource
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
@@ -69,9 +70,11 @@ class PortraitEditor:
         generator = files.load(checkpoints.GENERATOR, Generator())
         encoder = files.load(checkpoints.ENCODER, Encoder())
         streams = files.load(checkpoints.STREAMS, Streams())
+        if torch.device(device).type == "cpu":
+            keep_freed_memory()
         layout = torch.channels_last
-        parts = (part.to(device).to(memory_format=layout) for part in (generator, encoder, streams))
-        return cls(*parts, edits)
+        generator, encoder, streams = (p.to(memory_format=layout) for p in (generator, encoder, streams))
+        return cls(generator.to(device), encoder.to(device), streams.to(device), edits)
 
     @torch.inference_mode()
     def invert(self, aligned: Image.Image) -> Inversion:

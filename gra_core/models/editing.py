@@ -25,7 +25,8 @@ from gra_core.models.layers import (
     RESIDUAL_CHANNELS,
     STAGES,
     GateFusion,
-    feature_scale,
+    inverse_magnitude,
+    project_at_unit_scale,
 )
 from gra_core.models.reconstruction import SourceResiduals
 
@@ -136,7 +137,7 @@ class SelectiveAttention(nn.Module):
 
     def embed(self, feature: Tensor) -> Tensor:
         """Generator feature (B, C, H, W) -> unit vectors (B, K, H, W) for comparison, channel means removed."""
-        x = self.project(feature_scale(feature))
+        x = project_at_unit_scale(self.project, feature, inverse_magnitude(feature))
         return F.normalize((x - x.mean((2, 3), keepdim=True)).float(), dim=1)
 
     def forward(self, edited: Tensor, key: Tensor, coarse_flow: Tensor) -> tuple[Tensor, Tensor]:
@@ -214,7 +215,7 @@ class PixelAlignmentModule(nn.Module):
             10 * (small_edited - moved),
             10 * F.avg_pool2d(pixels, pool),
             10 * F.avg_pool2d(pixels.abs(), pool),
-            self.from_feature(feature_scale(feature)),
+            project_at_unit_scale(self.from_feature, feature, inverse_magnitude(feature)),
         )
         gates = F.interpolate(torch.sigmoid(self.gate(torch.cat(seen, 1))), size=size, mode="bilinear")
         low = F.interpolate(F.avg_pool2d(pixels, PIXEL_LOW_PASS), size=size, mode="bilinear")

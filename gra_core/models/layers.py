@@ -17,12 +17,18 @@ GATE_CHANNELS = {16: 96, 32: 96, 64: 96, 128: 64}
 """Width of Gate & Fusion at each stage."""
 
 
-def feature_scale(feature: Tensor) -> Tensor:
-    """Divide each position's feature vector by its root mean square; (B, C, H, W) -> same.
+def inverse_magnitude(feature: Tensor) -> Tensor:
+    """One over the root mean square of each position's feature vector; (B, C, H, W) -> (B, 1, H, W).
 
     Generator features grow by orders of magnitude from stage to stage; the nets see them at one scale.
     """
-    return feature * torch.rsqrt(feature.square().mean(1, keepdim=True) + 1e-6)
+    return torch.rsqrt(feature.square().mean(1, keepdim=True) + 1e-6)
+
+
+def project_at_unit_scale(conv: nn.Conv2d, feature: Tensor, inverse: Tensor) -> Tensor:
+    """A 1x1 convolution of the feature at unit scale, scaled behind the convolution, where there is less to scale."""
+    projected = F.conv2d(feature, conv.weight) * inverse
+    return projected if conv.bias is None else projected + conv.bias[:, None, None]
 
 
 class ResBlock(nn.Module):
@@ -64,10 +70,11 @@ class GateFusion(nn.Module):
 
     def forward(self, feature: Tensor, residual: Tensor, context: Tensor | None = None) -> Tensor:
         """Feature (B, C, H, W), residual (B, R, H, W), context (B, K, H, W) -> repaired feature (B, C, H, W)."""
-        scale = feature.square().mean((1, 2, 3), keepdim=True).add(1e-6).sqrt()
-        hidden = self.from_feature(feature_scale(feature)) + self.from_residual(residual)
+        inverse = inverse_magnitude(feature)
+        scale = inverse.float().pow(-2).mean((2, 3), keepdim=True).sqrt()
+        hidden = project_at_unit_scale(self.from_feature, feature, inverse) + self.from_residual(residual)
         if self.from_context is not None:
             hidden = hidden + self.from_context(context)
         hidden = F.gelu(self.mix(F.gelu(hidden + self.spatial(hidden))))
         change = self.residual(residual) + self.fusion(hidden)
-        return feature + scale * torch.sigmoid(self.gate(hidden)) * change
+        return torch.addcmul(feature, torch.sigmoid(self.gate(hidden)) * scale, change)

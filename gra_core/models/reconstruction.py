@@ -19,7 +19,7 @@ from gra_core.models.layers import (
     STAGES,
     GateFusion,
     ResBlock,
-    feature_scale,
+    inverse_magnitude,
 )
 
 DETAIL_CHANNELS = {256: 64, 128: 96, 64: 128, 32: 160, 16: 160}
@@ -82,7 +82,7 @@ class GradualResidualModule(nn.Module):
 
     def forward(self, photo_feature: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
         """T_m and f_m, both m px wide -> residual F_m and the repaired feature."""
-        common = (self.to_common_photo(photo_feature), self.to_common_feature(feature_scale(feature)))
+        common = (self.to_common_photo(photo_feature), self.to_common_feature(feature * inverse_magnitude(feature)))
         residual = self.residual_encoder(self.merge(torch.cat(common, 1)))
         return residual, self.fuse(feature, residual)
 

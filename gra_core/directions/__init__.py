@@ -1,0 +1,1 @@
+"""Edit directions: the registry that sliders read, and how the directions were fitted."""

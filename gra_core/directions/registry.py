@@ -1,0 +1,155 @@
+"""The edits that sliders offer: one W+ offset each, read from one safetensors file.
+
+Reads with numpy only, so that listing edits and checking slider values does not wait for torch.
+"""
+
+import difflib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from gra_core.constants import CHECKPOINT_DIR, MAX_STRENGTH, NUM_STYLES, STYLE_DIM
+from gra_core.errors import CheckpointError, StrengthError, UnknownEditError
+
+DIRECTIONS_FILE = CHECKPOINT_DIR / "directions.safetensors"
+FILE_FORMAT = "gra-directions-1"
+VECTORS = "vectors"
+"""Name of the tensor that holds all offsets, (N, 16, 512), or (N, 512) when all rows are moved alike."""
+
+
+@dataclass(frozen=True, eq=False)
+class EditDirection:
+    """One edit: what the page says about it and how far +100 moves the W+ code.
+
+    Attributes:
+        key: name on the command line.
+        label: name on the slider.
+        hint: what + and - do, one sentence.
+        minimum: smallest strength, -100, or 0 for a one-sided edit.
+        maximum: largest strength, 100.
+        vector: (16, 512) float32, the W+ offset at strength +100; read-only.
+        group: heading under which the page shows the slider.
+        caveat: what tends to change along with it; may be empty.
+        provenance: how the direction was found.
+    """
+
+    key: str
+    label: str
+    hint: str
+    minimum: float
+    maximum: float
+    vector: np.ndarray
+    group: str = "Face"
+    caveat: str = ""
+    provenance: str = ""
+
+
+_TEXT_FIELDS = tuple(field.name for field in fields(EditDirection) if field.name != "vector")
+
+
+def load_directions(path: Path = DIRECTIONS_FILE) -> dict[str, EditDirection]:
+    """Read the edits of a directions file, in slider order.
+
+    Raises:
+        CheckpointError: the file is missing, is not a directions file, or holds values that cannot be right.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"The directions file {path} is missing.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            vectors = file.get_tensor(VECTORS)
+        records = json.loads(metadata["edits"])
+        edits = [_edit(record, vector) for record, vector in zip(records, _rows(vectors), strict=True)]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"The directions file {path} is damaged: {reason}. Fetch it again.") from error
+    directions = {edit.key: edit for edit in edits}
+    if len(directions) != len(edits):
+        raise CheckpointError(f"The directions file {path} names an edit twice. Fetch it again.")
+    return directions
+
+
+def save_directions(path: Path, edits: Sequence[EditDirection], extra: Mapping[str, np.ndarray] | None = None) -> None:
+    """Write a directions file; the vectors are stored as float16.
+
+    Args:
+        path: the file to write.
+        edits: in slider order.
+        extra: further tensors to keep in the same file, not read by `load_directions`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    records = [{name: value for name, value in asdict(edit).items() if name in _TEXT_FIELDS} for edit in edits]
+    tensors = {VECTORS: np.stack([edit.vector for edit in edits]).astype(np.float16), **(extra or {})}
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(save(tensors, {"format": FILE_FORMAT, "edits": json.dumps(records)}))
+    part.replace(path)
+
+
+def edit_offset(directions: Mapping[str, EditDirection], strengths: Mapping[str, float]) -> np.ndarray:
+    """W+ offset of a set of slider values: the sum of strength / 100 * vector.
+
+    Returns:
+        (16, 512) float32, to be added to a W+ code; exact zeros when all strengths are 0.
+
+    Raises:
+        UnknownEditError: a key is not in `directions`.
+        StrengthError: a strength is not a finite number or lies outside its slider's range.
+    """
+    offset = np.zeros((NUM_STYLES, STYLE_DIM), np.float32)
+    for key, strength in strengths.items():
+        edit = directions.get(key)
+        if edit is None:
+            raise UnknownEditError(_unknown(key, directions))
+        value = _number(key, strength)
+        if not edit.minimum <= value <= edit.maximum:
+            raise StrengthError(f"{key} goes from {edit.minimum:g} to {edit.maximum:g}; {value:g} is outside.")
+        if value:
+            offset += np.float32(value / MAX_STRENGTH) * edit.vector
+    return offset
+
+
+def _number(key: str, strength: object) -> float:
+    try:
+        value = float(strength)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise StrengthError(f"The strength of {key} must be a number, not {strength!r}.") from None
+    if not math.isfinite(value):
+        raise StrengthError(f"The strength of {key} must be a finite number, not {value}.")
+    return value
+
+
+def _unknown(key: str, directions: Mapping[str, EditDirection]) -> str:
+    close = difflib.get_close_matches(str(key), directions, n=3)
+    guess = f" Did you mean {' or '.join(close)}?" if close else ""
+    return f"There is no edit named {key!r}.{guess} Edits: {', '.join(directions)}."
+
+
+def _rows(vectors: np.ndarray) -> np.ndarray:
+    """(N, 512) or (N, 16, 512) of any float type -> (N, 16, 512) float32, checked."""
+    if vectors.ndim == 2:
+        vectors = np.repeat(vectors[:, None], NUM_STYLES, axis=1)
+    if vectors.shape[1:] != (NUM_STYLES, STYLE_DIM):
+        raise ValueError(f"offsets have shape {vectors.shape[1:]}, not {(NUM_STYLES, STYLE_DIM)}")
+    vectors = vectors.astype(np.float32)
+    if not np.isfinite(vectors).all():
+        raise ValueError("an offset is not finite")
+    return vectors
+
+
+def _edit(record: Mapping[str, object], vector: np.ndarray) -> EditDirection:
+    edit = EditDirection(vector=vector, **{name: record[name] for name in _TEXT_FIELDS})  # type: ignore[arg-type]
+    if not isinstance(edit.key, str) or edit.minimum not in (-MAX_STRENGTH, 0) or edit.maximum != MAX_STRENGTH:
+        raise ValueError(f"the record of edit {edit.key!r} is not valid")
+    if not vector.any():
+        raise ValueError(f"the offset of edit {edit.key!r} is zero")
+    vector.flags.writeable = False
+    return edit

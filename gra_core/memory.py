@@ -1,0 +1,22 @@
+"""Memory settings of the process that make inference on a CPU faster."""
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+"""Option numbers of glibc's `mallopt` (https://man7.org/linux/man-pages/man3/mallopt.3.html)."""
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed memory of any size for the next allocation; returns whether it obeys.
+
+    By default glibc gives each large block back to the system at once, and the next feature map of the same size
+    costs thousands of page faults again: half the time of an edit. Does nothing where the C library is another one.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
