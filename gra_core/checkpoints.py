@@ -93,6 +93,14 @@ class CheckpointSource:
         return json.loads(path.read_text()) if path.is_file() else {}
 
 
+def record_checksum(path: Path) -> None:
+    """Enter a file just written into the manifest beside it, if there is one; else the manifest would refuse it."""
+    manifest = path.with_name(MANIFEST)
+    if manifest.is_file():
+        entries = json.loads(manifest.read_text()) | {path.name: file_sha256(path)}
+        manifest.write_text(json.dumps(dict(sorted(entries.items())), indent=2) + "\n")
+
+
 def as_float(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Half-precision tensors as float32, others (counters) as they are."""
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}

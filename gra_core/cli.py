@@ -92,6 +92,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--edits", nargs="+", default=["smile", "age", "yaw"], metavar="NAME", help="edits to measure (smile age yaw)"
     )
     evaluate.add_argument("--strength", type=float, default=60.0, metavar="VALUE", help="of each edit, + and - (60)")
+    evaluate.add_argument(
+        "--edits-exact",
+        type=_count_or_none,
+        default=0,
+        metavar="N",
+        help="also measure the edits on N generated faces, whose true edit is known (0: off)",
+    )
     _add_model(evaluate)
     evaluate.set_defaults(run=run_evaluate)
 
@@ -167,6 +174,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         edits=args.edits,
         strength=args.strength,
         limit=args.limit,
+        edits_exact=args.edits_exact,
         checkpoints=args.checkpoints,
         device=args.device,
     )
@@ -396,12 +404,17 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
 
 
-def _count(text: str) -> int:
-    """A whole number from 1, for argparse."""
+def _count(text: str, smallest: int = 1) -> int:
+    """A whole number from `smallest`, for argparse."""
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
+    if number < smallest:
+        raise argparse.ArgumentTypeError(f"must be {smallest} or more, not {text}")
     return number
 
 
-_count.__name__ = "number"  # argparse: "invalid number value: 'x'"
+def _count_or_none(text: str) -> int:
+    """A whole number from 0, for argparse."""
+    return _count(text, smallest=0)
+
+
+_count.__name__ = _count_or_none.__name__ = "number"  # argparse: "invalid number value: 'x'"

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from gra_core.checkpoints import record_checksum
 from gra_core.errors import CheckpointError
 from gra_core.models.generator import Generator
 
@@ -127,6 +128,8 @@ def main() -> None:
     args = parser.parse_args()
     state = {name: value.half().contiguous() for name, value in generator_state(args.wheel).items()}
     save_file(state, args.output, metadata={"source": "PyPI random-face 2021.7.21.1, Apache-2.0"})
+    args.output.chmod(0o644)
+    record_checksum(args.output)
 
 
 if __name__ == "__main__":

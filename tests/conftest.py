@@ -20,6 +20,27 @@ def astronaut() -> Image.Image:
 
 
 @pytest.fixture(scope="session")
+def face(astronaut) -> Image.Image:
+    """The astronaut's face, cut by hand where FFHQ alignment would cut it; 512 px."""
+    return astronaut.resize((512, 512), Image.Resampling.BICUBIC, box=(138, 20, 312, 194))
+
+
+@pytest.fixture(scope="session")
+def random_lpips():
+    """The LPIPS network with seeded weights; heads positive, as the published ones are."""
+    import torch
+
+    from gra_core.evaluation.perceptual import LPIPS
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LPIPS()
+    for head in model.heads:
+        head.weight.abs_()
+    return model
+
+
+@pytest.fixture(scope="session")
 def photo_file(astronaut, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("photo") / "astronaut.png"
     astronaut.save(path)

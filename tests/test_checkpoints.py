@@ -52,6 +52,15 @@ def test_damaged_file_is_refused_by_checksum(folder):
         CheckpointSource(folder).path(NAME)
 
 
+def test_a_new_file_is_entered_into_the_manifest_beside_it(folder):
+    checkpoints.record_checksum(folder / NAME)
+    assert not (folder / "manifest.json").exists()
+    (folder / "manifest.json").write_text(json.dumps({NAME: "0" * 64, "other": "1" * 64}))
+    checkpoints.record_checksum(folder / NAME)
+    assert CheckpointSource(folder).path(NAME) == folder / NAME
+    assert json.loads((folder / "manifest.json").read_text())["other"] == "1" * 64
+
+
 @pytest.mark.parametrize("content", [b"", b"not weights", b"\x10\x00\x00\x00\x00\x00\x00\x00{}"])
 def test_file_that_holds_no_weights_is_refused(folder, content):
     (folder / NAME).write_bytes(content)

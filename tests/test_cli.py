@@ -314,6 +314,9 @@ def test_evaluate_hands_its_options_over(tmp_path, monkeypatch):
     ((arguments, options),) = calls
     assert arguments == (tmp_path, out)
     assert (options["limit"], options["methods"], options["device"]) == (3, ["a", "b"], "cpu")
+    assert options["edits_exact"] == 0
+    assert run("evaluate", tmp_path, "--out", out, "--edits-exact", 4) == 0
+    assert calls[1][1]["edits_exact"] == 4
 
 
 def test_evaluate_wants_a_folder(photo_file, tmp_path, capsys):

@@ -28,6 +28,7 @@ from gra_core.errors import (
 from gra_core.evaluation import evaluate as evaluation
 from gra_core.evaluation import identity, metrics, perceptual
 from gra_core.evaluation.identity import face_descriptor, identity_distance
+from gra_core.evaluation.summary import bootstrap_interval
 from gra_core.images import image_to_tensor
 from gra_core.models.generator import Generator, broadcast_w
 
@@ -42,28 +43,10 @@ needs_generator = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def face() -> Image.Image:
-    """The astronaut's face, cut by hand where FFHQ alignment would cut it; 512 px."""
-    photo = Image.fromarray(astronaut())
-    return photo.resize((512, 512), Image.Resampling.BICUBIC, box=(138, 20, 312, 194))
-
-
-@pytest.fixture(scope="module")
 def photo_pair(face) -> tuple[torch.Tensor, torch.Tensor]:
     """The face and a blurred copy, 1x3x256x256 in [-1, 1]."""
     blurred = face.filter(ImageFilter.GaussianBlur(4))
     return tuple(metrics.resize(image_to_tensor(picture), 256) for picture in (face, blurred))
-
-
-@pytest.fixture(scope="module")
-def random_lpips() -> perceptual.LPIPS:
-    """The network with seeded weights; heads positive, as the published ones are."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = perceptual.LPIPS()
-    for head in model.heads:
-        head.weight.abs_()
-    return model
 
 
 def pictures(seed: int, *shape: int) -> torch.Tensor:
@@ -495,12 +478,12 @@ def test_other_methods_are_more_rows_and_equal_pictures_have_no_psnr(folder, ali
 
 def test_bootstrap_interval_is_repeatable_and_near_the_normal_one():
     values = np.random.default_rng(1).normal(5, 2, 200)
-    low, high = evaluation.bootstrap_interval(values)
-    assert (low, high) == evaluation.bootstrap_interval(values)
+    low, high = bootstrap_interval(values)
+    assert (low, high) == bootstrap_interval(values)
     half = 1.96 * values.std() / 200**0.5
     assert low == pytest.approx(values.mean() - half, abs=0.05)
     assert high == pytest.approx(values.mean() + half, abs=0.05)
-    assert evaluation.bootstrap_interval([3.0]) == (3.0, 3.0)
+    assert bootstrap_interval([3.0]) == (3.0, 3.0)
 
 
 def test_impossible_edits_are_refused(random_lpips, aligner):

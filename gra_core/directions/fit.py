@@ -28,6 +28,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from gra_core.checkpoints import record_checksum
 from gra_core.constants import CHECKPOINT_DIR, MAX_STRENGTH, NUM_STYLES, STYLE_DIM
 from gra_core.directions import scores
 from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, edit_offset, load_directions, save_directions
@@ -260,11 +261,11 @@ def load_generator(path: Path = GENERATOR_FILE) -> Generator:
     return generator.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
 
 
-def sample_w(generator: Generator, count: int, seed: int) -> np.ndarray:
-    """Truncated random codes w (count, 512), float32."""
+def sample_w(generator: Generator, count: int, seed: int, truncation: float = TRUNCATION) -> np.ndarray:
+    """Random codes w (count, 512), float32; truncation 0 is the average face, 1 the whole variety."""
     z = torch.randn(count, STYLE_DIM, generator=torch.Generator().manual_seed(seed))
     mean = generator.mean_w
-    return (mean + TRUNCATION * (generator.mapping(z.to(mean.device)) - mean)).cpu().numpy()
+    return (mean + truncation * (generator.mapping(z.to(mean.device)) - mean)).cpu().numpy()
 
 
 @torch.inference_mode()
@@ -422,6 +423,7 @@ def _fit(args: argparse.Namespace) -> int:
     for name, boundary in boundaries.items():
         print(f"{name:<10}{boundary.accuracy:>20.3f}{boundary.agreement:>20.3f}")
     save_directions(args.out, edits, {PROBE: probe})
+    record_checksum(args.out)
     return 0
 
 

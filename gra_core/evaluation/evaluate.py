@@ -7,7 +7,6 @@ add a name and a function to METHODS, or pass other ones to `evaluate`.
 import datetime
 import errno
 import json
-import math
 import os
 import platform
 import sys
@@ -29,9 +28,11 @@ from gra_core.alignment import FaceAligner, ffhq_quad
 from gra_core.constants import IMAGE_SIZE, MAX_STRENGTH
 from gra_core.editor import Inversion, PortraitEditor
 from gra_core.errors import GRAError, StrengthError, UnknownEditError, UnreadableImageError
+from gra_core.evaluation.editing import exact_edits_table, measure_exact_edits
 from gra_core.evaluation.identity import face_descriptor, identity_distance
 from gra_core.evaluation.metrics import METRIC_SIZE, RESIZING, ms_ssim, mse, psnr, resize
 from gra_core.evaluation.perceptual import LPIPS, load_lpips
+from gra_core.evaluation.summary import figure_text, interval_settings, markdown_rows, rounded, summarize_entries
 from gra_core.images import image_to_tensor, load_image
 
 SCHEMA = "gra-evaluation/1"
@@ -57,10 +58,6 @@ ALIGNED_TOLERANCE = 0.1
 
 FULL_SIZE_MIN_NATIVE = 900
 """Figures at full size need a portrait of at least so many pixels a side; a smaller one has no such detail."""
-
-BOOTSTRAP_SAMPLES = 2000
-BOOTSTRAP_SEED = 0
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -176,12 +173,7 @@ def evaluate(
             "pixel_range": [-1, 1],
             "lpips": "AlexNet, version 0.1",
             "identity": "dlib face recognition ResNet, 5-point alignment, Euclidean",
-            "interval": {
-                "level": CONFIDENCE,
-                "method": "percentile bootstrap of the mean over pictures",
-                "samples": BOOTSTRAP_SAMPLES,
-                "seed": BOOTSTRAP_SEED,
-            },
+            "interval": interval_settings("pictures"),
         },
         "versions": {
             "gra_core": gra_core.__version__,
@@ -203,16 +195,7 @@ def summarize(per_image: Sequence[Mapping]) -> dict:
     Only finite values count; a figure without any has n = 0 and null for the rest.
     """
     numbers = [{key: entry[key] for key in ("invert_seconds", "methods")} for entry in per_image]
-    return _summarize(numbers) if numbers else {}
-
-
-def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % percentile-bootstrap interval of the mean, from 2000 resamples with a fixed seed."""
-    values = np.asarray(values, dtype=float)
-    picks = np.random.default_rng(BOOTSTRAP_SEED).integers(len(values), size=(BOOTSTRAP_SAMPLES, len(values)))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values[picks].mean(axis=1), [tail, 1 - tail])
-    return float(low), float(high)
+    return summarize_entries(numbers) if numbers else {}
 
 
 def markdown_table(report: Mapping) -> str:
@@ -222,7 +205,7 @@ def markdown_table(report: Mapping) -> str:
     if not measured:
         return lines[0] + "\n"
     summary, size, full = report["summary"], report["settings"]["metric_px"], report["settings"]["full_px"]
-    lines.append(f"Inversion takes {_figure(summary['invert_seconds'], 2, seconds=True)} s.")
+    lines.append(f"Inversion takes {figure_text(summary['invert_seconds'], 2, seconds=True)} s.")
 
     figures = {
         "lpips": (f"LPIPS {size} px (lower is better)", 4),
@@ -237,19 +220,19 @@ def markdown_table(report: Mapping) -> str:
     rows = [["reconstruction", *(title for title, _ in figures.values())]]
     for name, method in summary["methods"].items():
         cells = (
-            _figure(method["reconstruction"][key], digits, key == "seconds") for key, (_, digits) in figures.items()
+            figure_text(method["reconstruction"][key], digits, key == "seconds") for key, (_, digits) in figures.items()
         )
         rows.append([name, *cells])
-    lines += ["", *_markdown(rows)]
+    lines += ["", *markdown_rows(rows)]
 
     moves = report["settings"]["edits"]
     if moves:
         rows = [["identity distance to the portrait after", *moves, "seconds per edit"]]
         for name, method in summary["methods"].items():
-            distances = (_figure(method["edits"][move]["identity"], 3) for move in moves)
+            distances = (figure_text(method["edits"][move]["identity"], 3) for move in moves)
             seconds = float(np.mean([method["edits"][move]["seconds"]["median"] for move in moves]))
             rows.append([name, *distances, f"{seconds:.2f}"])
-        lines += ["", *_markdown(rows)]
+        lines += ["", *markdown_rows(rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -261,35 +244,42 @@ def run(
     edits: Sequence[str] = ("smile", "age", "yaw"),
     strength: float = 60.0,
     limit: int | None = None,
+    edits_exact: int = 0,
     checkpoints: str | Path | None = None,
     device: str | None = None,
 ) -> dict:
     """Evaluate the pictures in `directory` with the published model, print the table and return the report.
 
     `out`: where to write the report as JSON too; it takes its place at once when it is complete. `methods`: names
-    from METHODS, all by default. `checkpoints`, `device`: see `PortraitEditor.from_pretrained`. Progress goes to the
-    standard error stream.
+    from METHODS, all by default. `edits_exact`: the same edits are measured on so many generated faces too, where the
+    right result is known, and go under `exact_edits` of the report (see `measure_exact_edits`). `checkpoints`,
+    `device`: see `PortraitEditor.from_pretrained`. Progress goes to the standard error stream.
 
     Raises what `list_pictures`, `PortraitEditor.from_pretrained` and `evaluate` raise, GRAError for an unknown
-    method, OSError when `out` cannot be written (before anything is measured).
+    method or exact edits without edits, OSError when `out` cannot be written (before anything is measured).
     """
     unknown = [name for name in methods or () if name not in METHODS]
     if unknown:
         raise GRAError(f"There is no method {unknown[0]}; there are: {', '.join(METHODS)}.")
+    if edits_exact and not edits:
+        raise GRAError("Exact edits need at least one edit.")
     paths = list_pictures(directory)
     with _writer(out) as write:
+        editor = PortraitEditor.from_pretrained(checkpoints, device)
+        chosen = {name: METHODS[name] for name in methods or METHODS}
+        lpips = load_lpips(device=device or "cpu")
         report = evaluate(
-            PortraitEditor.from_pretrained(checkpoints, device),
-            paths,
-            edits,
-            strength,
-            limit=limit,
-            progress=_print_progress,
-            methods={name: METHODS[name] for name in methods or METHODS},
-            lpips=load_lpips(device=device or "cpu"),
+            editor, paths, edits, strength, limit=limit, progress=_print_progress, methods=chosen, lpips=lpips
         )
+        if edits_exact:
+            settings = _edit_settings(editor, edits, strength)
+            report["exact_edits"] = measure_exact_edits(
+                editor, edits_exact, settings, chosen, lpips, progress=_print_progress
+            )
         write(report)
     print(markdown_table(report), end="")
+    if edits_exact:
+        print("\n" + exact_edits_table(report["exact_edits"]), end="")
     return report
 
 
@@ -347,7 +337,7 @@ def _measure(
         "was_aligned": portrait.was_aligned,
         "native_px": round(portrait.native_px, 1),
         "faces": portrait.faces,
-        "invert_seconds": _rounded(invert_seconds),
+        "invert_seconds": rounded(invert_seconds),
         "methods": {},
     }
     for name, method in methods.items():
@@ -359,9 +349,9 @@ def _measure(
         for move, strengths in settings.items():
             picture, seconds = _timed(method, editor, inversion, strengths)
             distance = identity_distance(face_descriptor(picture), descriptor)
-            moves[move] = {"identity": _rounded(distance), "seconds": _rounded(seconds)}
+            moves[move] = {"identity": rounded(distance), "seconds": rounded(seconds)}
         entry["methods"][name] = {
-            "reconstruction": {key: _rounded(value) for key, value in reconstruction.items()},
+            "reconstruction": {key: rounded(value) for key, value in reconstruction.items()},
             "edits": moves,
         }
     return entry
@@ -391,36 +381,3 @@ def _timed(function: Callable, *arguments: object) -> tuple[object, float]:
     started = time.perf_counter()
     result = function(*arguments)
     return result, time.perf_counter() - started
-
-
-def _rounded(value: float | None) -> float | None:
-    """Six significant digits; None for what JSON cannot hold (the infinite PSNR of equal pictures)."""
-    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
-
-
-def _summarize(entries: Sequence) -> dict:
-    if isinstance(entries[0], Mapping):
-        return {key: _summarize([entry[key] for entry in entries]) for key in entries[0]}
-    values = [value for value in entries if value is not None]
-    if not values:
-        return {"n": 0, "mean": None, "median": None, "ci95": None}
-    return {
-        "n": len(values),
-        "mean": _rounded(float(np.mean(values))),
-        "median": _rounded(float(np.median(values))),
-        "ci95": [_rounded(bound) for bound in bootstrap_interval(values)],
-    }
-
-
-def _figure(figure: Mapping, digits: int, seconds: bool = False) -> str:
-    if figure["n"] == 0:
-        return "-"
-    if seconds:
-        return f"{figure['median']:.{digits}f}"
-    low, high = figure["ci95"]
-    return f"{figure['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    head, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return [head, "|" + " --- |" * len(rows[0]), *body]

@@ -90,11 +90,21 @@ def sample_at(source: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(source.float(), grid, "bilinear", "border", align_corners=False).to(source.dtype)
 
 
+def upscale(x: Tensor, factor: int) -> Tensor:
+    """Bilinear upsampling of (B, C, S, S) by a whole factor, half-pixel centres."""
+    if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
+        return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+    # As two matrix products: the gradient of `interpolate` adds up in memory, many to one, and is slow on a GPU.
+    side = x.shape[-1]
+    with torch.autocast(x.device.type, enabled=False):
+        position = ((torch.arange(factor * side, device=x.device) + 0.5) / factor - 0.5).clamp(0, side - 1)
+        weights = (1 - (position[:, None] - torch.arange(side, device=x.device)).abs()).clamp_min(0)
+        return (weights @ x.float() @ weights.T).to(x.dtype)
+
+
 def upscale_flow(flow: Tensor, factor: int) -> Tensor:
     """Bilinear upsampling of a flow, its lengths scaled to the finer positions."""
-    if factor == 1:
-        return flow
-    return factor * F.interpolate(flow, scale_factor=factor, mode="bilinear", align_corners=False)
+    return flow if factor == 1 else factor * upscale(flow, factor)
 
 
 def neighbourhood(x: Tensor, radius: int) -> Tensor:
@@ -217,8 +227,8 @@ class PixelAlignmentModule(nn.Module):
             10 * F.avg_pool2d(pixels.abs(), pool),
             project_at_unit_scale(self.from_feature, feature, inverse_magnitude(feature)),
         )
-        gates = F.interpolate(torch.sigmoid(self.gate(torch.cat(seen, 1))), size=size, mode="bilinear")
-        low = F.interpolate(F.avg_pool2d(pixels, PIXEL_LOW_PASS), size=size, mode="bilinear")
+        gates = upscale(torch.sigmoid(self.gate(torch.cat(seen, 1))), pool)
+        low = upscale(F.avg_pool2d(pixels, PIXEL_LOW_PASS), PIXEL_LOW_PASS)
         return edited + gates[:, :1] * low + gates[:, 1:] * (pixels - low)
 
 

@@ -50,6 +50,10 @@ LOSS_WEIGHTS = {"mse": 1.0, "l1": 0.5, "lpips": 1.0, "identity": 0.3, "code": 0.
 it near W, where edits work (e4e, Tov et al. 2021, section 4.1)."""
 
 
+SAVE_EVERY = 500
+"""Steps between two saves; a stream training that runs beside takes over each."""
+
+
 def parser() -> argparse.ArgumentParser:
     """Options of `train encoder`."""
     options = argparse.ArgumentParser(prog="python -m gra_core train encoder", description=__doc__)
@@ -204,6 +208,8 @@ def train(args: argparse.Namespace) -> None:
             values = " ".join(f"{name} {value.item():.4f}" for name, value in terms.items())
             process.log(f"step {step} {seconds:.0f} s ({(seconds - mark) / 100:.3f} s/step) {values}")
             mark = seconds
+        if process.leads and step % SAVE_EVERY == 0:
+            save_weights(training.average.average, args.out / "encoder.safetensors", {"steps": str(step)})
     if process.leads:
         save_weights(training.average.average, args.out / "encoder.safetensors", {"steps": str(step)})
         save_compiled(args.compile_cache)

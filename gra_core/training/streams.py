@@ -62,11 +62,13 @@ LOSS_WEIGHTS = {
     "rec_lpips": 1.0,
     "rec_identity": 0.2,
     "rec_detail": 0.5,
+    "rec_detail_lpips": 0.5,
     "edit_mse": 1.0,
     "edit_l1": 0.5,
     "edit_lpips": 1.0,
     "edit_identity": 0.2,
     "edit_detail": 0.5,
+    "edit_detail_lpips": 0.5,
     "features_l1": 0.5,
     "features_lpips": 0.5,
     "flow": 0.1,
@@ -74,7 +76,7 @@ LOSS_WEIGHTS = {
     "change": 1.0,
 }
 """`rec_*`: the Reconstruction Stream's picture before the pixel residual. `edit_*`: the final picture of exact and
-misaligned pairs. `features_*`: the same picture before the pixel residual. `*_detail`: L1 and ST-LPIPS on a 256 px
+misaligned pairs. `features_*`: the same picture before the pixel residual. `*_detail*`: L1 and ST-LPIPS on a 256 px
 window at full size. `flow`: correspondence of misaligned pairs. `photometric`: source picture moved by the finest
 correspondence against the target of exact pairs. `change`: free edits."""
 
@@ -84,6 +86,10 @@ LOW_RATE_NOISE = 0.35
 on generated faces than on photos."""
 
 DETAIL_WINDOW = 256
+
+Pair = tuple[str, Tensor, Tensor]
+"""Name of a perceptual loss, picture and target, both (B, 3, 256, 256)."""
+
 GENERATOR_CHUNK = 4
 CHANGE_SIDE = 128
 
@@ -119,7 +125,8 @@ class StreamTraining:
         self.generator = Generator().to(device).eval().requires_grad_(False)
         load_weights(self.generator, args.generator)
         self.encoder = Encoder().to(device).eval().requires_grad_(False)
-        load_weights(self.encoder, args.encoder)
+        self.encoder_file, self.encoder_time = args.encoder, 0.0
+        self.follow_encoder()
         self.named = load_file(args.directions)["vectors"].float().to(device)
         self.streams = Streams().to(device)
         if args.init:
@@ -133,9 +140,16 @@ class StreamTraining:
         self.generate_chunk = wrap(self.generator)
         self.run_reconstruction = wrap(lambda codes, photo: self.streams.reconstruction(self.generator, codes, photo))
         self.run_editing = wrap(partial(self.edit, self.streams))
-        self.run_perceptual = self.perceptual if args.no_compile else torch.compile(self.perceptual, dynamic=True)
+        self.run_perceptual = wrap(self.perceptual)
         with torch.no_grad():
             self.average_face = to_encoder_size(self.generator(broadcast_w(self.generator.mean_w[None]))).clamp(-1, 1)
+
+    def follow_encoder(self) -> None:
+        """Load the encoder's weights if the file is new, so that both trainings can run side by side."""
+        changed = self.encoder_file.stat().st_mtime
+        if changed != self.encoder_time:
+            load_weights(self.encoder, self.encoder_file)
+            self.encoder_time = changed
 
     def run_generator(self, codes: Tensor) -> Tensor:
         """Pictures of codes, without gradient; in equal chunks, so that one compiled form serves all."""
@@ -198,25 +212,24 @@ class StreamTraining:
             "change": low_after - low_before,
         }
 
-    def detail(self, picture: Tensor, target: Tensor) -> Tensor:
-        """L1 and ST-LPIPS on one random window at full size, the same for the whole batch."""
+    def compare(self, picture: Tensor, target: Tensor, name: str) -> tuple[dict[str, Tensor], list[Pair]]:
+        """Losses of a full-size picture against its target, and the pairs that the perceptual net is to compare.
+
+        The detail window is a random one at full size, the same for the whole batch.
+        """
+        small, wanted = to_encoder_size(picture), to_encoder_size(target)
         corner = torch.randint(128, IMAGE_SIZE - 128 - DETAIL_WINDOW, (2,)).tolist()
         rows, columns = (slice(c, c + DETAIL_WINDOW) for c in corner)
-        mine, wanted = (x[:, :, rows, columns].contiguous() for x in (picture, target))
-        return F.l1_loss(mine, wanted) + self.run_perceptual(mine, wanted).mean()
-
-    def compare(self, picture: Tensor, target: Tensor, name: str) -> dict[str, Tensor]:
-        """All picture losses of a full-size picture against its target."""
-        mine, wanted = to_encoder_size(picture), to_encoder_size(target)
+        window, wanted_window = (x[:, :, rows, columns] for x in (picture, target))
         with torch.no_grad():
             identity = self.faces(wanted)
-        return {
-            f"{name}_mse": F.mse_loss(mine, wanted),
-            f"{name}_l1": F.l1_loss(mine, wanted),
-            f"{name}_lpips": self.run_perceptual(mine, wanted).mean(),
-            f"{name}_identity": 1 - (self.faces(mine) * identity).sum(1).mean(),
-            f"{name}_detail": self.detail(picture, target),
+        terms = {
+            f"{name}_mse": F.mse_loss(small, wanted),
+            f"{name}_l1": F.l1_loss(small, wanted),
+            f"{name}_identity": 1 - (self.faces(small) * identity).sum(1).mean(),
+            f"{name}_detail": F.l1_loss(window, wanted_window),
         }
+        return terms, [(f"{name}_lpips", small, wanted), (f"{name}_detail_lpips", window, wanted_window)]
 
     def loss(self) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one fresh batch."""
@@ -225,11 +238,14 @@ class StreamTraining:
         edit = self.run_editing(batch["edited"], state)
         final, plain, flows = edit.picture.float(), edit.before_pixels.float(), edit.flows
         exact, paired = self.counts["exact"], len(batch["target"])
-        terms = self.compare(state.image.float(), batch["source"], "rec")
-        terms |= self.compare(final[:paired], batch["target"], "edit")
+        terms, pairs = self.compare(state.image.float(), batch["source"], "rec")
+        more_terms, more_pairs = self.compare(final[:paired], batch["target"], "edit")
         small, wanted = to_encoder_size(plain[:paired]), to_encoder_size(batch["target"])
-        terms["features_l1"] = F.l1_loss(small, wanted)
-        terms["features_lpips"] = self.run_perceptual(small, wanted).mean()
+        terms |= more_terms | {"features_l1": F.l1_loss(small, wanted)}
+        pairs += [*more_pairs, ("features_lpips", small, wanted)]
+        names, mine, theirs = zip(*pairs, strict=True)
+        distances = self.run_perceptual(torch.cat(mine), torch.cat(theirs)).split([len(x) for x in mine])
+        terms |= {name: distance.mean() for name, distance in zip(names, distances, strict=True)}
         terms["flow"] = sum(
             (flows[side][exact:paired] - side / 128 * F.avg_pool2d(batch["flow"], 128 // side)).abs().mean() * 16 / side
             for side in STAGES
@@ -276,6 +292,7 @@ def train(args: argparse.Namespace) -> None:
             values = " ".join(f"{name} {value.item():.4f}" for name, value in terms.items())
             process.log(f"step {step} {seconds:.0f} s ({(seconds - mark) / 100:.3f} s/step) {values}")
             mark = seconds
+            training.follow_encoder()
     if process.leads:
         save_weights(training.average.average, args.out / "streams.safetensors", {"steps": str(step)})
         save_compiled(args.compile_cache)
