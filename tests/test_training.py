@@ -195,8 +195,12 @@ def test_saved_weights_come_back(tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.safetensors"]
 
 
-@pytest.mark.parametrize(("program", "module"), [("encoder", Encoder), ("streams", Streams)])
-def test_a_short_run_saves_what_the_editor_can_load(program, module, photos, perceptual_file, face_net_file, tmp_path):
+@pytest.mark.parametrize(
+    ("program", "rounds", "module"), [("encoder", "1", Encoder), ("encoder", "2", Encoder), ("streams", "", Streams)]
+)
+def test_a_short_run_saves_what_the_editor_can_load(
+    program, rounds, module, photos, perceptual_file, face_net_file, tmp_path
+):
     """One step or two, without compiling."""
     command = [
         sys.executable,
@@ -210,7 +214,7 @@ def test_a_short_run_saves_what_the_editor_can_load(program, module, photos, per
     ]
     command += ["--data", str(photos), "--perceptual", str(perceptual_file)]
     command += ["--face-net", str(face_net_file), "--out", str(tmp_path)]
-    command += ["--variants", "1"] if program == "encoder" else []
+    command += ["--variants", "1", "--rounds", rounds] if program == "encoder" else []
     environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -21,6 +21,9 @@ QUERY_DIM = 320
 QUERY_LAYERS = 4
 QUERY_HEADS = 5
 
+ROUNDS = 2
+"""Encoder runs per photo: the first beside the average face, each further one beside the reconstruction so far."""
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch normalisation and a shortcut."""
@@ -125,7 +128,7 @@ def estimate_codes(
     mean_w: Tensor,
     average_face: Tensor,
 ) -> Tensor:
-    """W+ codes (B, 16, 512) of photos (B, 3, 256, 256) in [-1, 1]: a first estimate and one correction.
+    """W+ codes (B, 16, 512) of photos (B, 3, 256, 256) in [-1, 1]: a first estimate and its corrections.
 
     Args:
         encoder: the `Encoder`, or a compiled form of it.
@@ -135,4 +138,6 @@ def estimate_codes(
         average_face: the picture of that code, (1, 3, 256, 256).
     """
     codes = broadcast_w(mean_w[None]) + encoder(photo, average_face.expand_as(photo))
-    return codes + encoder(photo, to_encoder_size(generator(codes)).clamp(-1, 1))
+    for _ in range(ROUNDS - 1):
+        codes = codes + encoder(photo, to_encoder_size(generator(codes)).clamp(-1, 1))
+    return codes

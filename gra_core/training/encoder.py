@@ -68,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", type=Path, default=Path("runs/encoder"))
     options.add_argument("--minutes", type=float, default=10.0, help="of training, compilation included")
     options.add_argument("--regression-minutes", type=float, default=0.0, help="of them on known codes only")
+    options.add_argument("--rounds", type=int, choices=(1, 2), default=2, help="2: half of each batch are corrections")
     options.add_argument("--batch", type=int, default=64, help="pictures per process and step")
     options.add_argument("--rate", type=float, default=4e-4)
     options.add_argument("--seed", type=int, default=0)
@@ -82,7 +83,7 @@ class EncoderTraining:
 
     def __init__(self, args: argparse.Namespace, process: Process) -> None:
         self.process, device = process, process.device
-        self.batch = args.batch
+        self.batch, self.rounds = args.batch, args.rounds
         self.generator = Generator().to(device).eval().requires_grad_(False)
         load_weights(self.generator, args.generator)
         self.encoder = Encoder().to(device).to(memory_format=torch.channels_last)
@@ -125,7 +126,7 @@ class EncoderTraining:
         return torch.where(exact[:, None, None, None], clean, changed), codes, exact
 
     def loss(self, regression_only: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one fresh batch. Half of it starts at the average face, half at the encoder's own estimate."""
+        """Loss of one fresh batch, starting at the average face, or half of it at the encoder's own estimate."""
         with torch.no_grad():
             half = self.batch // 2
             photo, known, exact = self.generated(half)
@@ -134,11 +135,13 @@ class EncoderTraining:
                 photo, known, exact = (torch.cat(pair) for pair in zip((photo, known, exact), more, strict=True))
             else:
                 photo = torch.cat((photo, self.photos(half)))
-            second = torch.arange(self.batch, device=photo.device) % 2 == 1
-            first_codes = self.base + self.run_encoder(photo, self.average_face.expand_as(photo)).float()
-            own = self.run_generator(first_codes).float().clamp(-1, 1)
-            start = torch.where(second[:, None, None], first_codes, self.base)
-            shown = torch.where(second[:, None, None, None], own, self.average_face)
+            start, shown = self.base, self.average_face.expand_as(photo)
+            if self.rounds == 2:
+                second = torch.arange(self.batch, device=photo.device) % 2 == 1
+                estimate = self.base + self.run_encoder(photo, shown).float()
+                own = self.run_generator(estimate).float().clamp(-1, 1)
+                start = torch.where(second[:, None, None], estimate, self.base)
+                shown = torch.where(second[:, None, None, None], own, shown)
         codes = start + self.run_encoder(photo, shown).float()
         terms = {}
         error = F.smooth_l1_loss(codes[: len(known)], known, reduction="none", beta=0.2).mean((1, 2))
