@@ -23,7 +23,6 @@ from torch import Tensor
 from gra_core.constants import CHECKPOINT_DIR, IMAGE_SIZE
 from gra_core.models.editing import Edit, sample_at, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
-from gra_core.models.generator import Generator, broadcast_w
 from gra_core.models.layers import STAGES
 from gra_core.models.reconstruction import SourceResiduals
 from gra_core.models.streams import Streams
@@ -38,23 +37,9 @@ from gra_core.training.data import (
     random_tone,
     sample_codes,
 )
-from gra_core.training.losses import FaceEmbedder, ShiftTolerantLPIPS
+from gra_core.training.loop import Training, training_options
 from gra_core.training.report import save_grid
-from gra_core.training.runtime import (
-    AverageWeights,
-    Clock,
-    Process,
-    average_gradients,
-    broadcast_state,
-    cosine_rate,
-    load_compiled,
-    load_optimizer,
-    load_weights,
-    save_compiled,
-    save_optimizer,
-    save_weights,
-    start_process,
-)
+from gra_core.training.runtime import load_weights
 
 LOSS_WEIGHTS = {
     "rec_mse": 1.0,
@@ -96,59 +81,37 @@ CHANGE_SIDE = 128
 
 def parser() -> argparse.ArgumentParser:
     """Options of `train streams`."""
-    options = argparse.ArgumentParser(prog="python -m gra_core train streams", description=__doc__)
-    options.add_argument("--data", type=Path, required=True, help="folder of aligned training photos")
-    options.add_argument("--val", type=Path, help="folder of held-out photos")
-    options.add_argument("--perceptual", type=Path, required=True, help="vgg_shift_tolerant.pth of stlpips-pytorch")
-    options.add_argument("--face-net", type=Path, required=True, help="fr_feature.onnx of faceplugin")
-    options.add_argument("--generator", type=Path, default=CHECKPOINT_DIR / "generator.safetensors")
+    options = training_options("streams", __doc__, batch=16, seed=1)
     options.add_argument("--encoder", type=Path, default=CHECKPOINT_DIR / "encoder.safetensors")
     options.add_argument("--directions", type=Path, default=CHECKPOINT_DIR / "directions.safetensors")
-    options.add_argument("--init", type=Path, help="stream weights to go on from")
-    options.add_argument("--out", type=Path, default=Path("runs/streams"))
-    options.add_argument("--minutes", type=float, default=10.0, help="of training, compilation included")
-    options.add_argument("--batch", type=int, default=16, help="pictures per process and step, a multiple of 4")
-    options.add_argument("--rate", type=float, default=4e-4)
-    options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--no-compile", action="store_true")
-    options.add_argument("--compile-cache", type=Path, help="file that keeps compiled kernels from run to run")
-    options.add_argument("--save-optimizer", action="store_true")
     return options
 
 
-class StreamTraining:
-    """Nets, data and one training step."""
+class StreamTraining(Training):
+    """Nets, data and losses of both streams."""
 
-    def __init__(self, args: argparse.Namespace, process: Process) -> None:
-        self.process, device = process, process.device
+    name = "streams"
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__(args, Streams)
         self.counts = {kind: round(share * args.batch) for kind, share in SHARES.items()}
-        self.generator = Generator().to(device).eval().requires_grad_(False)
-        load_weights(self.generator, args.generator)
-        self.encoder = Encoder().to(device).eval().requires_grad_(False)
-        self.encoder_file, self.encoder_time = args.encoder, 0.0
-        self.follow_encoder()
-        self.named = load_file(args.directions)["vectors"].float().to(device)
-        self.streams = Streams().to(device)
-        if args.init:
-            load_weights(self.streams, args.init)
-        broadcast_state(self.streams, process)
-        self.average = AverageWeights(self.streams, Streams().to(device))
-        self.perceptual = ShiftTolerantLPIPS(args.perceptual).to(device).to(memory_format=torch.channels_last)
-        self.faces = FaceEmbedder(args.face_net).to(device)
-        self.real = RealFaces(args.data, IMAGE_SIZE, device)
-        wrap = (lambda f: f) if args.no_compile else partial(torch.compile, dynamic=False)
-        self.generate_chunk = wrap(self.generator)
-        self.run_reconstruction = wrap(lambda codes, photo: self.streams.reconstruction(self.generator, codes, photo))
-        self.run_editing = wrap(partial(self.edit, self.streams))
-        self.run_perceptual = wrap(self.perceptual)
-        with torch.no_grad():
-            self.average_face = to_encoder_size(self.generator(broadcast_w(self.generator.mean_w[None]))).clamp(-1, 1)
+        self.encoder = Encoder().to(self.device).eval().requires_grad_(False)
+        self.encoder_time = 0.0
+        self.refresh()
+        self.named = load_file(args.directions)["vectors"].float().to(self.device)
+        self.real = RealFaces(args.data, IMAGE_SIZE, self.device)
+        self.process.log(f"{len(self.real.pictures)} photos")
+        streams, generator = self.module, self.generator
+        self.generate_chunk = self.compile(generator)
+        self.run_reconstruction = self.compile(lambda codes, photo: streams.reconstruction(generator, codes, photo))
+        self.run_editing = self.compile(partial(self.edit, streams))
+        self.run_perceptual = self.compile(self.perceptual)
 
-    def follow_encoder(self) -> None:
+    def refresh(self) -> None:
         """Load the encoder's weights if the file is new, so that both trainings can run side by side."""
-        changed = self.encoder_file.stat().st_mtime
+        changed = self.args.encoder.stat().st_mtime
         if changed != self.encoder_time:
-            load_weights(self.encoder, self.encoder_file)
+            load_weights(self.encoder, self.args.encoder)
             self.encoder_time = changed
 
     def run_generator(self, codes: Tensor) -> Tensor:
@@ -167,7 +130,7 @@ class StreamTraining:
     @torch.no_grad()
     def exact_pairs(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Source and target pictures, source codes and edited codes."""
-        device = self.process.device
+        device = self.device
         truth, offset = (
             sample_codes(self.generator, count, mixed=0.3),
             random_offsets(self.generator, self.named, count),
@@ -190,7 +153,7 @@ class StreamTraining:
     @torch.no_grad()
     def batch(self) -> dict[str, Tensor]:
         """One fresh batch: exact, then misaligned, then free pairs."""
-        device = self.process.device
+        device = self.device
         source, target, codes, edited = self.exact_pairs(self.counts["exact"])
         count = self.counts["misaligned"]
         photo = self.real.sample(count)
@@ -231,7 +194,7 @@ class StreamTraining:
         }
         return terms, [(f"{name}_lpips", small, wanted), (f"{name}_detail_lpips", window, wanted_window)]
 
-    def loss(self) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, minutes: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one fresh batch."""
         batch = self.batch()
         state = self.run_reconstruction(batch["codes"], batch["source"])
@@ -260,88 +223,39 @@ class StreamTraining:
         mine, wanted = (F.avg_pool2d(x, IMAGE_SIZE // CHANGE_SIDE) for x in (mine, wanted))
         return F.l1_loss(mine, wanted) + F.l1_loss(F.avg_pool2d(mine, 4), F.avg_pool2d(wanted, 4))
 
+    @torch.no_grad()
+    def report(self) -> None:
+        """Held-out figures of the averaged streams and a grid.
 
-def train(args: argparse.Namespace) -> None:
-    """Train for `args.minutes`, then save and report on the held-out photos."""
-    process = start_process(args.seed)
-    load_compiled(args.compile_cache)
-    training = StreamTraining(args, process)
-    parameters = list(training.streams.parameters())
-    on_gpu = process.device.type == "cuda"
-    optimizer = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=on_gpu)
-    load_optimizer(optimizer, args.out / "optimizer.pt") if args.init else None
-    process.log(f"{len(training.real)} photos, {process.world} processes x {args.batch}")
-    clock, step, mark = Clock(args.minutes), 0, 0.0
-    progress = 0.0
-    while progress < 1:
-        if process.world == 1 or step % 10 == 0:
-            progress = clock.agreed_progress(process)
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(args.rate, progress, step)
-        with torch.autocast(process.device.type, torch.bfloat16, enabled=on_gpu):
-            loss, terms = training.loss()
-        loss.backward()
-        average_gradients(parameters, process)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step() if torch.isfinite(norm) else None
-        optimizer.zero_grad(set_to_none=True)
-        training.average.update()
-        step += 1
-        if step % 100 == 0 or step == 1:
-            seconds = progress * args.minutes * 60
-            values = " ".join(f"{name} {value.item():.4f}" for name, value in terms.items())
-            process.log(f"step {step} {seconds:.0f} s ({(seconds - mark) / 100:.3f} s/step) {values}")
-            mark = seconds
-            training.follow_encoder()
-    if process.leads:
-        save_weights(training.average.average, args.out / "streams.safetensors", {"steps": str(step)})
-        save_compiled(args.compile_cache)
-        if args.save_optimizer:
-            save_optimizer(optimizer, args.out / "optimizer.pt")
-        if args.val:
-            report(training, args)
-
-
-@torch.no_grad()
-def report(training: StreamTraining, args: argparse.Namespace) -> None:
-    """Held-out figures of the averaged streams and a grid.
-
-    Columns: photo, low-rate code, Reconstruction Stream, no edit; then for the first named directions at +60 the
-    low-rate edit and the Editing Stream's.
-    """
-    photos = RealFaces(args.val, IMAGE_SIZE, training.process.device).pictures
-    generator, streams = training.generator, training.average.average
-    sums, rows = torch.zeros(3, 4, device=photos.device), []
-    for batch in photos.split(4):
-        photo = batch.float() / 127.5 - 1
-        small = to_encoder_size(photo)
-        wanted = training.faces(small)
-        codes = estimate_codes(training.encoder, generator, small, generator.mean_w, training.average_face)
-        source = streams.reconstruction(generator, codes, photo)
-        unedited = training.edit(streams, codes, source).picture
-        pictures = [to_encoder_size(x.clamp(-1, 1)) for x in (generator(codes), source.image, unedited)]
-        for i, picture in enumerate(pictures):
-            sums[i, 0] += F.mse_loss(picture, small, reduction="none").mean((1, 2, 3)).sum()
-            sums[i, 1] += training.perceptual(picture, small).sum()
-            sums[i, 2] += (1 - (training.faces(picture) * wanted).sum(1)).sum()
-        sums[2, 3] += F.mse_loss(unedited.clamp(-1, 1), photo, reduction="none").mean((1, 2, 3)).sum()
-        if len(rows) < 6:
-            for offset in 0.6 * training.named[:4]:
-                pictures.append(to_encoder_size(generator(codes + offset)))
-                pictures.append(to_encoder_size(training.edit(streams, codes + offset, source).picture))
-            rows.append(torch.stack((small, *pictures), 1))
-    for name, values in zip(("low-rate", "rec stream", "no edit"), (sums / len(photos)).tolist(), strict=True):
-        print(
-            f"held-out {name}: mse {values[0]:.5f} st-lpips {values[1]:.4f} identity {values[2]:.4f}"
-            f" full-size mse {values[3]:.5f}",
-            flush=True,
-        )
-    save_grid(torch.cat(rows), args.out / "streams.jpg")
+        Columns: photo, low-rate code, Reconstruction Stream, no edit; then for the first named directions at +60 the
+        low-rate edit and the Editing Stream's.
+        """
+        photos = RealFaces(self.args.val, IMAGE_SIZE, self.device).pictures
+        generator, streams = self.generator, self.average.average
+        sums, full_size, rows = torch.zeros(3, 3, device=photos.device), 0.0, []
+        for batch in photos.split(4):
+            photo = batch.float() / 127.5 - 1
+            small = to_encoder_size(photo)
+            codes = estimate_codes(self.encoder, generator, small, generator.mean_w, self.average_face)
+            source = streams.reconstruction(generator, codes, photo)
+            unedited = self.edit(streams, codes, source).picture
+            pictures = [to_encoder_size(x.clamp(-1, 1)) for x in (generator(codes), source.image, unedited)]
+            sums += torch.stack([self.distances(picture, small) for picture in pictures])
+            full_size += (unedited.clamp(-1, 1) - photo).square().mean((1, 2, 3)).sum().item() / len(photos)
+            if len(rows) < 6:
+                for offset in 0.6 * self.named[:4]:
+                    pictures.append(to_encoder_size(generator(codes + offset)))
+                    pictures.append(to_encoder_size(self.edit(streams, codes + offset, source).picture))
+                rows.append(torch.stack((small, *pictures), 1))
+        for name, values in zip(("low-rate", "rec stream", "no edit"), (sums / len(photos)).tolist(), strict=True):
+            print(f"held-out {name}: mse {values[0]:.5f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
+        print(f"held-out no edit at full size: mse {full_size:.5f}", flush=True)
+        save_grid(torch.cat(rows), self.args.out / "streams.jpg")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of `python -m gra_core train streams`."""
-    train(parser().parse_args(argv))
+    StreamTraining(parser().parse_args(argv)).run()
 
 
 if __name__ == "__main__":
