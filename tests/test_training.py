@@ -212,15 +212,17 @@ def test_a_short_run_saves_what_the_editor_can_load(
         "--batch",
         "4",
     ]
-    command += ["--data", str(photos), "--val", str(photos), "--perceptual", str(perceptual_file)]
+    command += ["--data", str(photos), "--perceptual", str(perceptual_file)]
     command += ["--face-net", str(face_net_file), "--out", str(tmp_path)]
-    command += ["--variants", "1", "--rounds", rounds] if program == "encoder" else []
+    if program == "encoder":  # the streams' step alone takes a minute and several gigabytes on a CPU
+        command += ["--variants", "1", "--rounds", rounds, "--val", str(photos)]
     environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "step 1 " in done.stdout
-    assert "held-out" in done.stdout
-    assert (tmp_path / f"{program}.jpg").stat().st_size > 1000
+    if program == "encoder":
+        assert "held-out" in done.stdout
+        assert (tmp_path / "encoder.jpg").stat().st_size > 1000
     trained = module()
     load_weights(trained, tmp_path / f"{program}.safetensors")
     assert all(value.isfinite().all() for value in trained.state_dict().values())

@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gra_core.checkpoints import as_float
-from gra_core.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ def start_process(seed: int) -> Process:
         torch.backends.cudnn.benchmark = True
     else:
         device = torch.device("cpu")
-        keep_freed_memory()
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     torch.manual_seed(seed + 1000 * rank)
