@@ -1,9 +1,9 @@
 """The frozen CNN encoder of the framework: aligned face -> W+ code.
 
 A residual network reads the photo beside the picture that the current code gives, and 16 learned style queries
-collect from its maps what has to change in their style vector. Run twice (first beside the average face, then
-beside its own first reconstruction) it corrects itself, as ReStyle does (Alaluf et al., ICCV 2021,
-https://arxiv.org/abs/2104.02699).
+collect from its maps what has to change in their style vector. They also see what a face recognition net, trained on
+far more people than we have, makes of both pictures. Run again, beside its own first reconstruction, the encoder
+corrects itself, as ReStyle does (Alaluf et al., ICCV 2021, https://arxiv.org/abs/2104.02699).
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gra_core.constants import ENCODER_SIZE, NUM_STYLES, STYLE_DIM
+from gra_core.models.face import EMBEDDING_DIM, MAP_SIDE, FaceNet
 from gra_core.models.generator import broadcast_w
 
 STAGE_CHANNELS = (64, 128, 256, 384)
@@ -21,7 +22,7 @@ QUERY_DIM = 320
 QUERY_LAYERS = 4
 QUERY_HEADS = 5
 
-ROUNDS = 2
+ROUNDS = 1
 """Encoder runs per photo: the first beside the average face, each further one beside the reconstruction so far."""
 
 
@@ -85,10 +86,18 @@ class Encoder(nn.Module):
             stages.append(nn.Sequential(*blocks))
             channels = out_channels
         self.stages = nn.ModuleList(stages)
-        token_maps = ((STAGE_CHANNELS[1], 32), (STAGE_CHANNELS[2], 16), (STAGE_CHANNELS[3], 8))
+        self.face = FaceNet()
+        token_maps = (
+            (STAGE_CHANNELS[1], 32),
+            (STAGE_CHANNELS[2], 16),
+            (STAGE_CHANNELS[3], 8),
+            (EMBEDDING_DIM, MAP_SIDE),
+        )
         self.to_tokens = nn.ModuleList(nn.Conv2d(c, QUERY_DIM, 1) for c, _ in token_maps)
         self.positions = nn.ParameterList(nn.Parameter(0.02 * torch.randn(1, QUERY_DIM, s, s)) for _, s in token_maps)
         self.token_norm = nn.LayerNorm(QUERY_DIM)
+        self.identity = nn.Linear(2 * EMBEDDING_DIM, QUERY_DIM)
+        nn.init.zeros_(self.identity.weight)
         self.queries = nn.Parameter(0.5 * torch.randn(1, NUM_STYLES, QUERY_DIM))
         self.layers = nn.ModuleList(QueryLayer(QUERY_DIM, QUERY_HEADS) for _ in range(QUERY_LAYERS))
         self.out_norm = nn.LayerNorm(QUERY_DIM)
@@ -104,12 +113,15 @@ class Encoder(nn.Module):
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
+        embeddings, face_maps = self.face(torch.cat((photo, reconstruction)))
+        maps.append(face_maps[: len(photo)])
+        identities = torch.cat(embeddings.chunk(2), 1) * EMBEDDING_DIM**0.5
         tokens = [
             (project(m) + position).flatten(2).transpose(1, 2)
             for m, project, position in zip(maps[1:], self.to_tokens, self.positions, strict=True)
         ]
         tokens = self.token_norm(torch.cat(tokens, 1))
-        queries = self.queries.expand(len(x), -1, -1)
+        queries = self.queries + self.identity(identities)[:, None]
         for layer in self.layers:
             queries = layer(queries, tokens)
         return torch.einsum("bqd,qdo->bqo", self.out_norm(queries), self.out_weight) + self.out_bias

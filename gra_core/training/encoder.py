@@ -5,6 +5,7 @@ then on real and generated faces with picture losses through the frozen generato
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
 from gra_core.editor import PortraitEditor
 from gra_core.models.editing import sample_at, upscale_flow
-from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
+from gra_core.models.encoder import ROUNDS, Encoder, estimate_codes, to_encoder_size
 from gra_core.training.data import (
     RealFaces,
     apply_tone,
@@ -26,9 +27,10 @@ from gra_core.training.data import (
     sample_codes,
 )
 from gra_core.training.loop import Training, training_options
+from gra_core.training.losses import load_face_net
 from gra_core.training.report import save_grid
 
-LOSS_WEIGHTS = {"mse": 1.0, "l1": 0.5, "lpips": 1.0, "identity": 0.3, "code": 0.5, "spread": 0.05}
+LOSS_WEIGHTS = {"mse": 1.0, "l1": 0.5, "lpips": 2.0, "identity": 0.5, "code": 0.5, "spread": 0.05}
 """`code`: distance to the known code of generated faces. `spread`: variance of a code over its 16 rows, which keeps
 it near W, where edits work (e4e, Tov et al. 2021, section 4.1)."""
 
@@ -37,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
     """Options of `train encoder`."""
     options = training_options("encoder", __doc__, batch=64, seed=0)
     options.add_argument("--regression-minutes", type=float, default=0.0, help="first minutes, on known codes only")
-    options.add_argument("--rounds", type=int, choices=(1, 2), default=2, help="2: half of each batch are corrections")
+    options.add_argument(
+        "--rounds", type=int, choices=(1, 2), default=ROUNDS, help="2: half of each batch are corrections"
+    )
     options.add_argument("--variants", type=int, default=0, help="random edits of each photo to train on besides it")
     options.add_argument("--editor", type=Path, default=CHECKPOINT_DIR, help="weights that make the variants")
     return options
@@ -49,7 +53,7 @@ class EncoderTraining(Training):
     name = "encoder"
 
     def __init__(self, args: argparse.Namespace) -> None:
-        super().__init__(args, Encoder)
+        super().__init__(args, partial(new_encoder, args.face_net))
         self.real = RealFaces(args.data, 2 * ENCODER_SIZE, self.device)
         if args.variants:
             add_variants(self.real, args)
@@ -57,7 +61,7 @@ class EncoderTraining(Training):
         self.run_generator = self.compile(lambda codes: to_encoder_size(self.generator(codes)))
         self.run_encoder = self.compile(self.module)
         self.run_perceptual = self.compile(self.perceptual)
-        self.run_faces = self.compile(self.faces)
+        self.run_faces = self.compile(self.faces.embed)
 
     def photos(self, count: int) -> Tensor:
         """Augmented real photos (count, 3, 256, 256)."""
@@ -127,6 +131,13 @@ class EncoderTraining(Training):
         for name, values in zip(("first", "corrected"), (sums / len(photos)).tolist(), strict=True):
             print(f"held-out {name}: mse {values[0]:.4f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
         save_grid(torch.cat(rows)[:24], self.args.out / "encoder.jpg", columns=4)
+
+
+def new_encoder(face_net: Path) -> Encoder:
+    """An untrained encoder with the trained face net in it."""
+    encoder = Encoder()
+    encoder.face.load_state_dict(load_face_net(face_net).state_dict())
+    return encoder
 
 
 @torch.no_grad()

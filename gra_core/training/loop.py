@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gra_core.constants import CHECKPOINT_DIR
 from gra_core.models.encoder import to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
-from gra_core.training.losses import FaceEmbedder, ShiftTolerantLPIPS
+from gra_core.training.losses import ShiftTolerantLPIPS, load_face_net
 from gra_core.training.runtime import (
     AverageWeights,
     Clock,
@@ -76,7 +76,7 @@ class Training(ABC):
         broadcast_state(self.module, self.process)
         self.average = AverageWeights(self.module, average)
         self.perceptual = ShiftTolerantLPIPS(args.perceptual).to(self.device).to(memory_format=torch.channels_last)
-        self.faces = FaceEmbedder(args.face_net).to(self.device)
+        self.faces = load_face_net(args.face_net).to(self.device)
         self.compile = (lambda f: f) if args.no_compile else partial(torch.compile, dynamic=False)
         load_compiled(args.compile_cache)
         with torch.no_grad():
@@ -96,7 +96,7 @@ class Training(ABC):
 
     def distances(self, picture: Tensor, photo: Tensor) -> Tensor:
         """Held-out measures of pictures (B, 3, 256, 256), summed over B: MSE, ST-LPIPS, 1 - identity cosine."""
-        identity = 1 - (self.faces(picture) * self.faces(photo)).sum(1)
+        identity = 1 - (self.faces.embed(picture) * self.faces.embed(photo)).sum(1)
         squares = (picture - photo).square().mean((1, 2, 3))
         return torch.stack((squares, self.perceptual(picture, photo), identity)).sum(1)
 

@@ -9,10 +9,9 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from gra_core.errors import CheckpointError
+from gra_core.models.face import FaceNet
 
 VGG_SLICES = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
-FACE_CROP = (30, 226)
-"""Rows and columns of a 256 px FFHQ crop that match the 112 px ArcFace template best."""
 
 
 class ShiftTolerantLPIPS(nn.Module):
@@ -67,46 +66,22 @@ class ShiftTolerantLPIPS(nn.Module):
         return torch.stack(distances).float().sum(0)
 
 
-class FaceEmbedder(nn.Module):
-    """MobileFaceNet identity embedding; the graph is read from `fr_feature.onnx` and run with torch operations.
+def load_face_net(path: Path) -> FaceNet:
+    """The face recognition net of an ONNX file whose convolutions and PReLUs come in the order of `FaceNet`.
 
-    Weights: npm faceplugin-face-recognition-js 0.0.1 (MIT). Expects BGR at 112 px, (x - 127) / 128.
+    Raises:
+        CheckpointError: The graph is another one.
     """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        graph = onnx.load(str(path)).graph
-        self.names = {}
-        for i, tensor in enumerate(graph.initializer):
-            self.names[tensor.name] = f"constant{i}"
-            self.register_buffer(f"constant{i}", torch.tensor(numpy_helper.to_array(tensor)))
-        self.steps = []
-        for node in graph.node:
-            attributes = {a.name: list(a.ints) or a.i for a in node.attribute}
-            self.steps.append((node.op_type, list(node.input), node.output[0], attributes))
-        self.input = graph.input[0].name
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Unit embeddings (B, 512) of FFHQ crops (B, 3, 256, 256) in [-1, 1]."""
-        first, last = FACE_CROP
-        face = F.interpolate(image.flip(1)[:, :, first:last, first:last], size=112, mode="bilinear", antialias=True)
-        values = {self.input: (face * 127.5 + 0.5) / 128}
-        out = face
-        for kind, inputs, name, attributes in self.steps:
-            args = [values[i] if i in values else getattr(self, self.names[i]) for i in inputs]
-            if kind == "Conv":
-                padding = attributes["pads"][:2]
-                out = F.conv2d(*args, stride=attributes["strides"], padding=padding, groups=attributes["group"])
-            elif kind == "PRelu":
-                out = F.prelu(args[0], args[1].flatten().to(args[0].dtype))
-            elif kind == "Add":
-                out = args[0] + args[1]
-            elif kind == "Reshape":
-                out = args[0].flatten(1)
-            else:
-                raise CheckpointError(f"The face net has an operation that is not supported: {kind}.")
-            values[name] = out
-        return F.normalize(out.float(), dim=1)
+    graph = onnx.load(str(path)).graph
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    arrays = [values[name] for node in graph.node if node.op_type in ("Conv", "PRelu") for name in node.input[1:]]
+    net = FaceNet()
+    state = net.state_dict()
+    if [array.size for array in arrays] != [tensor.numel() for tensor in state.values()]:
+        raise CheckpointError(f"{path} is not the face net that is expected: its layers differ.")
+    pairs = zip(state.items(), arrays, strict=True)
+    net.load_state_dict({name: torch.tensor(array).view_as(tensor) for (name, tensor), array in pairs})
+    return net
 
 
 def _load_pickle(path: Path) -> dict[str, Tensor]:

@@ -185,11 +185,11 @@ class StreamTraining(Training):
         rows, columns = (slice(c, c + DETAIL_WINDOW) for c in corner)
         window, wanted_window = (x[:, :, rows, columns] for x in (picture, target))
         with torch.no_grad():
-            identity = self.faces(wanted)
+            identity = self.faces.embed(wanted)
         terms = {
             f"{name}_mse": F.mse_loss(small, wanted),
             f"{name}_l1": F.l1_loss(small, wanted),
-            f"{name}_identity": 1 - (self.faces(small) * identity).sum(1).mean(),
+            f"{name}_identity": 1 - (self.faces.embed(small) * identity).sum(1).mean(),
             f"{name}_detail": F.l1_loss(window, wanted_window),
         }
         return terms, [(f"{name}_lpips", small, wanted), (f"{name}_detail_lpips", window, wanted_window)]
