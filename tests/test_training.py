@@ -3,10 +3,9 @@
 import os
 import subprocess
 import sys
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -14,13 +13,14 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from gra_core.constants import PROJECT_ROOT
-from gra_core.errors import UnreadableImageError
+from gra_core.errors import CheckpointError, UnreadableImageError
 from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import Encoder
+from gra_core.models.face import FaceNet
 from gra_core.models.generator import Generator
 from gra_core.models.streams import Streams
 from gra_core.training.data import RealFaces, apply_tone, inverse_flow, random_flow, random_offsets, random_tone
-from gra_core.training.losses import VGG_SLICES, FaceEmbedder, ShiftTolerantLPIPS
+from gra_core.training.losses import VGG_SLICES, ShiftTolerantLPIPS, load_face_net
 from gra_core.training.runtime import (
     AverageWeights,
     Clock,
@@ -53,29 +53,44 @@ def perceptual_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def face_net_file(tmp_path_factory) -> Path:
-    """A small network of the same operations as the published one."""
-    rng = np.random.default_rng(0)
-    constants = {
-        "w1": rng.normal(size=(8, 3, 7, 7)).astype("f") / 10,
-        "b1": np.zeros(8, "f"),
-        "slope": np.full((8, 1, 1), 0.25, "f"),
-        "w2": rng.normal(size=(512, 8, 16, 16)).astype("f") / 40,
-        "b2": np.zeros(512, "f"),
-        "shape": np.array([1, 512], np.int64),
-    }
-    nodes = [
-        helper.make_node("Conv", ["input", "w1", "b1"], ["c"], strides=[7, 7], pads=[0, 0, 0, 0], group=1),
-        helper.make_node("PRelu", ["c", "slope"], ["p"]),
-        helper.make_node("Add", ["c", "p"], ["a"]),
-        helper.make_node("Conv", ["a", "w2", "b2"], ["d"], strides=[1, 1], pads=[0, 0, 0, 0], group=1),
-        helper.make_node("Reshape", ["d", "shape"], ["output"]),
-    ]
+    """A file of the published form with random weights."""
+    torch.manual_seed(0)
+    nodes, constants, names = [], [], (f"x{i}" for i in count())
+
+    def constant(value: torch.Tensor) -> str:
+        constants.append(numpy_helper.from_array(value.numpy(), next(names)))
+        return constants[-1].name
+
+    def add(layer: torch.nn.Module, x: str) -> str:
+        if isinstance(layer, torch.nn.Sequential):
+            start = x
+            for inner in layer:
+                x = add(inner, x)
+            if not getattr(layer, "shortcut", False):
+                return x
+            node = helper.make_node("Add", [start, x], [next(names)])
+        elif isinstance(layer, torch.nn.Conv2d):
+            names_of_constants = [constant(layer.weight), constant(layer.bias)]
+            options = {"strides": layer.stride, "pads": 2 * layer.padding, "group": layer.groups}
+            node = helper.make_node("Conv", [x, *names_of_constants], [next(names)], **options)
+        else:
+            slope = 0.25 + 0.1 * torch.rand(len(layer.weight), 1, 1)
+            node = helper.make_node("PRelu", [x, constant(slope)], [next(names)])
+        nodes.append(node)
+        return node.output[0]
+
+    net = FaceNet()
+    x = "input"
+    for layer in (net.trunk, net.pool, net.project):
+        x = add(layer, x)
+    shape = constant(torch.tensor([1, 512]))
+    nodes.append(helper.make_node("Reshape", [x, shape], ["output"]))
     graph = helper.make_graph(
         nodes,
         "face",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 112, 112])],
         [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 512])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        constants,
     )
     path = tmp_path_factory.mktemp("nets") / "face.onnx"
     onnx.save(helper.make_model(graph), path)
@@ -107,7 +122,7 @@ def test_face_net_gives_the_same_as_onnxruntime(face_net_file):
     import onnxruntime
 
     picture = torch.rand(1, 3, 256, 256) * 2 - 1
-    embedding = FaceEmbedder(face_net_file)(picture)
+    embedding = load_face_net(face_net_file).embed(picture)
     torch.testing.assert_close(embedding.norm(dim=1), torch.ones(1))
     face = torch.nn.functional.interpolate(
         picture.flip(1)[:, :, 30:226, 30:226], size=112, mode="bilinear", antialias=True
@@ -115,6 +130,14 @@ def test_face_net_gives_the_same_as_onnxruntime(face_net_file):
     session = onnxruntime.InferenceSession(face_net_file)
     (wanted,) = session.run(None, {"input": ((face + 1) * 127.5 - 127).numpy() / 128})
     torch.testing.assert_close(embedding, torch.nn.functional.normalize(torch.tensor(wanted)), atol=1e-4, rtol=1e-3)
+
+
+def test_another_net_is_refused_as_face_net(face_net_file, tmp_path):
+    model = onnx.load(face_net_file)
+    model.graph.node.pop(0)
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(CheckpointError, match="not the face net"):
+        load_face_net(tmp_path / "other.onnx")
 
 
 def test_inverse_flow_undoes_a_warp():
