@@ -9,12 +9,14 @@ import json
 import os
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gra_core.constants import CHECKPOINT_DIR
 from gra_core.errors import CheckpointError
+from gra_core.models.layers import StreamsDesign
+from gra_core.models.streams import Streams
 
 GENERATOR = "generator.safetensors"
 ENCODER = "encoder.safetensors"
@@ -72,6 +74,17 @@ class CheckpointSource:
             reason = str(error).strip().splitlines()[0]
             raise CheckpointError(f"{path} cannot be used ({reason}). Delete it and download it again.") from error
         return module.eval().requires_grad_(False)
+
+    def load_streams(self, name: str = STREAMS) -> Streams:
+        """Load both streams, in the design that the file names. As `load`."""
+        path = self.path(name)
+        try:
+            with safe_open(path, framework="pt") as file:
+                text = (file.metadata() or {}).get("design")
+            design = StreamsDesign.from_json(text) if text else StreamsDesign()
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be used ({error}). Delete it and download it again.") from error
+        return self.load(name, Streams(design))
 
     def _download(self, name: str) -> Path:
         if not self.repository:

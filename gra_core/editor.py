@@ -69,7 +69,7 @@ class PortraitEditor:
         edits = load_directions(files.path(checkpoints.DIRECTIONS))
         generator = files.load(checkpoints.GENERATOR, Generator())
         encoder = files.load(checkpoints.ENCODER, Encoder())
-        streams = files.load(checkpoints.STREAMS, Streams())
+        streams = files.load_streams()
         if torch.device(device).type == "cpu":
             keep_freed_memory()
         layout = torch.channels_last

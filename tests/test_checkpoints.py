@@ -17,6 +17,8 @@ from gra_core import checkpoints
 from gra_core.checkpoints import CheckpointSource
 from gra_core.constants import CHECKPOINT_DIR
 from gra_core.errors import CheckpointError
+from gra_core.models.streams import DESIGNS, Streams
+from gra_core.training.runtime import save_weights
 
 NAME = "layer.safetensors"
 
@@ -72,6 +74,15 @@ def test_file_that_holds_no_weights_is_refused(folder, content):
 def test_weights_of_another_net_are_refused(folder):
     with pytest.raises(CheckpointError, match="cannot be used"):
         CheckpointSource(folder).load(NAME, torch.nn.Linear(5, 2))
+
+
+def test_streams_are_loaded_in_the_design_that_their_file_names(tmp_path):
+    design = DESIGNS["one_shot"]
+    save_weights(Streams(design), tmp_path / "x.safetensors", {"design": design.to_json()})
+    assert CheckpointSource(tmp_path).load_streams("x.safetensors").design == design
+    save_weights(Streams(design), tmp_path / "x.safetensors", {"design": "?"})
+    with pytest.raises(CheckpointError, match="cannot be used"):
+        CheckpointSource(tmp_path).load_streams("x.safetensors")
 
 
 def test_the_manifest_names_every_shipped_file_and_fits():

@@ -6,9 +6,9 @@ import torch
 from gra_core.models.editing import SelectiveAttention, neighbourhood, sample_at, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
-from gra_core.models.layers import GENERATOR_CHANNELS, RESIDUAL_CHANNELS, STAGES, GateFusion
+from gra_core.models.layers import GENERATOR_CHANNELS, RESIDUAL_CHANNELS, STAGES, GateFusion, StreamsDesign
 from gra_core.models.reconstruction import GradualResidualModule, ReconstructionStream
-from gra_core.models.streams import Streams
+from gra_core.models.streams import DESIGNS, Streams
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,22 @@ def test_streams_shapes_and_gradients(generator, photo):
     assert not dead
 
 
+def test_one_shot_injection_repairs_one_stage_where_it_is(generator, photo):
+    streams = wake(Streams(DESIGNS["one_shot"]))
+    codes = broadcast_w(torch.randn(1, 512))
+    with torch.no_grad():
+        found = streams.reconstruction(generator, codes, photo)
+        edit = streams.editing(generator, codes + torch.randn_like(codes), streams.editing.prepare(found))
+    assert list(edit.flows) == [64]
+    assert not edit.flows[64].any()
+    torch.testing.assert_close(edit.aligned[64], found.residuals[0])
+    assert edit.picture is edit.before_pixels
+
+
+def test_every_design_survives_being_written_down():
+    assert [StreamsDesign.from_json(design.to_json()) for design in DESIGNS.values()] == list(DESIGNS.values())
+
+
 def test_without_an_edit_nothing_moves(generator, photo):
     streams = wake(Streams())
     codes = broadcast_w(torch.randn(1, 512))
@@ -124,11 +140,12 @@ def test_without_an_edit_nothing_moves(generator, photo):
     torch.testing.assert_close(edit.aligned[64], found.residuals[2], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("alignment", ["selective", "dense"])
 @pytest.mark.parametrize("shift", [(0, 0), (2, 0), (-1, 3)])
-def test_selective_attention_finds_a_shift(shift):
+def test_selective_attention_finds_a_shift(shift, alignment):
     """A feature moved by whole positions is found where it came from, before anything is learned."""
     torch.manual_seed(4)
-    attention = SelectiveAttention(16)
+    attention = SelectiveAttention(16, alignment)
     feature = torch.randn(1, GENERATOR_CHANNELS[16], 16, 16)
     moved = torch.roll(feature, (-shift[1], -shift[0]), (2, 3))  # position p shows the source's p + shift
     flow, context = attention(moved, attention.embed(feature), torch.zeros(1, 2, 16, 16))

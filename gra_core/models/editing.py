@@ -23,8 +23,8 @@ from gra_core.models.layers import (
     GATE_CHANNELS,
     GENERATOR_CHANNELS,
     RESIDUAL_CHANNELS,
-    STAGES,
     GateFusion,
+    StreamsDesign,
     inverse_magnitude,
     project_at_unit_scale,
 )
@@ -119,16 +119,21 @@ class SelectiveAttention(nn.Module):
     """Where each position of the edited feature comes from in the source feature.
 
     Queries are edited positions, keys the source positions in a window around the coarser stage's answer; cosine
-    similarity with a learned distance prior. Only the `SELECTED_KEYS` best keys take part in the softmax.
+    similarity with a learned distance prior. Only the `SELECTED_KEYS` best keys take part in the softmax. With
+    alignment "dense" all of them do; with "none" nothing is searched, and every position comes from itself.
     """
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, alignment: str) -> None:
         super().__init__()
         self.radius = SEARCH_RADIUS[side]
         keys, width = KEY_CHANNELS[side], REFINER_CHANNELS[side]
         window = (2 * self.radius + 1) ** 2
         self.project = nn.Conv2d(GENERATOR_CHANNELS[side], keys, 1, bias=False)
         nn.init.orthogonal_(self.project.weight.view(keys, -1))
+        self.searches = alignment != "none"
+        if not self.searches:
+            return
+        self.selected_keys = window if alignment == "dense" else SELECTED_KEYS
         self.log_sharpness = nn.Parameter(torch.tensor(3.0))
         self.distance_prior = nn.Parameter(torch.tensor(0.02))
         self.stillness = nn.Parameter(torch.tensor(-6.0))
@@ -163,11 +168,14 @@ class SelectiveAttention(nn.Module):
             context (B, K + 2, H, W) for the gate: difference to the matched feature, certainty, similarity.
         """
         query = self.embed(edited)
+        if not self.searches:
+            similarity = (query * key).sum(1, keepdim=True)
+            return coarse_flow, torch.cat((query - key, torch.zeros_like(similarity), similarity), 1)
         moved_key = sample_at(key, coarse_flow)
         similarity = (query[:, None] * neighbourhood(moved_key, self.radius)).sum(2)
         prior = F.softplus(self.distance_prior) * self.steps.square().sum(1)[:, None, None]
         score = self.log_sharpness.exp() * similarity - prior
-        selected, index = score.topk(SELECTED_KEYS, dim=1)
+        selected, index = score.topk(self.selected_keys, dim=1)
         attention = torch.zeros_like(score).scatter(1, index, selected.softmax(1))
         candidates = neighbourhood(coarse_flow, self.radius) + self.steps[:, :, None, None]
         flow = (attention[:, :, None] * candidates).sum(1)
@@ -184,9 +192,9 @@ class SelectiveAttention(nn.Module):
 class GlobalAlignmentModule(nn.Module):
     """Aligner with Selective Attention, then Gate & Fusion, for one stage of the Editing Stream."""
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, alignment: str) -> None:
         super().__init__()
-        self.attention = SelectiveAttention(side)
+        self.attention = SelectiveAttention(side, alignment)
         context = KEY_CHANNELS[side] + MATCH_CHANNELS
         self.fuse = GateFusion(GENERATOR_CHANNELS[side], RESIDUAL_CHANNELS[side], GATE_CHANNELS[side], context)
 
@@ -235,16 +243,19 @@ class PixelAlignmentModule(nn.Module):
 class EditingStream(nn.Module):
     """Runs the frozen generator on the edited code with aligned residual injection."""
 
-    def __init__(self) -> None:
+    def __init__(self, design: StreamsDesign | None = None) -> None:
         super().__init__()
-        self.modules_by_stage = nn.ModuleDict({str(side): GlobalAlignmentModule(side) for side in STAGES})
-        self.pixels = PixelAlignmentModule()
+        self.design = design or StreamsDesign()
+        modules = {str(side): GlobalAlignmentModule(side, self.design.alignment) for side in self.design.stages}
+        self.modules_by_stage = nn.ModuleDict(modules)
+        if self.design.pixels:
+            self.pixels = PixelAlignmentModule()
 
     def prepare(self, source: SourceResiduals) -> AlignmentSource:
         """What every edit of a photo reads, computed once from the Reconstruction Stream's findings."""
         keys = tuple(
             self.modules_by_stage[str(side)].attention.embed(feature)
-            for side, feature in zip(STAGES, source.features, strict=True)
+            for side, feature in zip(self.design.stages, source.features, strict=True)
         )
         small = F.avg_pool2d(source.image, source.image.shape[-1] // PIXEL_GATE_SIDE)
         return AlignmentSource(source.residuals, keys, small, source.pixels)
@@ -257,24 +268,27 @@ class EditingStream(nn.Module):
             codes: edited W+ codes, (B, 16, 512).
             source: of the photo, from `prepare`.
         """
+        stages = self.design.stages
         flows: dict[int, Tensor] = {}
         aligned: dict[int, Tensor] = {}
         features: dict[int, Tensor] = {}
 
         def inject(side: int, feature: Tensor) -> Tensor:
             features[side] = feature
-            if side not in STAGES:
+            if side not in stages:
                 return feature
-            stage = STAGES.index(side)
+            stage = stages.index(side)
             if stage == 0:
                 coarse = feature.new_zeros((len(feature), 2, side, side), dtype=torch.float32)
             else:
-                coarse = upscale_flow(flows[STAGES[stage - 1]], side // STAGES[stage - 1])
+                coarse = upscale_flow(flows[stages[stage - 1]], side // stages[stage - 1])
             repaired, flows[side], aligned[side] = self.modules_by_stage[str(side)](
                 feature, source.keys[stage], source.residuals[stage], coarse
             )
             return repaired
 
         plain = inverse_haar(generator.synthesize_bands(codes, inject))
-        picture = self.pixels(plain, features[PIXEL_GATE_SIDE], source, flows[STAGES[-1]])
+        picture = plain
+        if self.design.pixels:
+            picture = self.pixels(plain, features[PIXEL_GATE_SIDE], source, flows[stages[-1]])
         return Edit(picture, plain, flows, aligned)

@@ -1,4 +1,8 @@
-"""Layers that the Reconstruction Stream and the Editing Stream share."""
+"""What the Reconstruction Stream and the Editing Stream share: their design and layers."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +19,34 @@ RESIDUAL_CHANNELS = {16: 128, 32: 128, 64: 128, 128: 96}
 
 GATE_CHANNELS = {16: 96, 32: 96, 64: 96, 128: 64}
 """Width of Gate & Fusion at each stage."""
+
+
+@dataclass(frozen=True)
+class StreamsDesign:
+    """Which residuals are injected, and how they are brought to the edited layout.
+
+    The default is the method; the others are what it is compared with.
+
+    Attributes:
+        stages: where, a part of `STAGES`, coarse to fine; one stage alone is one-shot injection.
+        alignment: "selective" searches among the best keys, "dense" among all keys of the window, "none" leaves each
+            residual where it was in the photo.
+        pixels: whether what no stage could repair is added as pixels at the end.
+    """
+
+    stages: tuple[int, ...] = STAGES
+    alignment: Literal["selective", "dense", "none"] = "selective"
+    pixels: bool = True
+
+    def to_json(self) -> str:
+        """As text, for the metadata of a weights file."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The design that `to_json` wrote."""
+        values = json.loads(text)
+        return cls(**(values | {"stages": tuple(values["stages"])}))
 
 
 def inverse_magnitude(feature: Tensor) -> Tensor:

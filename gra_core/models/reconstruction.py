@@ -16,9 +16,9 @@ from gra_core.models.layers import (
     GATE_CHANNELS,
     GENERATOR_CHANNELS,
     RESIDUAL_CHANNELS,
-    STAGES,
     GateFusion,
     ResBlock,
+    StreamsDesign,
     inverse_magnitude,
 )
 
@@ -90,10 +90,11 @@ class GradualResidualModule(nn.Module):
 class ReconstructionStream(nn.Module):
     """Runs the frozen generator on the photo's code and repairs its features coarse to fine."""
 
-    def __init__(self) -> None:
+    def __init__(self, design: StreamsDesign | None = None) -> None:
         super().__init__()
+        self.design = design or StreamsDesign()
         self.detail_encoder = DetailEncoder()
-        self.modules_by_stage = nn.ModuleDict({str(side): GradualResidualModule(side) for side in STAGES})
+        self.modules_by_stage = nn.ModuleDict({str(side): GradualResidualModule(side) for side in self.design.stages})
 
     def forward(self, generator: Generator, codes: Tensor, photo: Tensor) -> SourceResiduals:
         """Codes (B, 16, 512) and photo (B, 3, 1024, 1024) in [-1, 1] -> the residuals of the photo."""
@@ -101,7 +102,7 @@ class ReconstructionStream(nn.Module):
         residuals, features = [], []
 
         def repair(side: int, feature: Tensor) -> Tensor:
-            if side not in STAGES:
+            if side not in self.design.stages:
                 return feature
             features.append(feature)
             residual, repaired = self.modules_by_stage[str(side)](photo_features[side], feature)

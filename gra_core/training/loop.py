@@ -2,9 +2,10 @@
 
 import argparse
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,8 @@ class Training(ABC):
 
     name: str
     """Of the program and, with .safetensors, of the file it writes."""
+    metadata: Mapping[str, str] = MappingProxyType({})
+    """What the file says of its module besides the weights."""
 
     def __init__(self, args: argparse.Namespace, make: Callable[[], nn.Module]) -> None:
         self.args = args
@@ -143,4 +146,4 @@ class Training(ABC):
     def _save(self, step: int) -> None:
         if self.process.leads:
             path = self.args.out / f"{self.name}.safetensors"
-            save_weights(self.average.average, path, {"steps": str(step)})
+            save_weights(self.average.average, path, {"steps": str(step), **self.metadata})

@@ -20,12 +20,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gra_core.constants import CHECKPOINT_DIR, IMAGE_SIZE
+from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
 from gra_core.models.editing import Edit, sample_at, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
-from gra_core.models.layers import STAGES
 from gra_core.models.reconstruction import SourceResiduals
-from gra_core.models.streams import Streams
+from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.data import (
     RealFaces,
     apply_tone,
@@ -83,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     """Options of `train streams`."""
     options = training_options("streams", __doc__, batch=16, seed=1)
     options.add_argument("--encoder", type=Path, default=CHECKPOINT_DIR / "encoder.safetensors")
+    options.add_argument("--design", choices=DESIGNS, default="gra", help="others are what the method is compared with")
     options.add_argument("--directions", type=Path, default=CHECKPOINT_DIR / "directions.safetensors")
     return options
 
@@ -93,7 +93,9 @@ class StreamTraining(Training):
     name = "streams"
 
     def __init__(self, args: argparse.Namespace) -> None:
-        super().__init__(args, Streams)
+        design = DESIGNS[args.design]
+        super().__init__(args, partial(Streams, design))
+        self.metadata = {"design": design.to_json()}
         self.counts = {kind: round(share * args.batch) for kind, share in SHARES.items()}
         self.encoder = Encoder().to(self.device).eval().requires_grad_(False)
         self.encoder_time = 0.0
@@ -200,7 +202,7 @@ class StreamTraining(Training):
         state = self.run_reconstruction(batch["codes"], batch["source"])
         edit = self.run_editing(batch["edited"], state)
         final, plain, flows = edit.picture.float(), edit.before_pixels.float(), edit.flows
-        exact, paired = self.counts["exact"], len(batch["target"])
+        paired = len(batch["target"])
         terms, pairs = self.compare(state.image.float(), batch["source"], "rec")
         more_terms, more_pairs = self.compare(final[:paired], batch["target"], "edit")
         small, wanted = to_encoder_size(plain[:paired]), to_encoder_size(batch["target"])
@@ -209,14 +211,21 @@ class StreamTraining(Training):
         names, mine, theirs = zip(*pairs, strict=True)
         distances = self.run_perceptual(torch.cat(mine), torch.cat(theirs)).split([len(x) for x in mine])
         terms |= {name: distance.mean() for name, distance in zip(names, distances, strict=True)}
-        terms["flow"] = sum(
-            (flows[side][exact:paired] - side / 128 * F.avg_pool2d(batch["flow"], 128 // side)).abs().mean() * 16 / side
-            for side in STAGES
-        )
-        moved = sample_at(to_encoder_size(batch["source"][:exact]), upscale_flow(flows[STAGES[-1]][:exact], 2))
-        terms["photometric"] = (moved - to_encoder_size(batch["target"][:exact])).abs().mean()
+        if self.module.design.alignment != "none":
+            terms |= self.correspondence(flows, batch)
         terms["change"] = self.change(final[paired:] - batch["source"][paired:], batch["change"])
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
+
+    def correspondence(self, flows: dict[int, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Aligner losses: the known flow of misaligned pairs, and how the finest flow brings exact pairs together."""
+        exact, paired = self.counts["exact"], len(batch["target"])
+        wanted = {side: side / 128 * F.avg_pool2d(batch["flow"], 128 // side) for side in flows}
+        errors = [(flow[exact:paired] - wanted[side]).abs().mean() * 16 / side for side, flow in flows.items()]
+        finest = max(flows)
+        flow = upscale_flow(flows[finest][:exact], ENCODER_SIZE // finest)
+        moved = sample_at(to_encoder_size(batch["source"][:exact]), flow)
+        photometric = (moved - to_encoder_size(batch["target"][:exact])).abs().mean()
+        return {"flow": sum(errors), "photometric": photometric}
 
     def change(self, mine: Tensor, wanted: Tensor) -> Tensor:
         """How far the change of a picture is from the generator's own change, at 128 and 32 px."""
