@@ -99,6 +99,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="also measure the edits on N generated faces, whose true edit is known (0: off)",
     )
+    evaluate.add_argument("--baselines", type=Path, metavar="DIR", help="trained streams of other designs to compare")
+    evaluate.add_argument(
+        "--optimize", type=_count, default=0, metavar="N", help="also optimise code and generator for N pictures (slow)"
+    )
+    evaluate.add_argument("--nets", type=Path, metavar="DIR", help="scoring nets: attribute change and background too")
+    evaluate.add_argument("--kid", action="store_true", help="also the kernel distance on EfficientNet-Lite0 features")
     _add_model(evaluate)
     evaluate.set_defaults(run=run_evaluate)
 
@@ -175,6 +181,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
         strength=args.strength,
         limit=args.limit,
         edits_exact=args.edits_exact,
+        baselines=args.baselines,
+        optimize=args.optimize,
+        nets=args.nets,
+        kid=args.kid,
         checkpoints=args.checkpoints,
         device=args.device,
     )

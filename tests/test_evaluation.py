@@ -28,6 +28,7 @@ from gra_core.errors import (
 from gra_core.evaluation import evaluate as evaluation
 from gra_core.evaluation import identity, metrics, perceptual
 from gra_core.evaluation.identity import face_descriptor, identity_distance
+from gra_core.evaluation.methods import Method
 from gra_core.evaluation.summary import bootstrap_interval
 from gra_core.images import image_to_tensor
 from gra_core.models.generator import Generator, broadcast_w
@@ -429,7 +430,7 @@ def test_report_compares_methods_and_leaves_out_what_does_not_exist(report):
         assert blurred["ms_ssim"] < sharp["ms_ssim"] < 1
         assert blurred["psnr"] < sharp["psnr"]
         assert list(entry["methods"]["gra"]["edits"]) == ["smile+60", "smile-60", "glasses+60"]  # glasses: one-sided
-        assert entry["invert_seconds"] > 0
+        assert entry["methods"]["gra"]["invert_seconds"] > 0
     large, small = (entry["methods"]["gra"]["reconstruction"] for entry in result["per_image"])
     assert large["psnr_full"] > 0 < large["lpips_full"]
     assert small["psnr_full"] is None
@@ -439,13 +440,13 @@ def test_report_compares_methods_and_leaves_out_what_does_not_exist(report):
 def test_summary_is_mean_median_and_interval_over_pictures(report):
     result, _ = report
     values = [entry["methods"]["gra"]["reconstruction"]["mse"] for entry in result["per_image"]]
-    figure = result["summary"]["methods"]["gra"]["reconstruction"]["mse"]
+    figure = result["summary"]["gra"]["reconstruction"]["mse"]
     assert figure["n"] == 2
     assert figure["mean"] == pytest.approx(np.mean(values), rel=1e-5)
     assert figure["ci95"] == pytest.approx(sorted(values), rel=1e-5)
-    full = result["summary"]["methods"]["gra"]["reconstruction"]["psnr_full"]
+    full = result["summary"]["gra"]["reconstruction"]["psnr_full"]
     assert full["n"] == 1
-    assert result["summary"]["methods"]["low_rate"]["edits"]["glasses+60"]["identity"]["n"] == 2
+    assert result["summary"]["low_rate"]["edits"]["glasses+60"]["identity"]["n"] == 2
 
 
 def test_markdown_table_has_a_row_for_each_method(report):
@@ -455,7 +456,7 @@ def test_markdown_table_has_a_row_for_each_method(report):
     assert sum(row.startswith("| gra |") for row in rows) == 2
     assert sum(row.startswith("| low_rate |") for row in rows) == 2
     assert len({row.count("|") for row in rows[: len(rows) // 2]}) == 1
-    mean = report[0]["summary"]["methods"]["gra"]["reconstruction"]["lpips"]["mean"]
+    mean = report[0]["summary"]["gra"]["reconstruction"]["lpips"]["mean"]
     assert f"{mean:.4f} [" in table
 
 
@@ -465,12 +466,12 @@ def test_other_methods_are_more_rows_and_equal_pictures_have_no_psnr(folder, ali
         [folder / "a.png", folder / "b.JPG"],
         edits=(),
         limit=1,
-        methods={"copy": lambda editor, inversion, strengths: inversion},
+        methods={"copy": Method(lambda portrait: portrait, lambda inversion, strengths: inversion)},
         aligner=aligner,
         lpips=random_lpips,
     )
     assert [entry["file"] for entry in result["per_image"]] == ["a.png"]
-    figures = result["summary"]["methods"]["copy"]["reconstruction"]
+    figures = result["summary"]["copy"]["reconstruction"]
     assert figures["lpips"]["mean"] == figures["mse"]["mean"] == figures["identity"]["mean"] == 0
     assert figures["psnr"] == {"n": 0, "mean": None, "median": None, "ci95": None}
     assert "| copy | 0.0000 [0.0000, 0.0000] |" in evaluation.markdown_table(result)

@@ -14,6 +14,7 @@ from gra_core.errors import GRAError
 from gra_core.evaluation import editing
 from gra_core.evaluation import evaluate as evaluation
 from gra_core.evaluation.identity import face_descriptor, identity_distance
+from gra_core.evaluation.methods import Method, standard_methods
 from gra_core.evaluation.metrics import mse
 from gra_core.images import image_to_tensor, tensor_to_image
 
@@ -76,7 +77,7 @@ def linear_editor(face) -> LinearEditor:
 @pytest.fixture(scope="module")
 def measure(linear_editor, random_lpips):
     def run(count=COUNT, **options):
-        methods = evaluation.METHODS
+        methods = standard_methods(linear_editor)
         return editing.measure_exact_edits(linear_editor, count, SETTINGS, methods, random_lpips, **options)
 
     return run
@@ -112,11 +113,10 @@ def test_sources_are_the_same_each_time_and_more_of_them_begin_with_the_fewer(li
     assert not torch.equal(three[0], three[1])
 
 
-def test_methods_see_only_the_picture_of_the_source(linear_editor, random_lpips, monkeypatch):
+def test_methods_see_only_the_picture_of_the_source(linear_editor, random_lpips):
     seen = []
-    monkeypatch.setattr(linear_editor, "invert", seen.append)
     source = editing.render_exact(linear_editor, editing.source_codes(linear_editor.generator, 1), {})
-    methods = {"copy": lambda editor, inversion, strengths: source}
+    methods = {"copy": Method(seen.append, lambda inversion, strengths: source)}
     settings = {move: SETTINGS[move] for move in ("smile+60", "age-60")}
     measured = editing.measure_exact_edits(linear_editor, 1, settings, methods, random_lpips)
     assert [picture.tobytes() for picture in seen] == [source.tobytes()]  # inverted once for all edits

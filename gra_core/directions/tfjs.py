@@ -94,8 +94,11 @@ def _channels(value: Tensor, like: Tensor) -> Tensor:
     return value.reshape(1, -1, 1, 1) if like.ndim == 4 and value.numel() == like.shape[1] else value
 
 
-def _run(node: dict, inputs: list[Tensor]) -> Tensor:  # noqa: PLR0911
-    op, x, rest = node["op"], inputs[0], inputs[1:]
+def _run(node: dict, inputs: list[Tensor]) -> Tensor:  # noqa: PLR0911, PLR0912
+    op = node["op"]
+    if op in ("Add", "AddV2", "AddN", "Mul"):
+        inputs = sorted(inputs, key=lambda value: -value.ndim)  # a constant may come first
+    x, rest = inputs[0], inputs[1:]
     match op:
         case "Conv2D" | "_FusedConv2D" | "DepthwiseConv2dNative":
             return _fused(node, _convolve(node, x, rest[0], depthwise=op.startswith("Depthwise")), rest[1:])
@@ -104,7 +107,13 @@ def _run(node: dict, inputs: list[Tensor]) -> Tensor:  # noqa: PLR0911
         case "MaxPool":
             kernel, stride = _attribute(node, "ksize")[1], _attribute(node, "strides")[1]
             return F.max_pool2d(_pad(node, x, (kernel, kernel), stride, -torch.inf), kernel, stride)
-        case "Add" | "AddV2":
+        case "AvgPool":
+            return F.avg_pool2d(x, _attribute(node, "ksize")[1])
+        case "ResizeBilinear":
+            return F.interpolate(x, size=rest[0].tolist(), mode="bilinear", align_corners=False)
+        case "Conv2DBackpropInput":  # inputs: size of the result, weight, map; only non-overlapping ones occur
+            return F.conv_transpose2d(rest[1], rest[0].permute(3, 2, 0, 1), stride=_attribute(node, "strides")[1])
+        case "Add" | "AddV2" | "AddN":
             return x + _channels(rest[0], x)
         case "Mul":
             return x * _channels(rest[0], x)
@@ -114,6 +123,8 @@ def _run(node: dict, inputs: list[Tensor]) -> Tensor:  # noqa: PLR0911
             return torch.maximum(x, rest[0])
         case "Relu":
             return x.relu()
+        case "Relu6":
+            return F.relu6(x)
         case "Mean":
             return x.mean((2, 3))
         case "Sigmoid":

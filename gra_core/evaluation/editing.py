@@ -31,7 +31,8 @@ if TYPE_CHECKING:  # evaluate.py runs this module; the types alone come from it
     from PIL import Image
 
     from gra_core.editor import PortraitEditor
-    from gra_core.evaluation.evaluate import Method, Progress
+    from gra_core.evaluation.evaluate import Progress
+    from gra_core.evaluation.methods import Method
     from gra_core.evaluation.perceptual import LPIPS
 
 SOURCE_SEED = 2000
@@ -148,14 +149,14 @@ def _measure_source(
     lpips: LPIPS,
 ) -> dict[str, dict[str, dict[str, float]]]:
     source = render_exact(editor, code, {})
-    inversion = editor.invert(source)
+    inversions = {invert: invert(source) for invert in {method.invert for method in methods.values()}}
     unedited = _see(source, lpips)
     moves = {}
     for move, strengths in settings.items():
         target = _see(render_exact(editor, code, strengths), lpips)
         results = {UNEDITED: unedited}
         for name, method in methods.items():
-            results[name] = _see(method(editor, inversion, strengths), lpips)
+            results[name] = _see(method.edit(inversions[method.invert], strengths), lpips)
         moves[move] = {name: _distances(result, target, lpips) for name, result in results.items()}
     return moves
 

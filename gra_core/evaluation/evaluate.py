@@ -1,7 +1,6 @@
 """Measure an editor on portraits: how faithful it is, how far an edit moves the person, how long it takes.
 
-A method is one way to make a picture from an inversion. Each is a row of the report, so a comparison is more rows:
-add a name and a function to METHODS, or pass other ones to `evaluate`.
+Each method (`gra_core.evaluation.methods`) is a row of the report.
 """
 
 import datetime
@@ -11,7 +10,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,24 +25,20 @@ from torch import Tensor
 import gra_core
 from gra_core.alignment import FaceAligner, ffhq_quad
 from gra_core.constants import IMAGE_SIZE, MAX_STRENGTH
-from gra_core.editor import Inversion, PortraitEditor
+from gra_core.editor import PortraitEditor
 from gra_core.errors import GRAError, StrengthError, UnknownEditError, UnreadableImageError
+from gra_core.evaluation.attributes import AttributeMeter
 from gra_core.evaluation.editing import exact_edits_table, measure_exact_edits
 from gra_core.evaluation.identity import face_descriptor, identity_distance
+from gra_core.evaluation.kid import PictureFeatures, kernel_distance
+from gra_core.evaluation.methods import GRA, LOW_RATE, Method, standard_methods, trained_methods
 from gra_core.evaluation.metrics import METRIC_SIZE, RESIZING, ms_ssim, mse, psnr, resize
+from gra_core.evaluation.optimization import optimization_methods
 from gra_core.evaluation.perceptual import LPIPS, load_lpips
 from gra_core.evaluation.summary import figure_text, interval_settings, markdown_rows, rounded, summarize_entries
 from gra_core.images import image_to_tensor, load_image
 
 SCHEMA = "gra-evaluation/1"
-
-Method = Callable[[PortraitEditor, Inversion, Mapping[str, float]], Image.Image]
-"""(editor, inversion, slider values) -> picture; no slider values means the reconstruction."""
-
-METHODS: dict[str, Method] = {
-    "low_rate": lambda editor, inversion, strengths: editor.low_rate(inversion, strengths),
-    "gra": lambda editor, inversion, strengths: editor.edit(inversion, strengths),
-}
 
 Progress = Callable[[int, int, str], None]
 """Called after each picture with how many are done, of how many, and a line on the last one."""
@@ -118,22 +113,28 @@ def evaluate(
     *,
     limit: int | None = None,
     progress: Progress | None = None,
-    methods: Mapping[str, Method] = METHODS,
+    methods: Mapping[str, Method] | None = None,
+    slow_methods: Mapping[str, Method] | None = None,
+    slow_limit: int = 0,
     aligner: FaceAligner | None = None,
     lpips: LPIPS | None = None,
+    meter: AttributeMeter | None = None,
+    features: PictureFeatures | None = None,
 ) -> dict:
     """Measure each method on each picture; returns the report, ready for JSON.
 
     `edits`: names from `editor.edits`, each measured at +`strength` and, where its slider reaches so far, at
-    -`strength` (0 to 100). `limit`: only so many of `paths`, the first ones. Reconstructions are compared with the
-    portrait at 256 px, and at 1024 px where the portrait has at least 900 px of its own. An edit has no right answer
-    in a photo: only its identity distance to the portrait and its time are measured, and a distance near 0 may also
-    mean that nothing was edited.
+    -`strength` (0 to 100). `limit`: only so many of `paths`, the first ones. `methods`: the editor's own by default;
+    `slow_methods` are measured on the first `slow_limit` pictures. Reconstructions are compared with the portrait at
+    256 px, and at 1024 px where the portrait has at least 900 px of its own. An edit has no right answer in a photo:
+    its identity distance to the portrait and its time are measured, and with a `meter` how far the attribute moved
+    from the method's own reconstruction in the edit's direction (`change`, in the units of the meter) and the LPIPS
+    of the background. With `features`, the kernel distance of portraits and reconstructions is measured.
 
     The report: `schema`, `created` (UTC), `settings`, `versions`, `per_image` (one entry for each picture measured:
-    `file`, `was_aligned`, `native_px`, `faces`, `invert_seconds`, and for each of `methods` its `reconstruction` and
-    `edits`), `summary` (the same figures over all pictures: `n`, `mean`, `median` and `ci95`, the bootstrap interval
-    of the mean), `skipped` (`file`, `reason`). A figure that does not exist is null.
+    `file`, `was_aligned`, `native_px`, `faces`, and for each of `methods` its `invert_seconds`, `reconstruction` and
+    `edits`), `summary` (for each method the same figures over all pictures: `n`, `mean`, `median` and `ci95`, the
+    bootstrap interval of the mean; and `kid`), `skipped` (`file`, `reason`). A figure that does not exist is null.
 
     Raises UnknownEditError or StrengthError for settings that the editor does not have, CheckpointError when the
     weights of a metric are missing. A picture that cannot be measured is listed in `skipped`.
@@ -141,13 +142,16 @@ def evaluate(
     settings = _edit_settings(editor, edits, strength)
     aligner = aligner or FaceAligner()
     lpips = lpips or load_lpips()
+    methods = standard_methods(editor) if methods is None else methods
     paths = [Path(path) for path in paths][:limit]
+    measure = _Measurement(settings, lpips, meter, features)
 
     per_image, skipped = [], []
     for done, path in enumerate(paths, start=1):
         started = time.perf_counter()
         try:
-            entry = {"file": path.name, **_measure(editor, load_portrait(path, aligner), methods, settings, lpips)}
+            chosen = {**methods, **(slow_methods or {})} if len(per_image) < slow_limit else methods
+            entry = {"file": path.name, **measure(load_portrait(path, aligner), chosen)}
         except GRAError as error:
             skipped.append({"file": path.name, "reason": str(error)})
             line = f"{path.name}: skipped: {error}"
@@ -162,10 +166,11 @@ def evaluate(
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "settings": {
-            "methods": list(methods),
+            "methods": [*methods, *(slow_methods or {})],
             "edits": list(settings),
             "strength": strength,
             "limit": limit,
+            "slow_limit": slow_limit,
             "metric_px": METRIC_SIZE,
             "full_px": IMAGE_SIZE,
             "full_min_native_px": FULL_SIZE_MIN_NATIVE,
@@ -184,18 +189,19 @@ def evaluate(
             "platform": platform.platform(),
         },
         "per_image": per_image,
-        "summary": summarize(per_image),
+        "summary": summarize(per_image, measure.kernel_distances()),
         "skipped": skipped,
     }
 
 
-def summarize(per_image: Sequence[Mapping]) -> dict:
-    """For each figure of the entries of `per_image`, in the same nesting: n, mean, median and ci95 (a pair).
+def summarize(per_image: Sequence[Mapping], kid: Mapping[str, float]) -> dict:
+    """For each method and figure of the entries of `per_image`: n, mean, median and ci95 (a pair); and `kid`.
 
     Only finite values count; a figure without any has n = 0 and null for the rest.
     """
-    numbers = [{key: entry[key] for key in ("invert_seconds", "methods")} for entry in per_image]
-    return summarize_entries(numbers) if numbers else {}
+    names = dict.fromkeys(name for entry in per_image for name in entry["methods"])
+    found = {name: [e["methods"][name] for e in per_image if name in e["methods"]] for name in names}
+    return {name: {**summarize_entries(entries), "kid": kid.get(name)} for name, entries in found.items()}
 
 
 def markdown_table(report: Mapping) -> str:
@@ -205,8 +211,6 @@ def markdown_table(report: Mapping) -> str:
     if not measured:
         return lines[0] + "\n"
     summary, size, full = report["summary"], report["settings"]["metric_px"], report["settings"]["full_px"]
-    lines.append(f"Inversion takes {figure_text(summary['invert_seconds'], 2, seconds=True)} s.")
-
     figures = {
         "lpips": (f"LPIPS {size} px (lower is better)", 4),
         "mse": (f"MSE {size} px (lower)", 5),
@@ -215,25 +219,43 @@ def markdown_table(report: Mapping) -> str:
         "identity": ("identity distance (lower)", 3),
         "lpips_full": (f"LPIPS {full} px (lower)", 4),
         "psnr_full": (f"PSNR {full} px, dB (higher)", 2),
-        "seconds": ("seconds", 2),
     }
-    rows = [["reconstruction", *(title for title, _ in figures.values())]]
-    for name, method in summary["methods"].items():
-        cells = (
-            figure_text(method["reconstruction"][key], digits, key == "seconds") for key, (_, digits) in figures.items()
-        )
-        rows.append([name, *cells])
+    rows = [["reconstruction", *(title for title, _ in figures.values()), "KID/EffNet", "seconds to invert"]]
+    for name, method in summary.items():
+        cells = [figure_text(method["reconstruction"][key], digits) for key, (_, digits) in figures.items()]
+        kid = "-" if method["kid"] is None else f"{method['kid']:.4f}"
+        rows.append([name, *cells, kid, figure_text(method["invert_seconds"], 2, seconds=True)])
     lines += ["", *markdown_rows(rows)]
 
     moves = report["settings"]["edits"]
-    if moves:
-        rows = [["identity distance to the portrait after", *moves, "seconds per edit"]]
-        for name, method in summary["methods"].items():
-            distances = (figure_text(method["edits"][move]["identity"], 3) for move in moves)
+    titles = {"identity": "identity distance to the portrait", "change": "attribute change", "background": "background"}
+    for key, title in titles.items():
+        if not moves or key not in next(iter(summary.values()))["edits"][moves[0]]:
+            continue
+        rows = [[f"{title} after", *moves, "seconds per edit"]]
+        for name, method in summary.items():
+            cells = (figure_text(method["edits"][move][key], 3) for move in moves)
             seconds = float(np.mean([method["edits"][move]["seconds"]["median"] for move in moves]))
-            rows.append([name, *distances, f"{seconds:.2f}"])
+            rows.append([name, *cells, f"{seconds:.2f}"])
         lines += ["", *markdown_rows(rows)]
+    if moves and LOW_RATE in summary and "change" in summary[LOW_RATE]["edits"][moves[0]]:
+        lines += ["", *markdown_rows(_equal_change_rows(summary, moves))]
     return "\n".join(lines) + "\n"
+
+
+def _equal_change_rows(summary: Mapping, moves: Sequence[str]) -> list[list[str]]:
+    """Share of the low-rate edit's attribute change, and the identity distance at all of it if both grow in line."""
+    rows = [["share of low_rate's change; identity distance at equal change", *moves]]
+    for name, method in summary.items():
+        cells = []
+        for move in moves:
+            edit, reference = (summary[n]["edits"][move] for n in (name, LOW_RATE))
+            share = edit["change"]["mean"] / reference["change"]["mean"]
+            start = method["reconstruction"]["identity"]["mean"]
+            identity = start + (edit["identity"]["mean"] - start) / share if share > 0 else float("nan")
+            cells.append(f"{share:.2f}; {identity:.3f}")
+        rows.append([name, *cells])
+    return rows
 
 
 def run(
@@ -245,31 +267,50 @@ def run(
     strength: float = 60.0,
     limit: int | None = None,
     edits_exact: int = 0,
+    baselines: str | Path | None = None,
+    optimize: int = 0,
+    nets: str | Path | None = None,
+    kid: bool = False,
     checkpoints: str | Path | None = None,
     device: str | None = None,
 ) -> dict:
     """Evaluate the pictures in `directory` with the published model, print the table and return the report.
 
-    `out`: where to write the report as JSON too; it takes its place at once when it is complete. `methods`: names
-    from METHODS, all by default. `edits_exact`: the same edits are measured on so many generated faces too, where the
+    `out`: where to write the report as JSON too; it takes its place at once when it is complete. `methods`: names of
+    methods, all by default: "low_rate", "gra", and those whose weights lie in the folder `baselines` (see
+    `trained_methods`). `optimize`: the methods that optimise for each picture are measured on so many pictures too.
+    `nets`: folder of scoring nets, which measure attribute change and background (see `AttributeMeter`). `kid`:
+    measure kernel distances. `edits_exact`: the same edits are measured on so many generated faces too, where the
     right result is known, and go under `exact_edits` of the report (see `measure_exact_edits`). `checkpoints`,
     `device`: see `PortraitEditor.from_pretrained`. Progress goes to the standard error stream.
 
     Raises what `list_pictures`, `PortraitEditor.from_pretrained` and `evaluate` raise, GRAError for an unknown
     method or exact edits without edits, OSError when `out` cannot be written (before anything is measured).
     """
-    unknown = [name for name in methods or () if name not in METHODS]
-    if unknown:
-        raise GRAError(f"There is no method {unknown[0]}; there are: {', '.join(METHODS)}.")
+    if not baselines:
+        _check_methods(methods, (LOW_RATE, GRA))
     if edits_exact and not edits:
         raise GRAError("Exact edits need at least one edit.")
     paths = list_pictures(directory)
     with _writer(out) as write:
         editor = PortraitEditor.from_pretrained(checkpoints, device)
-        chosen = {name: METHODS[name] for name in methods or METHODS}
+        known = standard_methods(editor) | (trained_methods(editor, Path(baselines)) if baselines else {})
+        _check_methods(methods, known)
+        chosen = {name: known[name] for name in methods or known}
         lpips = load_lpips(device=device or "cpu")
         report = evaluate(
-            editor, paths, edits, strength, limit=limit, progress=_print_progress, methods=chosen, lpips=lpips
+            editor,
+            paths,
+            edits,
+            strength,
+            limit=limit,
+            progress=_print_progress,
+            methods=chosen,
+            slow_methods=optimization_methods(editor, lpips) if optimize else None,
+            slow_limit=optimize,
+            lpips=lpips,
+            meter=AttributeMeter(Path(nets)) if nets else None,
+            features=PictureFeatures(device or "cpu") if kid else None,
         )
         if edits_exact:
             settings = _edit_settings(editor, edits, strength)
@@ -281,6 +322,12 @@ def run(
     if edits_exact:
         print("\n" + exact_edits_table(report["exact_edits"]), end="")
     return report
+
+
+def _check_methods(names: Sequence[str] | None, known: Iterable[str]) -> None:
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise GRAError(f"There is no method {unknown[0]}; there are: {', '.join(known)}.")
 
 
 @contextmanager
@@ -324,37 +371,75 @@ def _edit_settings(editor: PortraitEditor, edits: Sequence[str], strength: float
     return settings
 
 
-def _measure(
-    editor: PortraitEditor,
-    portrait: Portrait,
-    methods: Mapping[str, Method],
-    settings: Mapping[str, Mapping[str, float]],
-    lpips: LPIPS,
-) -> dict:
-    descriptor = face_descriptor(portrait.crop)
-    inversion, invert_seconds = _timed(editor.invert, portrait.crop)
-    entry = {
-        "was_aligned": portrait.was_aligned,
-        "native_px": round(portrait.native_px, 1),
-        "faces": portrait.faces,
-        "invert_seconds": rounded(invert_seconds),
-        "methods": {},
-    }
-    for name, method in methods.items():
-        picture, seconds = _timed(method, editor, inversion, {})
-        reconstruction = _compare(picture, portrait, lpips)
-        reconstruction["identity"] = identity_distance(face_descriptor(picture), descriptor)
-        reconstruction["seconds"] = seconds
-        moves = {}
-        for move, strengths in settings.items():
-            picture, seconds = _timed(method, editor, inversion, strengths)
-            distance = identity_distance(face_descriptor(picture), descriptor)
-            moves[move] = {"identity": rounded(distance), "seconds": rounded(seconds)}
-        entry["methods"][name] = {
-            "reconstruction": {key: rounded(value) for key, value in reconstruction.items()},
-            "edits": moves,
+class _Measurement:
+    """Measures one portrait after the other, and remembers the features of all of them."""
+
+    def __init__(
+        self,
+        settings: Mapping[str, Mapping[str, float]],
+        lpips: LPIPS,
+        meter: AttributeMeter | None,
+        features: PictureFeatures | None,
+    ) -> None:
+        self._settings, self._lpips, self._meter, self._features = settings, lpips, meter, features
+        self._seen: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+
+    def __call__(self, portrait: Portrait, methods: Mapping[str, Method]) -> dict:
+        """The entry of one portrait."""
+        descriptor = face_descriptor(portrait.crop)
+        inversions = {}
+        entry = {
+            "was_aligned": portrait.was_aligned,
+            "native_px": round(portrait.native_px, 1),
+            "faces": portrait.faces,
+            "methods": {},
         }
-    return entry
+        for name, method in methods.items():
+            if method.invert not in inversions:
+                inversions[method.invert] = _timed(method.invert, portrait.crop)
+            inversion, invert_seconds = inversions[method.invert]
+            picture, seconds = _timed(method.edit, inversion, {})
+            reconstruction = _compare(picture, portrait, self._lpips)
+            reconstruction["identity"] = identity_distance(face_descriptor(picture), descriptor)
+            reconstruction["seconds"] = seconds
+            self._remember(name, picture, portrait.crop)
+            before = self._meter.scores(picture) if self._meter else {}
+            moves = {}
+            for move, strengths in self._settings.items():
+                picture, seconds = _timed(method.edit, inversion, strengths)
+                figures = {"identity": identity_distance(face_descriptor(picture), descriptor), "seconds": seconds}
+                if self._meter:
+                    figures |= self._effect(picture, portrait.crop, before, strengths)
+                moves[move] = {key: rounded(value) for key, value in figures.items()}
+            entry["methods"][name] = {
+                "invert_seconds": rounded(invert_seconds),
+                "reconstruction": {key: rounded(value) for key, value in reconstruction.items()},
+                "edits": moves,
+            }
+        return entry
+
+    def kernel_distances(self) -> dict[str, float]:
+        """Kernel distance of each method's reconstructions to the portraits; needs two portraits or more."""
+        return {
+            name: kernel_distance(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+            for name, pairs in self._seen.items()
+            if len(pairs) > 1
+        }
+
+    def _remember(self, name: str, picture: Image.Image, portrait: Image.Image) -> None:
+        if self._features:
+            pair = tuple(self._features(image_to_tensor(image)) for image in (portrait, picture))
+            self._seen.setdefault(name, []).append(pair)
+
+    def _effect(
+        self, picture: Image.Image, portrait: Image.Image, before: Mapping[str, float], strengths: Mapping[str, float]
+    ) -> dict[str, float | None]:
+        """How far the attribute moved the way the slider says (None: not scored), and LPIPS of the background."""
+        ((key, value),) = strengths.items()
+        change = None
+        if key in before:
+            change = float(np.sign(value)) * (self._meter.scores(picture)[key] - before[key])
+        return {"change": change, "background": self._meter.background_lpips(picture, portrait, self._lpips)}
 
 
 @torch.inference_mode()

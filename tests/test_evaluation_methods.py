@@ -1,0 +1,205 @@
+"""What methods are compared by and with: attribute change, background, kernel distance, other designs, optimisation."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from gra_core.directions.tfjs import GraphModel
+from gra_core.editor import PortraitEditor
+from gra_core.errors import CheckpointError
+from gra_core.evaluation import attributes
+from gra_core.evaluation import evaluate as evaluation
+from gra_core.evaluation.attributes import AttributeMeter
+from gra_core.evaluation.kid import PictureFeatures, kernel_distance
+from gra_core.evaluation.methods import Method, standard_methods, trained_methods
+from gra_core.evaluation.optimization import Optimization
+from gra_core.images import image_to_tensor
+from gra_core.models.encoder import to_encoder_size
+from gra_core.models.streams import DESIGNS, Streams
+from gra_core.training.runtime import save_weights
+
+
+def test_kernel_distance_is_nought_for_one_distribution_and_grows_with_a_shift():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 300, 16)).astype(np.float32)
+    near, far, further = (kernel_distance(first, second + shift) for shift in (0, 0.5, 1))
+    assert abs(near) < 0.02
+    assert 0.1 < far < further
+    assert kernel_distance(second + 1, first) == pytest.approx(further)
+
+
+def test_picture_features_tell_pictures_apart(face):
+    features = PictureFeatures()
+    picture = image_to_tensor(face)
+    same, flat = features(torch.cat((picture, picture.mean((2, 3), keepdim=True).expand_as(picture))))
+    assert same.shape == (1280,)
+    np.testing.assert_allclose(features(picture)[0], same, atol=1e-3)
+    assert np.linalg.norm(same - flat) > 0.1 * np.linalg.norm(same)
+
+
+class LeftHalf:
+    """Stands in for the person segmentation: the person is where the picture's left half is."""
+
+    def __call__(self, picture, name):
+        assert picture.min() > -1e-3
+        mask = np.zeros((1, 1, *picture.shape[2:]), np.float32)
+        mask[..., : picture.shape[3] // 2] = 1
+        return [mask]
+
+
+@pytest.fixture
+def meter(monkeypatch, tmp_path) -> AttributeMeter:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "selfie.json").touch()
+    monkeypatch.setattr(attributes, "FaceScorer", lambda nets, probe: None)
+    monkeypatch.setattr(attributes, "GraphModel", lambda path: LeftHalf())
+    return AttributeMeter(tmp_path)
+
+
+def test_background_counts_only_where_the_person_is_not(meter, face, random_lpips):
+    portrait = face.resize((1024, 1024))
+    on_person, behind = portrait.copy(), portrait.copy()
+    on_person.paste((255, 0, 0), (0, 0, 400, 1024))
+    behind.paste((255, 0, 0), (700, 0, 1024, 1024))
+    assert meter.background_lpips(on_person, portrait, random_lpips) == 0
+    assert meter.background_lpips(behind, portrait, random_lpips) > 0.01
+
+
+def test_missing_person_segmentation_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(attributes, "FaceScorer", lambda nets, probe: None)
+    with pytest.raises(CheckpointError, match=r"selfie\.json"):
+        AttributeMeter(tmp_path)
+
+
+def test_attribute_change_counts_the_way_the_slider_says(face, tmp_path, random_lpips):
+    """The full edit brightens by the strength, the other by half of it: half of the change."""
+    face.resize((1024, 1024)).save(tmp_path / "face.png")
+
+    def brighten(share):
+        def edit(picture, strengths):
+            pixels = np.asarray(picture, float) * 0.5 + 60 + share * sum(strengths.values())
+            return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+
+        return edit
+
+    result = evaluation.evaluate(
+        SimpleNamespace(edits={"smile": SimpleNamespace(minimum=-100, maximum=100)}),
+        [tmp_path / "face.png"],
+        edits=("smile",),
+        methods={"low_rate": Method(lambda p: p, brighten(1)), "half": Method(lambda p: p, brighten(0.5))},
+        lpips=random_lpips,
+        meter=SimpleNamespace(
+            scores=lambda picture: {"smile": float(np.asarray(picture).mean())},
+            background_lpips=lambda result, portrait, lpips: 0.25,
+        ),
+    )
+    for move in ("smile+60", "smile-60"):
+        full, half = (result["summary"][name]["edits"][move]["change"]["mean"] for name in ("low_rate", "half"))
+        assert full == pytest.approx(60, rel=0.05)
+        assert half == pytest.approx(30, rel=0.05)
+        assert result["summary"]["half"]["edits"][move]["background"]["mean"] == 0.25
+    last = [line for line in evaluation.markdown_table(result).splitlines() if line.startswith("| half |")][-1]
+    assert float(last.split("|")[2].split(";")[0]) == pytest.approx(0.5, abs=0.02)
+
+
+def test_slow_methods_are_measured_on_the_first_pictures_only(face, tmp_path, random_lpips):
+    for name in ("a.png", "b.png"):
+        face.resize((512, 512)).save(tmp_path / name)
+    copy = Method(lambda portrait: portrait, lambda inversion, strengths: inversion)
+    result = evaluation.evaluate(
+        SimpleNamespace(edits={}),
+        sorted(tmp_path.iterdir()),
+        edits=(),
+        methods={"copy": copy},
+        slow_methods={"slow": copy},
+        slow_limit=1,
+        lpips=random_lpips,
+        features=lambda pictures: F.avg_pool2d(pictures, pictures.shape[-1] // 4).flatten(1).numpy(),
+    )
+    assert [list(entry["methods"]) for entry in result["per_image"]] == [["copy", "slow"], ["copy"]]
+    assert result["summary"]["slow"]["reconstruction"]["mse"]["n"] == 1
+    assert result["summary"]["slow"]["kid"] is None
+    assert result["summary"]["copy"]["kid"] is not None
+
+
+def test_streams_of_other_designs_become_methods(editor, tmp_path, face):
+    with pytest.raises(CheckpointError, match="one_shot"):
+        trained_methods(editor, tmp_path)
+    for name in ("gra", "one_shot"):
+        save_weights(Streams(DESIGNS[name]), tmp_path / f"{name}.safetensors", {"design": DESIGNS[name].to_json()})
+    methods = trained_methods(editor, tmp_path)
+    assert list(methods) == ["gra_equal_budget", "one_shot"]
+    inversion = methods["one_shot"].invert(face)
+    assert len(inversion.source.residuals) == 1
+    # Untrained streams repair nothing: what is left is the low-rate code.
+    picture, low_rate = (
+        methods["one_shot"].edit(inversion, {}),
+        standard_methods(editor)["low_rate"].edit(inversion, {}),
+    )
+    assert np.abs(np.asarray(picture, int) - np.asarray(low_rate, int)).max() <= 1
+
+
+def test_optimisation_nears_the_portrait_and_leaves_the_editor_alone(editor: PortraitEditor, face, random_lpips):
+    before = {name: value.clone() for name, value in editor.generator.state_dict().items()}
+    optimization = Optimization(editor, random_lpips, code_steps=3, tuning_steps=2)
+    target = to_encoder_size(image_to_tensor(face.resize((1024, 1024))))
+
+    def error(found) -> float:
+        return (to_encoder_size(found.generator(found.codes)) - target).square().mean().item()
+
+    average = (editor.average_face - target).square().mean().item()
+    code = optimization.invert_code(face.resize((1024, 1024)))
+    tuned = optimization.invert_and_tune(face.resize((1024, 1024)))
+    assert error(code) < average
+    assert error(tuned) < average
+    assert tuned.generator is not editor.generator
+    assert all(torch.equal(value, before[name]) for name, value in editor.generator.state_dict().items())
+    plain, smile = (np.asarray(optimization.edit(tuned, strengths), int) for strengths in ({}, {"smile": 60}))
+    assert plain.shape == (1024, 1024, 3)
+    assert np.abs(plain - smile).max() > 5
+
+
+def test_graph_model_runs_what_segmentation_needs(tmp_path):
+    """Squeeze and excite with the constant first, then up: by interpolation, and by a transposed convolution."""
+
+    def ints(name, values):
+        return {name: {"list": {"i": [str(v) for v in values]}}}
+
+    rng = np.random.default_rng(0)
+    up = rng.normal(size=(2, 2, 1, 3)).astype(np.float32)
+    nodes = [
+        {"name": "x", "op": "Placeholder", "attr": {}},
+        *({"name": name, "op": "Const", "attr": {}} for name in ("three", "size", "up", "up_size")),
+        {"name": "pool", "op": "AvgPool", "input": ["x"], "attr": ints("ksize", (1, 4, 4, 1))},
+        {"name": "shifted", "op": "AddV2", "input": ["three", "pool"], "attr": {}},
+        {"name": "gate", "op": "Relu6", "input": ["shifted"], "attr": {}},
+        {"name": "gated", "op": "Mul", "input": ["gate", "x"], "attr": {}},
+        {"name": "resized", "op": "ResizeBilinear", "input": ["gated", "size"], "attr": {}},
+        {
+            "name": "result",
+            "op": "Conv2DBackpropInput",
+            "input": ["up_size", "up", "resized"],
+            "attr": ints("strides", (1, 2, 2, 1)),
+        },
+    ]
+    weights = [
+        {"name": "three", "shape": [], "dtype": "float32"},
+        {"name": "size", "shape": [2], "dtype": "int32"},
+        {"name": "up", "shape": [2, 2, 1, 3], "dtype": "float32"},
+        {"name": "up_size", "shape": [4], "dtype": "int32"},
+    ]
+    data = np.float32(3).tobytes() + np.int32([8, 8]).tobytes() + up.tobytes() + np.int32([1, 16, 16, 1]).tobytes()
+    (tmp_path / "net.bin").write_bytes(data)
+    manifest = [{"paths": ["net.bin"], "weights": weights}]
+    (tmp_path / "net.json").write_text(json.dumps({"modelTopology": {"node": nodes}, "weightsManifest": manifest}))
+    x = torch.randn(1, 3, 4, 4)
+    (result,) = GraphModel(tmp_path / "net.json")(x, "result")
+    gated = x * (3 + x.mean((2, 3), keepdim=True)).clamp(0, 6)
+    resized = F.interpolate(gated, size=(8, 8), mode="bilinear")
+    expected = torch.einsum("bcyx,ijc->byixj", resized, torch.tensor(up[:, :, 0])).reshape(1, 1, 16, 16)
+    np.testing.assert_allclose(result, expected.numpy(), atol=1e-5)
