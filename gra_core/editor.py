@@ -91,7 +91,7 @@ class PortraitEditor:
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
         small = to_encoder_size(photos)
-        codes = estimate_codes(self.encoder, self.generator, small, self.generator.mean_w, self.average_face)
+        codes = estimate_codes(self.encoder, self.generator, small, self.average_face)
         residuals = self.streams.reconstruction(self.generator, codes, photos)
         return codes, self.streams.editing.prepare(residuals)
 

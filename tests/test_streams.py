@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gra_core.models.editing import SelectiveAttention, neighbourhood, sample_at, upscale_flow
-from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
+from gra_core.models.encoder import Encoder, LatentSpace, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
 from gra_core.models.layers import GENERATOR_CHANNELS, RESIDUAL_CHANNELS, STAGES, GateFusion, StreamsDesign
 from gra_core.models.reconstruction import GradualResidualModule, ReconstructionStream
@@ -48,8 +48,27 @@ def test_encoder_changes_a_code_and_learns_from_both_pictures():
 
 def test_encoder_starts_at_the_average_face(generator):
     photo = torch.rand(1, 3, 256, 256)
-    codes = estimate_codes(Encoder().eval(), generator, photo, generator.mean_w, photo)
-    torch.testing.assert_close(codes, broadcast_w(generator.mean_w[None]))
+    encoder = Encoder().eval()
+    w = torch.nn.functional.leaky_relu(3 + torch.randn(2000, 512), 0.2)
+    encoder.latent_space.fit(w)
+    codes = estimate_codes(encoder, generator, photo, photo)
+    torch.testing.assert_close(codes, broadcast_w(w.mean(0, keepdim=True)), atol=0.02, rtol=0)
+
+
+def test_latents_of_the_generators_own_w_are_standard_normal():
+    torch.manual_seed(0)
+    mixing = torch.randn(512, 512) / 20 * torch.logspace(-2, 0, 512)
+    linear = torch.randn(20_000, 512) @ mixing.T + 0.1
+    w = torch.nn.functional.leaky_relu(linear, 0.2)
+    space = LatentSpace()
+    space.fit(w)
+    latents = torch.linalg.solve(space.axes.double().T, (linear.double() - space.origin).T).T
+    torch.testing.assert_close(torch.cov(latents.T), torch.eye(512, dtype=torch.float64), atol=0.05, rtol=0)
+    typical = latents[:8].float().clamp(-2, 2)
+    codes = space(typical)
+    assert torch.nn.functional.cosine_similarity(codes, w[:8]).min() > 0.95
+    far = torch.randn(8, 512).sign()
+    torch.testing.assert_close(space(100 * far), space(1e6 * far))  # bounded, whatever comes in
 
 
 def test_encoder_refuses_other_sizes():

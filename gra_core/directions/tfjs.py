@@ -7,6 +7,7 @@ the scoring nets use are known.
 import base64
 import json
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -31,11 +32,20 @@ class GraphModel:
         except (OSError, KeyError, ValueError) as error:
             raise CheckpointError(f"The scoring net {path} is missing or damaged: {error}") from error
 
-    @torch.inference_mode()
-    def __call__(self, x: Tensor, *names: str) -> list[np.ndarray]:
+    def to(self, device: torch.device) -> Self:
+        """Move the weights."""
+        self._weights = {name: value.to(device) for name, value in self._weights.items()}
+        return self
+
+    def run(self, x: Tensor, *names: str) -> list[Tensor]:
         """Values of the nodes `names` for the input x, (B, C, H, W); maps are (B, C, H, W), the rest (B, C)."""
         values: dict[str, Tensor] = {}
-        return [self._value(name, x, values).numpy() for name in names]
+        return [self._value(name, x, values) for name in names]
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor, *names: str) -> list[np.ndarray]:
+        """As `run`, for arrays."""
+        return [value.numpy() for value in self.run(x, *names)]
 
     def _value(self, name: str, x: Tensor, values: dict[str, Tensor]) -> Tensor:
         if name not in values:

@@ -14,13 +14,23 @@ from torch import Tensor, nn
 
 from gra_core.constants import ENCODER_SIZE, NUM_STYLES, STYLE_DIM
 from gra_core.models.face import EMBEDDING_DIM, MAP_SIDE, FaceNet
-from gra_core.models.generator import broadcast_w
 
 STAGE_CHANNELS = (64, 128, 256, 384)
 STAGE_DEPTHS = (3, 4, 6, 3)
 QUERY_DIM = 320
 QUERY_LAYERS = 4
 QUERY_HEADS = 5
+
+LATENT_BOUND = 10.0
+"""Codes stay within so many standard deviations of the generator's own w in every direction."""
+
+UNBOUNDED = 1e4
+"""A bound that no latent comes near."""
+
+MAPPING_SLOPE = 0.2
+"""Negative slope of the mapping network's last leaky ReLU."""
+
+LATENT_SAMPLES = 100_000
 
 ROUNDS = 1
 """Encoder runs per photo: the first beside the average face, each further one beside the reconstruction so far."""
@@ -73,8 +83,42 @@ class QueryLayer(nn.Module):
         return queries + self.feed_forward(self.norm3(queries))
 
 
+class LatentSpace(nn.Module):
+    """What the encoder's numbers mean: latents become codes.
+
+    Unfitted, latents are offsets from `origin`. Fitted, they are coordinates of P_N space (Zhu et al. 2020,
+    https://arxiv.org/abs/2012.09036), in which the generator's own w are standard normal: the last leaky ReLU of the
+    mapping network is undone, then mean and principal axes are taken out. In some directions those w hardly vary,
+    and a code that is off there, though near by distance, gives stripes and ragged hair.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("origin", torch.zeros(STYLE_DIM))
+        self.register_buffer("axes", torch.eye(STYLE_DIM))
+        self.register_buffer("slope", torch.tensor(1.0))
+        self.register_buffer("bound", torch.tensor(UNBOUNDED))
+
+    @torch.no_grad()
+    def fit(self, w: Tensor) -> None:
+        """Take mean and axes from w (N, 512) of the mapping network, N well above 512."""
+        linear = F.leaky_relu(w.double(), 1 / MAPPING_SLOPE)
+        variances, directions = torch.linalg.eigh(torch.cov(linear.T))
+        self.origin.copy_(linear.mean(0))
+        self.axes.copy_((directions * variances.clamp_min(0).sqrt()).T)
+        self.slope.fill_(MAPPING_SLOPE)
+        self.bound.fill_(LATENT_BOUND)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Latents (..., 512) -> codes (..., 512); latents beyond the bound are drawn back to it, smoothly."""
+        with torch.autocast(latents.device.type, enabled=False):
+            bounded = self.bound * torch.tanh(latents.float() / self.bound)
+            linear = self.origin + bounded @ self.axes
+            return torch.where(linear < 0, self.slope * linear, linear)
+
+
 class Encoder(nn.Module):
-    """One correction step: photo and current reconstruction, both (B, 3, 256, 256) -> change of the W+ code."""
+    """One correction step: photo and current reconstruction, both (B, 3, 256, 256) -> change of the latents."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,6 +131,7 @@ class Encoder(nn.Module):
             channels = out_channels
         self.stages = nn.ModuleList(stages)
         self.face = FaceNet()
+        self.latent_space = LatentSpace()
         token_maps = (
             (STAGE_CHANNELS[1], 32),
             (STAGE_CHANNELS[2], 16),
@@ -105,7 +150,10 @@ class Encoder(nn.Module):
         self.out_bias = nn.Parameter(torch.zeros(NUM_STYLES, STYLE_DIM))
 
     def forward(self, photo: Tensor, reconstruction: Tensor) -> Tensor:
-        """Change of the code (B, 16, 512) that moves the reconstruction towards the photo; pictures in [-1, 1]."""
+        """Change of the latents (B, 16, 512) that moves the reconstruction towards the photo; pictures in [-1, 1].
+
+        `latent_space` makes codes of latents.
+        """
         if photo.shape[-2:] != (ENCODER_SIZE, ENCODER_SIZE):
             raise ValueError(f"the encoder sees {ENCODER_SIZE} px pictures, not {tuple(photo.shape[-2:])}")
         x = self.stem(torch.cat((photo, reconstruction), 1))
@@ -134,22 +182,18 @@ def to_encoder_size(image: Tensor) -> Tensor:
 
 
 def estimate_codes(
-    encoder: Callable[[Tensor, Tensor], Tensor],
-    generator: Callable[[Tensor], Tensor],
-    photo: Tensor,
-    mean_w: Tensor,
-    average_face: Tensor,
+    encoder: Encoder, generator: Callable[[Tensor], Tensor], photo: Tensor, average_face: Tensor
 ) -> Tensor:
     """W+ codes (B, 16, 512) of photos (B, 3, 256, 256) in [-1, 1]: a first estimate and its corrections.
 
     Args:
-        encoder: the `Encoder`, or a compiled form of it.
+        encoder: with `latent_space` fitted to the generator.
         generator: the `Generator`, or a compiled form of it.
         photo: aligned faces.
-        mean_w: (512,), the code of the average face.
-        average_face: the picture of that code, (1, 3, 256, 256).
+        average_face: the picture of the mean w, (1, 3, 256, 256).
     """
-    codes = broadcast_w(mean_w[None]) + encoder(photo, average_face.expand_as(photo))
+    latents = encoder(photo, average_face.expand_as(photo))
     for _ in range(ROUNDS - 1):
-        codes = codes + encoder(photo, to_encoder_size(generator(codes)).clamp(-1, 1))
-    return codes
+        shown = to_encoder_size(generator(encoder.latent_space(latents))).clamp(-1, 1)
+        latents = latents + encoder(photo, shown)
+    return encoder.latent_space(latents)

@@ -53,11 +53,11 @@ class RealFaces:
         return torch.where(mirrored, photos.flip(3), photos)
 
 
-def sample_w(generator: Generator, count: int) -> Tensor:
-    """Random w (count, 512), each drawn towards the mean by its own factor (truncation 0.5 to 1)."""
+def sample_w(generator: Generator, count: int, truncation: float = 0.5) -> Tensor:
+    """Random w (count, 512), each drawn towards the mean by its own factor, from `truncation` up to 1 (not at all)."""
     mean = generator.mean_w
     w = generator.mapping(torch.randn(count, STYLE_DIM, device=mean.device)).float()
-    return mean + (w - mean) * torch.empty(count, 1, device=mean.device).uniform_(0.5, 1.0)
+    return mean + (w - mean) * torch.empty(count, 1, device=mean.device).uniform_(truncation, 1.0)
 
 
 def sample_codes(generator: Generator, count: int, mixed: float = 0.5) -> Tensor:

