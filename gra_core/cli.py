@@ -104,6 +104,13 @@ def build_parser() -> argparse.ArgumentParser:
         "--optimize", type=_count, default=0, metavar="N", help="also optimise code and generator for N pictures (slow)"
     )
     evaluate.add_argument("--nets", type=Path, metavar="DIR", help="scoring nets: attribute change and background too")
+    evaluate.add_argument(
+        "--groups",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="also N portraits and N generated faces, by kind of picture",
+    )
     evaluate.add_argument("--kid", action="store_true", help="also the kernel distance on EfficientNet-Lite0 features")
     _add_model(evaluate)
     evaluate.set_defaults(run=run_evaluate)
@@ -185,6 +192,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         optimize=args.optimize,
         nets=args.nets,
         kid=args.kid,
+        groups=args.groups,
         checkpoints=args.checkpoints,
         device=args.device,
     )

@@ -12,7 +12,7 @@ from PIL import Image
 from gra_core.directions.tfjs import GraphModel
 from gra_core.editor import PortraitEditor
 from gra_core.errors import CheckpointError
-from gra_core.evaluation import attributes
+from gra_core.evaluation import attributes, groups
 from gra_core.evaluation import evaluate as evaluation
 from gra_core.evaluation.attributes import AttributeMeter
 from gra_core.evaluation.kid import PictureFeatures, kernel_distance
@@ -203,3 +203,26 @@ def test_graph_model_runs_what_segmentation_needs(tmp_path):
     resized = F.interpolate(gated, size=(8, 8), mode="bilinear")
     expected = torch.einsum("bcyx,ijc->byixj", resized, torch.tensor(up[:, :, 0])).reshape(1, 1, 16, 16)
     np.testing.assert_allclose(result, expected.numpy(), atol=1e-5)
+
+
+def test_groups_tell_what_a_picture_shows(face):
+    scores = {"age": 30.0, "yaw": -25.0}
+    names = groups.groups_of(face, scores)
+    assert names == ["all unaltered", "light skin", "turned by 20 degrees or more"]
+    dark = Image.fromarray((np.asarray(face, float) * 0.35).astype(np.uint8))
+    assert "dark skin" in groups.groups_of(dark, {"age": 70.0, "yaw": 0.0})
+    assert "from 60 years" in groups.groups_of(dark, {"age": 70.0, "yaw": 0.0})
+    assert "up to 16 years" in groups.groups_of(dark, {"age": 8.0, "yaw": 0.0})
+
+
+def test_each_kind_of_picture_is_measured_and_bad_ones_are_marked(face, random_lpips):
+    """A method that can do all but colours: only pictures without colour come out right."""
+    colourless = Method(lambda picture: picture, lambda picture, strengths: picture.convert("L").convert("RGB"))
+    meter = SimpleNamespace(scores=lambda picture: {"age": 30.0, "yaw": 0.0})
+    found = groups.measure_groups([face], colourless, meter, random_lpips)
+    assert found["no colour"]["mean"] == 0
+    assert found["warm cast"]["mean"] > 1.5 * found["all unaltered"]["mean"] > 0
+    assert set(groups.ALTERATIONS) < set(found)
+    table = groups.groups_table({"portraits": found})
+    assert "]* (n = 1) |" in next(line for line in table.splitlines() if line.startswith("| warm cast"))
+    assert "*" not in next(line for line in table.splitlines() if line.startswith("| no colour"))

@@ -28,7 +28,8 @@ from gra_core.constants import IMAGE_SIZE, MAX_STRENGTH
 from gra_core.editor import PortraitEditor
 from gra_core.errors import GRAError, StrengthError, UnknownEditError, UnreadableImageError
 from gra_core.evaluation.attributes import AttributeMeter
-from gra_core.evaluation.editing import exact_edits_table, measure_exact_edits
+from gra_core.evaluation.editing import exact_edits_table, measure_exact_edits, render_exact, source_codes
+from gra_core.evaluation.groups import groups_table, measure_groups
 from gra_core.evaluation.identity import face_descriptor, identity_distance
 from gra_core.evaluation.kid import PictureFeatures, kernel_distance
 from gra_core.evaluation.methods import GRA, LOW_RATE, Method, standard_methods, trained_methods
@@ -271,6 +272,7 @@ def run(
     optimize: int = 0,
     nets: str | Path | None = None,
     kid: bool = False,
+    groups: int = 0,
     checkpoints: str | Path | None = None,
     device: str | None = None,
 ) -> dict:
@@ -280,15 +282,19 @@ def run(
     methods, all by default: "low_rate", "gra", and those whose weights lie in the folder `baselines` (see
     `trained_methods`). `optimize`: the methods that optimise for each picture are measured on so many pictures too.
     `nets`: folder of scoring nets, which measure attribute change and background (see `AttributeMeter`). `kid`:
-    measure kernel distances. `edits_exact`: the same edits are measured on so many generated faces too, where the
-    right result is known, and go under `exact_edits` of the report (see `measure_exact_edits`). `checkpoints`,
-    `device`: see `PortraitEditor.from_pretrained`. Progress goes to the standard error stream.
+    measure kernel distances. `groups`: how pictures of each kind are reconstructed, on so many portraits and as many
+    generated faces, under `groups` of the report (see `measure_groups`; needs `nets`). `edits_exact`: the same edits
+    are measured on so many generated faces too, where the right result is known, and go under `exact_edits` of the
+    report (see `measure_exact_edits`). `checkpoints`, `device`: see `PortraitEditor.from_pretrained`. Progress goes to
+    the standard error stream.
 
     Raises what `list_pictures`, `PortraitEditor.from_pretrained` and `evaluate` raise, GRAError for an unknown
     method or exact edits without edits, OSError when `out` cannot be written (before anything is measured).
     """
     if not baselines:
         _check_methods(methods, (LOW_RATE, GRA))
+    if groups and not nets:
+        raise GRAError("Groups need the scoring nets: give --nets.")
     if edits_exact and not edits:
         raise GRAError("Exact edits need at least one edit.")
     paths = list_pictures(directory)
@@ -298,6 +304,7 @@ def run(
         _check_methods(methods, known)
         chosen = {name: known[name] for name in methods or known}
         lpips = load_lpips(device=device or "cpu")
+        meter = AttributeMeter(Path(nets)) if nets else None
         report = evaluate(
             editor,
             paths,
@@ -309,7 +316,7 @@ def run(
             slow_methods=optimization_methods(editor, lpips) if optimize else None,
             slow_limit=optimize,
             lpips=lpips,
-            meter=AttributeMeter(Path(nets)) if nets else None,
+            meter=meter,
             features=PictureFeatures(device or "cpu") if kid else None,
         )
         if edits_exact:
@@ -317,8 +324,18 @@ def run(
             report["exact_edits"] = measure_exact_edits(
                 editor, edits_exact, settings, chosen, lpips, progress=_print_progress
             )
+        if groups:
+            aligner = FaceAligner()
+            sets = {
+                "portraits": (load_portrait(path, aligner).crop for path in paths[:groups]),
+                "generated": (render_exact(editor, c, {}) for c in source_codes(editor.generator, groups).split(1)),
+            }
+            method = standard_methods(editor)[GRA]
+            report["groups"] = {name: measure_groups(faces, method, meter, lpips) for name, faces in sets.items()}
         write(report)
     print(markdown_table(report), end="")
+    if groups:
+        print("\n" + groups_table(report["groups"]), end="")
     if edits_exact:
         print("\n" + exact_edits_table(report["exact_edits"]), end="")
     return report
