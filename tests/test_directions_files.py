@@ -69,9 +69,6 @@ def bomb(path):
 
 
 def huge_header(path):
-    np.save(path, np.zeros(4))
-    data = path.read_bytes()
-    path.write_bytes(data.replace(b"'shape': (4,), }   ", b"'shape': (10**9,), }")[: len(data)])
     header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (900000000000,), }"
     path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header) + 1) + header + b"\n" + bytes(64))
 
@@ -205,7 +202,7 @@ def test_mapper_folder(tmp_path):
         ("tensor", lambda p: torch.ones(3)),
         ("other", lambda p: {"state_dict": {"mapper.mapping.mapping.1.weight": torch.ones(512, 512)}}),
         ("shape", lambda p: {"state_dict": {"mapper.fine_mapping.mapping.1.weight": torch.ones(3)}}),
-        ("nan", lambda p: checkpoint() | {"state_dict": {k: v * torch.nan for k, v in checkpoint()["state_dict"].items()}}),
+        ("nan", lambda p: {"state_dict": {k: v * torch.nan for k, v in checkpoint()["state_dict"].items()}}),
     ],
 )  # fmt: skip
 def test_bad_mappers_are_refused(tmp_path, name, content):

@@ -74,9 +74,7 @@ class Portrait:
 
     def box(self, left: float, top: float, right: float, bottom: float) -> np.ndarray:
         """Colours (h, w, 3) in a rectangle, cut at the picture's edge, at least one pixel."""
-        height, width = self.lab.shape[:2]
-        y, x = (int(np.clip(v, 0, limit - 1)) for v, limit in ((top, height), (left, width)))
-        return self.lab[y : max(int(bottom), y + 1), x : max(int(right), x + 1)]
+        return _cut(self.lab, left, top, right, bottom)
 
     def inside(self, *polygons: slice | list[int]) -> np.ndarray:
         """Mask (H, W) of pixels inside polygons of landmarks, those of later ones cut out of the first."""
@@ -97,6 +95,13 @@ class Portrait:
         return np.median(patch.reshape(-1, 3), axis=0)
 
 
+def _cut(values: np.ndarray, left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    """The part of (H, W, ...) in a rectangle, cut at the edge, at least one pixel."""
+    height, width = values.shape[:2]
+    y, x = (int(np.clip(v, 0, limit - 1)) for v, limit in ((top, height), (left, width)))
+    return values[y : max(int(bottom), y + 1), x : max(int(right), x + 1)]
+
+
 def lens_tint(face: Portrait) -> float:
     """Log of cheek luminance over luminance around and below the eyes: near 0 for skin, above 0.5 for sunglasses."""
     gray, logs = face.pixels.mean(2), []
@@ -110,8 +115,7 @@ def lens_tint(face: Portrait) -> float:
 
 
 def _median(gray: np.ndarray, left: float, top: float, right: float, bottom: float) -> float:
-    rows = slice(max(int(top), 0), max(int(bottom) + 1, 1))
-    return float(np.median(gray[rows, max(int(left), 0) : max(int(right) + 1, 1)]))
+    return float(np.median(_cut(gray, left, top, right + 1, bottom + 1)))
 
 
 def skin_light(face: Portrait) -> float:
@@ -138,7 +142,7 @@ def skin_texture(face: Portrait) -> float:
     for nostril, side in ((31, -1), (35, 1)):
         x, y = face.points[nostril] + (side * 0.3 * face.unit, 0.0)
         half = 0.17 * face.unit
-        values.append(fine[max(int(y - half), 0) : int(y + half) + 1, max(int(x - half), 0) : int(x + half) + 1].mean())
+        values.append(_cut(fine, x - half, y - half, x + half, y + half).mean())
     return float(np.log(np.mean(values) + 0.2))
 
 

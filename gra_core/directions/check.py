@@ -83,7 +83,7 @@ def measure_edit(edit: EditDirection, draw: Draw, scorer: Scorer, originals: np.
     known = [face_descriptor(Image.fromarray(p)) for p in originals]
     identity = [[identity_distance(known[i], face_descriptor(Image.fromarray(end[i]))) for i in faces] for end in ends]
     plain = [fine_contrast(p) for p in originals]
-    roughness = [[np.log(fine_contrast(end[i]) / plain[i]) for i in faces] for end in ends]
+    roughness = [[np.log((fine_contrast(end[i]) + 0.1) / (plain[i] + 0.1)) for i in faces] for end in ends]
     scores = np.stack([measured.get(s, measured[0.0]) for s in STRENGTHS])
     return Measurement(scores, np.array(identity), np.array(roughness))
 
