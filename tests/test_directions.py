@@ -243,54 +243,70 @@ def test_condition_orthogonalises():
     np.testing.assert_allclose(condition(first, []), first, atol=1e-6)
 
 
+def measured(mean, noise=0.0, faces=8, seed=3):
+    """Responses of atoms that are unit vectors."""
+    from gra_core.directions.response import Responses
+
+    rng = np.random.default_rng(seed)
+    slopes = np.asarray(mean, float)[:, None] + noise * rng.normal(size=(len(mean), faces, len(mean[0])))
+    return Responses(slopes.mean(1), slopes - slopes.mean(1, keepdims=True), np.eye(len(mean)))
+
+
 def test_combine_moves_one_score_alone():
     from gra_core.directions.response import combine
 
-    rng = np.random.default_rng(0)
-    mean, noise = rng.normal(size=(12, 1, 6)), rng.normal(size=(12, 8, 6))
-    responses = mean + 0.05 * (noise - noise.mean(1, keepdims=True))
+    mean = np.random.default_rng(0).normal(size=(12, 6))
     weights = np.array([1, 1, 1, 1, 1, 0.0])
-    amounts = combine(responses, np.eye(12), 2, weights, step=1e-4)
-    moved = amounts @ mean[:, 0]
+    amounts = combine(measured(mean), 2, weights, step=1e-4)
+    moved = amounts @ mean
     assert moved[2] == pytest.approx(1)
     assert np.abs(moved[[0, 1, 3, 4]]).max() < 0.02
-    short = combine(responses, np.eye(12), 2, weights, step=10.0)
+    short = combine(measured(mean), 2, weights, step=10.0)
     assert np.linalg.norm(short) < np.linalg.norm(amounts), "a higher price of length makes shorter edits"
 
 
 def test_combine_avoids_leaks_that_differ_from_face_to_face():
-    from gra_core.directions.response import combine
+    from gra_core.directions.response import Responses, combine
 
-    responses = np.zeros((2, 4, 2))
-    responses[:, :, 0] = 1
-    responses[0, :, 1] = 3, -3, 3, -3  # no leak on average
-    amounts = combine(responses, np.eye(2), 0, np.ones(2), step=0.01)
+    deviation = np.zeros((2, 4, 2))
+    deviation[0, :, 1] = 3, -3, 3, -3  # no leak on average
+    responses = Responses(np.array([[1.0, 0], [1, 0]]), deviation, np.eye(2))
+    amounts = combine(responses, 0, np.ones(2), step=0.01)
     assert amounts[0] < 0.1 * amounts[1]
 
 
-def test_separate_takes_leaks_out():
-    from gra_core.directions.response import separate
+def test_combine_stays_near_its_start():
+    from gra_core.directions.response import combine
 
-    rng = np.random.default_rng(1)
-    slopes = np.eye(5) + 0.15 * rng.normal(size=(5, 5))
-    slopes *= rng.uniform(1, 4, size=(1, 5))
-    kept = np.zeros((5, 5), bool)
-    kept[1, 2] = True
-    offsets = np.zeros((5, NUM_STYLES, STYLE_DIM), np.float32)
-    offsets[range(5), 0, range(5)] = 1
-    mixing = separate(offsets, slopes, kept, damping=0.01)[:, 0, :5]
-    moved = mixing @ slopes / np.diag(slopes)
-    np.testing.assert_allclose(np.diag(mixing), 1, rtol=1e-5)
-    leaks = np.abs(moved - np.diag(np.diag(moved)))
-    assert leaks[1, 2] == pytest.approx(abs(slopes[1, 2] / slopes[2, 2]), rel=0.3)
-    leaks[1, 2] = 0
-    assert leaks.max() < 0.01
+    mean = np.random.default_rng(4).normal(size=(10, 5))
+    mean[0, 1] = 1
+    start, movable = np.eye(10)[0], np.arange(10) < 8
+    near, far = (combine(measured(mean), 1, np.ones(5), step, start=start, movable=movable) for step in (30.0, 1e-4))
+    for amounts in (near, far):
+        assert amounts @ mean[:, 1] == pytest.approx(1)
+        assert not amounts[8:].any()
+    leak = [np.abs(np.delete(amounts @ mean, 1)).max() for amounts in (start, near, far)]
+    assert near[0] / np.linalg.norm(near) > 0.95
+    assert leak[2] < 0.05 * leak[0]
+
+
+def test_trials_teach_what_the_atoms_do():
+    rng = np.random.default_rng(5)
+    truth = rng.normal(size=(10, 4))
+    responses = measured(truth, noise=1.0, faces=6)
+    amounts = rng.normal(size=(8, 10))
+    slopes = (amounts @ truth)[:, None] + 0.1 * rng.normal(size=(8, 6, 4))
+    updated = responses.updated(amounts, slopes)
+    before, after = (np.abs(amounts @ (r.mean - truth)).mean() for r in (responses, updated))
+    assert after < 0.7 * before
+    assert np.abs(updated.mean - truth).mean() < np.abs(responses.mean - truth).mean()
 
 
 def test_edits_built_from_planted_atoms():
     from gra_core.directions.boundaries import Boundary
-    from gra_core.directions.fit import build_edits, leak_weights
-    from gra_core.directions.recipes import RECIPES, band_atoms
+    from gra_core.directions.fit import build_edits, final_amounts, first_amounts
+    from gra_core.directions.recipes import GIVEN_UP, IGNORED, RECIPES, band_atoms
+    from gra_core.directions.response import Responses
     from gra_core.directions.scores import MEASURES, SCORES
 
     rng = np.random.default_rng(2)
@@ -298,20 +314,28 @@ def test_edits_built_from_planted_atoms():
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     boundaries = {key: Boundary(normal, 0.9, 0.8) for key, normal in zip(MEASURES, normals, strict=True)}
     atoms = band_atoms(boundaries)
+    for key in FIRST_KEYS:
+        atoms[f"{key}.start"] = atoms[f"{key}.coarse"] + atoms[f"{key}.middle"]
     own = np.array([[key == name.split(".")[0] for key in SCORES] for name in atoms], float)
-    responses = np.repeat((own + 0.2 * rng.normal(size=own.shape))[:, None], 4, axis=1)
-    edits = build_edits(atoms, responses, boundaries, samples=500)
-    assert [edit.key for edit in edits] == [recipe.key for recipe in RECIPES]
+    slopes = (own + 0.2 * rng.normal(size=own.shape))[:, None] + 0.05 * rng.normal(size=(len(own), 4, len(SCORES)))
+    responses = Responses.measured(slopes, np.stack(list(atoms.values())))
+    assert first_amounts(responses).shape == (len(RECIPES), len(atoms))
+    amounts = final_amounts(list(atoms), responses)
+    edits = build_edits(amounts, atoms, boundaries, samples=500, faces=4)
+    recipes = [recipe for recipe in RECIPES if recipe.key not in GIVEN_UP]
+    assert [edit.key for edit in edits] == [recipe.key for recipe in recipes]
     assert [edit.key for edit in edits][: len(FIRST_KEYS)] == FIRST_KEYS
-    stack = np.stack([atom.ravel() for atom in atoms.values()])
-    for edit, recipe in zip(edits, RECIPES, strict=True):
+    for edit, recipe, row in zip(edits, recipes, amounts, strict=True):
         assert "500 generated faces" in edit.provenance
         assert np.linalg.norm(edit.vector) <= recipe.longest * 1.001
-        moved = np.linalg.solve(stack @ stack.T, stack @ edit.vector.ravel()) @ responses.mean(1)
-        column = SCORES.index(recipe.key)
+        moved, column = row @ responses.mean, SCORES.index(recipe.key)
         assert moved[column] > 0.3
-        held = (leak_weights(recipe) == 1) & (np.arange(len(SCORES)) != column)
+        held = [s not in (*IGNORED, *GIVEN_UP, *recipe.along, recipe.key) for s in SCORES]
         assert np.abs(moved[held]).max() < 0.35 * moved[column]
+        if recipe.anchor:
+            step, start = edit.vector.mean(0), boundaries[recipe.key].normal
+            assert step @ start / np.linalg.norm(step) > 0.5
+            assert not edit.vector[8:].any()
 
 
 def test_renderer_gives_pictures_that_can_be_scored():

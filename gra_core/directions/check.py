@@ -69,8 +69,10 @@ def fine_contrast(picture: np.ndarray) -> float:
     )
 
 
-def measure_edit(edit: EditDirection, draw: Draw, scorer: Scorer, originals: np.ndarray) -> Measurement:
-    """Measure one edit on all faces, whose unedited pictures are `originals` (N, 256, 256, 3)."""
+def measure_edit(
+    edit: EditDirection, draw: Draw, scorer: Scorer, originals: np.ndarray, known: Sequence[np.ndarray]
+) -> Measurement:
+    """Measure one edit on all faces: their unedited pictures (N, 256, 256, 3) and those pictures' face descriptors."""
     from gra_core.evaluation.identity import face_descriptor, identity_distance  # noqa: PLC0415
 
     faces = range(len(originals))
@@ -80,7 +82,6 @@ def measure_edit(edit: EditDirection, draw: Draw, scorer: Scorer, originals: np.
             pictures[strength] = np.stack([draw(i, {edit.key: strength}) for i in faces])
     measured = {strength: attribute_scores(scorer(p)) for strength, p in pictures.items()}
     ends = [pictures.get(s, originals) for s in (STRENGTHS[0], STRENGTHS[-1])]
-    known = [face_descriptor(Image.fromarray(p)) for p in originals]
     identity = [[identity_distance(known[i], face_descriptor(Image.fromarray(end[i]))) for i in faces] for end in ends]
     plain = [fine_contrast(p) for p in originals]
     roughness = [[np.log((fine_contrast(end[i]) + 0.1) / (plain[i] + 0.1)) for i in faces] for end in ends]
@@ -92,14 +93,17 @@ def measure_edits(
     edits: Mapping[str, EditDirection], draw: Draw, scorer: Scorer, count: int, work: Path | None = None
 ) -> dict[str, Measurement]:
     """Measurements of all edits on `count` faces by key; each is kept in the folder `work` if there is one."""
+    from gra_core.evaluation.identity import face_descriptor  # noqa: PLC0415
+
     originals = np.stack([draw(i, {}) for i in range(count)])
+    known = [face_descriptor(Image.fromarray(p)) for p in originals]
     results = {}
     for key, edit in edits.items():
         file = work / f"{key}.npz" if work else None
         if file and file.is_file():
             results[key] = Measurement(**np.load(file))
             continue
-        results[key] = measure_edit(edit, draw, scorer, originals)
+        results[key] = measure_edit(edit, draw, scorer, originals, known)
         if file:
             file.parent.mkdir(parents=True, exist_ok=True)
             np.savez(file, **vars(results[key]))

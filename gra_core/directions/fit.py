@@ -7,8 +7,8 @@
 2. Put each boundary on bands of rows of the W+ code and measure what these atoms do to the scores of a few faces.
 3. Sum atoms so that each edit moves its own score alone (`response.combine`), which also chooses its rows, and scale it
    to the effect wanted (`recipes`).
-4. Measure the edits on other faces, and take out of each what it still does to the scores of the others
-   (`response.separate`).
+4. Measure these first edits on other faces, learn from the difference what the atoms do (`Responses.updated`), and sum
+   them anew. Edits with an anchor stay near a boundary of W.
 
 A folder of samples holds `w.npy`, float32 (N, 512), and the pictures `00000.jpg`, `00001.jpg`, ... of 256 px. Their
 measures are kept in `measures.npz` beside them, as long as the glasses probe stays the same. With `glasses.csv`
@@ -30,9 +30,9 @@ from gra_core.checkpoints import record_checksum
 from gra_core.constants import MAX_STRENGTH, STYLE_DIM
 from gra_core.directions import check, scores
 from gra_core.directions.boundaries import Boundary, fit_boundary, targets
-from gra_core.directions.recipes import IGNORED, RECIPES, Recipe, band_atoms
+from gra_core.directions.recipes import GIVEN_UP, IGNORED, RECIPES, Recipe, band_atoms
 from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, load_directions, save_directions
-from gra_core.directions.response import codes_of, combine, measure_slopes, separate
+from gra_core.directions.response import Responses, codes_of, combine, measure_slopes
 from gra_core.directions.sampling import Renderer, load_generator, sample_w
 from gra_core.directions.scores import SCORE_SIZE, SCORES, FaceScorer, attribute_scores, glasses_features
 from gra_core.directions.tfjs import require
@@ -48,7 +48,10 @@ STEP = 0.01
 """How much the length of an edit matters beside its leaks, see `response.combine`."""
 
 STRENGTH = 60.0
-"""Slider value at which the edits are measured before they are separated."""
+"""Slider value at which the first edits are tried."""
+
+START = "start"
+"""What the names of atoms end in that are edits of the file that the fit starts from."""
 
 FACE_TRUNCATION = 0.7
 """Truncation of the faces that effects are measured on: a little less varied than the samples."""
@@ -72,69 +75,67 @@ def fit_boundaries(w: np.ndarray, measures: Mapping[str, np.ndarray]) -> dict[st
     return boundaries
 
 
-def leak_weights(recipe: Recipe) -> np.ndarray:
+def leak_weights(recipe: Recipe, ignored: Sequence[str] = IGNORED) -> np.ndarray:
     """How much a leak of an edit into each score matters, (S,)."""
-    return np.array([0.0 if s in IGNORED else 0.1 if s in recipe.along else 1.0 for s in SCORES])
+    return np.array([0.0 if s in ignored else 0.1 if s in recipe.along else 1.0 for s in SCORES])
+
+
+def first_amounts(responses: Responses) -> np.ndarray:
+    """How much of each atom each edit of `RECIPES` at +100 is made of before it is tried, (E, K).
+
+    Args:
+        responses: of the atoms, in standard deviations of the scores.
+    """
+    return np.stack(
+        [_scaled(r, responses, combine(responses, SCORES.index(r.key), leak_weights(r), STEP)) for r in RECIPES]
+    )
+
+
+def final_amounts(names: Sequence[str], responses: Responses) -> np.ndarray:
+    """As `first_amounts`, from what trying them taught, with the recipes' anchors, and without those given up.
+
+    `names` are those of the atoms.
+    """
+    coarse = np.array([not name.endswith(".fine") for name in names])
+    rows = []
+    for recipe in (r for r in RECIPES if r.key not in GIVEN_UP):
+        start, step = None, STEP
+        if recipe.anchor:
+            start, step = np.array([float(name == f"{recipe.key}.{START}") for name in names]), recipe.anchor
+        weights = leak_weights(recipe, (*IGNORED, *GIVEN_UP))
+        amounts = combine(responses, SCORES.index(recipe.key), weights, step, start=start, movable=coarse)
+        rows.append(_scaled(recipe, responses, amounts))
+    return np.stack(rows)
+
+
+def _scaled(recipe: Recipe, responses: Responses, amounts: np.ndarray) -> np.ndarray:
+    length = float(np.sqrt(amounts @ responses.gram @ amounts))
+    return amounts * min(recipe.effect, recipe.longest / length)
 
 
 def build_edits(
-    atoms: Mapping[str, np.ndarray], responses: np.ndarray, boundaries: Mapping[str, Boundary], samples: int
+    amounts: np.ndarray, atoms: Mapping[str, np.ndarray], boundaries: Mapping[str, Boundary], samples: int, faces: int
 ) -> list[EditDirection]:
-    """The edits of `RECIPES`.
+    """The edits of `RECIPES` that are not given up, in that order, shipped or not.
 
     Args:
+        amounts: (E, K) of the atoms, see `final_amounts`.
         atoms: offsets (16, 512) by name.
-        responses: (K, N, S) of the atoms on N faces, in standard deviations of the scores.
         boundaries: by attribute, for the provenance.
         samples: number of faces that they were fitted to.
+        faces: number of faces that effects were measured on.
     """
-    stack = np.stack(list(atoms.values()))
-    flat = stack.reshape(len(stack), -1)
-    gram = flat @ flat.T
     edits = []
-    for recipe in RECIPES:
-        amounts = combine(responses, gram, SCORES.index(recipe.key), leak_weights(recipe), STEP)
-        offset = np.tensordot(amounts, stack, 1).astype(np.float32)
-        scale = min(recipe.effect, recipe.longest / float(np.linalg.norm(offset)))
-        boundary = boundaries[recipe.key]
+    vectors = np.tensordot(amounts, np.stack(list(atoms.values())), 1).astype(np.float32)
+    for recipe, vector in zip((r for r in RECIPES if r.key not in GIVEN_UP), vectors, strict=True):
+        base = "InterFaceGAN boundary in W" + ("" if recipe.anchor else " on bands of rows")
         provenance = (
-            f"InterFaceGAN boundary in W, {samples} generated faces; {boundary.accuracy:.3f} of the extremes of "
-            f"held-out faces on the right side; bands of rows combined by their effects on {responses.shape[1]} faces"
+            f"{base}, {samples} generated faces, {boundaries[recipe.key].accuracy:.3f} of the extremes of held-out "
+            f"halves on the right side; leaks taken out by effects measured on {faces} faces"
         )
-        edits.append(
-            EditDirection(
-                recipe.key,
-                recipe.label,
-                recipe.hint,
-                -MAX_STRENGTH,
-                MAX_STRENGTH,
-                scale * offset,
-                recipe.group,
-                recipe.caveat,
-                provenance,
-                kind="interfacegan",
-            )
-        )
+        texts = (recipe.key, recipe.label, recipe.hint, -MAX_STRENGTH, MAX_STRENGTH, vector, recipe.group)
+        edits.append(EditDirection(*texts, recipe.caveat, provenance, kind="interfacegan"))
     return edits
-
-
-def separate_edits(edits: Sequence[EditDirection], slopes: np.ndarray) -> list[EditDirection]:
-    """The edits without what each does to the scores of the others.
-
-    Args:
-        edits: of `RECIPES`, in that order.
-        slopes: (E, S) what each does at strength 60 to the scores, in their standard deviations.
-    """
-    columns = [SCORES.index(edit.key) for edit in edits]
-    kept = np.array([[SCORES[c] in recipe.along for c in columns] for recipe in RECIPES])
-    vectors = separate(np.stack([edit.vector for edit in edits]), slopes[:, columns], kept)
-    result = []
-    for edit, recipe, vector in zip(edits, RECIPES, vectors, strict=True):
-        length = float(np.linalg.norm(vector))
-        scaled = vector * np.float32(min(1, recipe.longest / length))
-        texts = {name: value for name, value in vars(edit).items() if name != "vector"}
-        result.append(EditDirection(vector=scaled, **texts))
-    return result
 
 
 def _sample_files(folder: Path) -> tuple[np.ndarray, list[Path]]:
@@ -214,16 +215,20 @@ def load_probe(path: Path = DIRECTIONS_FILE) -> np.ndarray:
         raise CheckpointError(f"{path} holds no glasses probe; give samples with a glasses.csv.") from error
 
 
-def _responses(
-    atoms: Mapping[str, np.ndarray], faces: np.ndarray, render: Renderer, scorer: FaceScorer, work: Path
+def _slopes(
+    offsets: Mapping[str, np.ndarray], faces: np.ndarray, render: Renderer, scorer: FaceScorer, work: Path
 ) -> np.ndarray:
-    """Responses (K, N, S) of the atoms, each kept in the folder `work` as soon as it is measured."""
+    """Slopes (K, N, S) of offsets, each kept in the folder `work` as soon as it is measured."""
     work.mkdir(parents=True, exist_ok=True)
-    for name, offset in atoms.items():
-        file = work / f"{name}.npy"
-        if not file.is_file():
-            np.save(file, measure_slopes(render, scorer, faces, offset[None])[0])
-    return np.stack([np.load(work / f"{name}.npy") for name in atoms])
+    slopes = []
+    for name, offset in offsets.items():
+        file = work / f"{name}.npz"
+        kept = dict(np.load(file)) if file.is_file() else {}
+        if not kept or not np.allclose(kept["offset"], offset, atol=1e-2) or not np.allclose(kept["faces"], faces):
+            kept = {"offset": offset, "faces": faces, "slopes": measure_slopes(render, scorer, faces, offset[None])[0]}
+            np.savez(file, **kept)
+        slopes.append(kept["slopes"])
+    return np.stack(slopes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -241,6 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fit.add_argument("--samples-dir", type=Path, action="append", default=[], metavar="DIR", help="faces made before")
     fit.add_argument("--start", type=Path, default=DIRECTIONS_FILE, metavar="FILE", help="edits that are atoms too")
     fit.add_argument("--faces", type=int, default=8, metavar="N", help="faces to measure atoms on, and then edits (8)")
+    fit.add_argument("--all", action="store_true", help="write also the edits that did not pass the check")
     fit.add_argument("--compile", action="store_true", help="compile the generator first: worth it from 500 faces up")
     fit.add_argument("--seed", type=int, default=0)
     checking = commands.add_parser(
@@ -272,15 +278,23 @@ def _fit(args: argparse.Namespace) -> int:
     for name, boundary in boundaries.items():
         print(f"{name:<14}{boundary.accuracy:>32.3f}{boundary.agreement:>20.3f}")
     spread = attribute_scores(measures).std(0)
-    atoms = band_atoms(boundaries) | {f"{key}.start": 0.6 * edit.vector for key, edit in start.items()}
+    atoms = band_atoms(boundaries) | {
+        f"{key}.{START}": STRENGTH / MAX_STRENGTH * edit.vector for key, edit in start.items()
+    }
     faces = sample_w(generator, args.faces, args.seed + 1, FACE_TRUNCATION)
-    edits = build_edits(
-        atoms, _responses(atoms, faces, render, scorer, args.work / "atoms") / spread, boundaries, len(w)
-    )
+    names = list(atoms)
+    slopes = _slopes(atoms, faces, render, scorer, args.work / "atoms") / spread
+    responses = Responses.measured(slopes, np.stack(list(atoms.values())))
+    first = STRENGTH / MAX_STRENGTH * first_amounts(responses)
     others = sample_w(generator, args.faces, args.seed + 2, FACE_TRUNCATION)
-    offsets = {edit.key: STRENGTH / MAX_STRENGTH * edit.vector for edit in edits}
-    slopes = _responses(offsets, others, render, scorer, args.work / "edits").mean(1) / spread
-    save_directions(args.out, separate_edits(edits, slopes), {PROBE: probe, check.SPREAD: spread.astype(np.float32)})
+    trials = np.tensordot(first, np.stack(list(atoms.values())), 1).astype(np.float32)
+    trials = {recipe.key: offset for recipe, offset in zip(RECIPES, trials, strict=True)}
+    slopes = _slopes(trials, others, render, scorer, args.work / "edits") / spread
+    amounts = final_amounts(names, responses.updated(first, slopes))
+    edits = build_edits(amounts, atoms, boundaries, len(w), 2 * args.faces)
+    shipped = {recipe.key for recipe in RECIPES if recipe.shipped}
+    edits = [edit for edit in edits if edit.key in shipped or args.all]
+    save_directions(args.out, edits, {PROBE: probe, check.SPREAD: spread.astype(np.float32)})
     record_checksum(args.out)
     return 0
 
