@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from gra_core import cli
 from gra_core.constants import NUM_STYLES, STYLE_DIM
 from gra_core.directions.importers import MAX_BYTES, UNIT_REACH, import_direction
 from gra_core.directions.mappers import load_mapper, load_mappers
@@ -218,3 +219,36 @@ def test_bad_mappers_are_refused(tmp_path, name, content):
 def test_missing_mapper(tmp_path):
     with pytest.raises(DirectionFileError, match="no mapper checkpoint"):
         load_mapper(tmp_path, numbers(512), file="none.pt")
+
+
+def test_own_direction_on_the_command_line(tmp_path, face, capsys, monkeypatch):
+    from PIL import Image
+
+    class Editor:
+        """Stands in for the editor: what it is asked for decides the picture."""
+
+        def __init__(self):
+            self.edits = {}
+
+        def invert(self, photo):
+            return photo
+
+        def edit(self, inversion, strengths):
+            level = int(edit_offset(self.edits, strengths)[3, 5])
+            return Image.new("RGB", (64, 64), (level, 0, 0))
+
+    monkeypatch.setattr(cli, "_load_editor", lambda args: Editor())
+    face.save(tmp_path / "face.png")
+    values = np.zeros((16, 512), np.float32)
+    values[3, 5] = 40
+    direction = write(tmp_path / "Curly hair.npy", values)
+    common = ["edit", str(tmp_path / "face.png"), "--aligned", "-o", str(tmp_path / "out.png")]
+    assert cli.main([*common, "--direction", str(direction), "--set", "curly_hair=50"]) == 0
+    assert Image.open(tmp_path / "out.png").getpixel((3, 3)) == (20, 0, 0)
+    capsys.readouterr()
+    smile = write(tmp_path / "smile.npy", values)
+    for file, words in ((smile, "named 'smile' already"), (tmp_path / "no.npy", "no.npy cannot be read")):
+        assert cli.main([*common, "--direction", str(file)]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
