@@ -494,3 +494,33 @@ def test_strips_show_every_slider_value(tmp_path):
     assert sorted(seen) == sorted((face, s) for face in (0, 1) for s in check.PICTURED)
     with Image.open(tmp_path / "lower-face.webp") as sheet:
         assert sheet.size == (5 * check.STRIP_SIZE, 2 * check.STRIP_SIZE)
+
+
+def test_check_draws_photos_with_the_whole_editor(monkeypatch, tmp_path):
+    from gra_core import editor
+    from gra_core.directions import check
+
+    class Editor:
+        """Inverts a photo to its red level; an edit adds its strength."""
+
+        @classmethod
+        def from_pretrained(cls):
+            return cls()
+
+        def invert(self, photo):
+            return photo.getpixel((5, 5))[0]
+
+        def edit(self, inversion, strengths):
+            return Image.new("RGB", (1024, 1024), (inversion + int(sum(strengths.values())), 0, 0))
+
+    monkeypatch.setattr(editor, "PortraitEditor", Editor)
+    for level in (10, 20, 30, 40, 50):
+        Image.new("RGB", (64, 64), (level, 0, 0)).save(tmp_path / f"{level}.png")
+    draw, count = check._draw_real(tmp_path, 3, {})
+    assert count == 3
+    pictures = [draw(i, {"smile": 5}) for i in range(count)]
+    assert [picture.shape for picture in pictures] == [(256, 256, 3)] * 3
+    assert [int(picture[9, 9, 0]) for picture in pictures] == [15, 35, 55], "photos from all over the folder"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GRAError, match="no pictures"):
+        check._draw_real(tmp_path / "empty", 3, {})
