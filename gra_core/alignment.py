@@ -193,9 +193,12 @@ def _detector() -> "dlib.fhog_object_detector":
     return dlib.get_frontal_face_detector()
 
 
-@functools.cache
-def _predictor() -> "dlib.shape_predictor":
-    """Load the 68-point predictor (100 MB, 0.6 s). Its package, which needs pkg_resources, is not imported."""
+def landmark_model() -> Path:
+    """Path of dlib's 68-point predictor. Its package, which needs pkg_resources, is not imported.
+
+    Raises:
+        CheckpointError: it is not installed.
+    """
     spec = importlib.util.find_spec(_PREDICTOR_PACKAGE)
     folders = spec.submodule_search_locations if spec is not None else None
     path = Path(folders[0], _PREDICTOR_FILE) if folders else None
@@ -203,6 +206,13 @@ def _predictor() -> "dlib.shape_predictor":
         raise CheckpointError(
             "The face landmark model is missing. Install it with: pip install face_recognition_models"
         )
+    return path
+
+
+@functools.cache
+def _predictor() -> "dlib.shape_predictor":
+    """Load the 68-point predictor (100 MB, 0.6 s)."""
+    path = landmark_model()
     try:
         return dlib.shape_predictor(str(path))
     except RuntimeError as error:

@@ -76,6 +76,14 @@ def build_parser() -> argparse.ArgumentParser:
     edit.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="an edit and its strength, e.g. smile=60"
     )
+    edit.add_argument(
+        "--direction",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="an edit of your own, named after its file: .npy, .pt or .safetensors",
+    )
     edit.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".png, .jpg or .webp")
     edit.add_argument("--paste-back", action="store_true", help="write the whole photo, not only the face")
     edit.add_argument("--face", type=_count, default=1, metavar="N", help="which face, 1 being the largest (1)")
@@ -145,7 +153,9 @@ def run_edit(args: argparse.Namespace) -> None:
     if args.aligned and (args.paste_back or args.face != 1):
         raise GRAError("--aligned takes a single face crop: it goes with neither --paste-back nor --face.")
     check_output(args.output, IMAGE_FORMATS)
-    strengths = parse_strengths(args.set, load_registry(args.checkpoints))
+    registry = load_registry(args.checkpoints)
+    own = load_own_directions(args.direction, registry)
+    strengths = parse_strengths(args.set, registry | own)
 
     from gra_core.images import load_image
 
@@ -154,6 +164,7 @@ def run_edit(args: argparse.Namespace) -> None:
         if photo.width != photo.height:
             raise GRAError(f"An aligned face crop is square; {args.photo} is {photo.width} x {photo.height}.")
         editor = _load_editor(args)
+        editor.edits |= own
         result = editor.edit(editor.invert(photo), strengths)
     else:
         from gra_core.alignment import FaceAligner, paste_back
@@ -165,6 +176,7 @@ def run_edit(args: argparse.Namespace) -> None:
             raise NoFaceError(f"There is no face {args.face}: {found}, and --face counts from 1, the largest.")
         aligned = aligner.align(photo, faces[args.face - 1])
         editor = _load_editor(args)
+        editor.edits |= own
         result = editor.edit(editor.invert(aligned.image), strengths)
         if args.paste_back:
             result = paste_back(photo, result, aligned)
@@ -241,6 +253,23 @@ def load_registry(source: str | None = None) -> dict[str, EditDirection]:
 
         path = CheckpointSource(source).path(DIRECTIONS_FILE.name)
     return load_directions(path)
+
+
+def load_own_directions(files: Sequence[Path], directions: Mapping[str, EditDirection]) -> dict[str, EditDirection]:
+    """Edits from the user's own direction files, by name.
+
+    Raises:
+        GRAError: a file cannot be used, or its name is that of another edit in `directions` or `files`.
+    """
+    from gra_core.directions.importers import import_direction
+
+    own: dict[str, EditDirection] = {}
+    for file in files:
+        edit = import_direction(file)
+        if edit.key in directions or edit.key in own:
+            raise GRAError(f"There is an edit named '{edit.key}' already: rename {file.name}.")
+        own[edit.key] = edit
+    return own
 
 
 def parse_strengths(pairs: Sequence[str], directions: Mapping[str, EditDirection]) -> dict[str, float]:

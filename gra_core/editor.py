@@ -120,5 +120,5 @@ class PortraitEditor:
         return tensor_to_image(self.generator(self._edited_codes(inversion, strengths or {})))
 
     def _edited_codes(self, inversion: Inversion, strengths: Mapping[str, float]) -> Tensor:
-        offset = torch.from_numpy(edit_offset(self.edits, strengths))
+        offset = torch.from_numpy(edit_offset(self.edits, strengths, inversion.codes[0].float().cpu().numpy()))
         return inversion.codes + offset.to(self.device, inversion.codes.dtype)

@@ -31,3 +31,11 @@ class StrengthError(GRAError):
 
 class CheckpointError(GRAError):
     """A weights file is missing, damaged, or does not fit the code."""
+
+
+class DirectionFileError(GRAError):
+    """A file brought as an edit direction is damaged, unsafe, or holds no direction."""
+
+
+class MissingPackageError(GRAError):
+    """An optional package, or what it needs to download, is not there."""

@@ -163,19 +163,35 @@ def test_one_sided_edit_refuses_the_other_side():
 
 def test_shipped_file(shipped):
     assert list(shipped)[: len(FIRST_KEYS)] == FIRST_KEYS
+    assert len(shipped) >= 20
     flat = []
     for edit in shipped.values():
-        assert (edit.minimum, edit.maximum) == (-100, 100)
+        assert edit.minimum in (-100, 0)
+        assert edit.maximum == 100
         assert edit.label
-        assert edit.hint
+        assert edit.hint.endswith(".")
         assert edit.group
+        assert edit.kind
         assert "generated faces" in edit.provenance
-        assert 3 < np.linalg.norm(edit.vector) < 25
-        assert not edit.vector[9:].any(), "rows from 256 px up carry colour and texture, no edit of these moves them"
+        assert 1 < np.linalg.norm(edit.vector) < 25
         flat.append(edit.vector.ravel() / np.linalg.norm(edit.vector))
     cosines = np.stack(flat) @ np.stack(flat).T - np.eye(len(flat))
-    assert np.abs(cosines).max() < 0.5
-    assert DIRECTIONS_FILE.stat().st_size < 1_000_000
+    assert np.abs(cosines).max() < 0.7
+    assert len({edit.label for edit in shipped.values()}) == len(shipped)
+    assert DIRECTIONS_FILE.stat().st_size < 2_000_000
+
+
+def test_layers_are_the_rows_that_move():
+    vector = np.zeros((NUM_STYLES, STYLE_DIM), np.float32)
+    vector[3, 7] = vector[9, 0] = 1
+    assert EditDirection("a", "", "", -100, 100, vector).layers == (3, 9)
+
+
+def test_edit_that_depends_on_the_face():
+    edit = EditDirection("a", "", "", -100, 100, np.ones((16, 512), np.float32), mapper=lambda code: 2 * code)
+    code = np.random.default_rng(0).normal(size=(16, 512)).astype(np.float32)
+    np.testing.assert_allclose(edit_offset({"a": edit}, {"a": -50}, code), -code, rtol=1e-6)
+    np.testing.assert_array_equal(edit_offset({"a": edit}, {"a": 50}), 0.5 * edit.vector)
 
 
 def test_registry_does_not_import_torch():
@@ -194,7 +210,7 @@ def planted(samples=1500, seed=0):
 
 
 def test_planted_direction_is_found():
-    from gra_core.directions.fit import fit_boundary
+    from gra_core.directions.boundaries import fit_boundary
 
     w, normal, _, rng = planted()
     boundary = fit_boundary(w, w @ normal + 0.2 * rng.normal(size=len(w)), penalty=0.1)
@@ -205,7 +221,7 @@ def test_planted_direction_is_found():
 
 
 def test_noise_is_not_taken_for_an_attribute():
-    from gra_core.directions.fit import fit_boundary
+    from gra_core.directions.boundaries import fit_boundary
 
     w, _, _, rng = planted()
     boundary = fit_boundary(w, rng.normal(size=len(w)), penalty=0.1)
@@ -214,7 +230,7 @@ def test_noise_is_not_taken_for_an_attribute():
 
 
 def test_condition_orthogonalises():
-    from gra_core.directions.fit import condition
+    from gra_core.directions.boundaries import condition
 
     _, first, second, rng = planted()
     third = rng.normal(size=STYLE_DIM).astype(np.float32)
@@ -227,96 +243,105 @@ def test_condition_orthogonalises():
     np.testing.assert_allclose(condition(first, []), first, atol=1e-6)
 
 
-def test_built_edits_do_not_move_the_attributes_they_are_conditioned_on():
-    from gra_core.directions.fit import RECIPES, build_edits
-    from gra_core.directions.scores import MEASURES
+def measured(mean, noise=0.0, faces=8, seed=3):
+    """Responses of atoms that are unit vectors."""
+    from gra_core.directions.response import Responses
 
-    w, _, _, rng = planted(800)
-    mixed = rng.normal(size=(len(MEASURES), STYLE_DIM)).astype(np.float32)
-    mixed = mixed + 0.5 * mixed[:1]  # every attribute leaks into the first
-    measures = {
-        part: 0.02 * w @ direction for direction, parts in zip(mixed, MEASURES.values(), strict=True) for part in parts
-    }
-    edits, boundaries = build_edits(w, measures)
-    assert [edit.key for edit in edits] == FIRST_KEYS
-    for edit, recipe in zip(edits, RECIPES, strict=True):
-        first, last = recipe.rows
-        step = edit.vector[first]
-        assert np.linalg.norm(step) == pytest.approx(recipe.reach, rel=1e-3)
-        assert step @ boundaries[edit.key].normal > 0.3 * recipe.reach
-        assert (edit.vector[first : last + 1] == step).all()
-        assert not np.delete(edit.vector, range(first, last + 1), axis=0).any()
-        for other in recipe.against:
-            assert abs(step @ boundaries[other].normal) < 1e-3
+    rng = np.random.default_rng(seed)
+    slopes = np.asarray(mean, float)[:, None] + noise * rng.normal(size=(len(mean), faces, len(mean[0])))
+    return Responses(slopes.mean(1), slopes - slopes.mean(1, keepdims=True), np.eye(len(mean)))
 
 
-def test_yaw_sign_and_size():
-    from gra_core.directions.scores import yaw_degrees
+def test_combine_moves_one_score_alone():
+    from gra_core.directions.response import combine
 
-    landmarks = np.zeros((3, 68, 2))
-    landmarks[:, 36, 0], landmarks[:, 45, 0] = 100, 200
-    landmarks[:, 30, 0] = 150, 170, 130
-    yaw = yaw_degrees(landmarks)
-    assert yaw[0] == 0
-    assert yaw[1] == pytest.approx(-yaw[2])
-    assert 15 < yaw[1] < 30, "a nose to the right of the middle is a head turned to the picture's right"
-
-
-def test_tint_tells_dark_lenses_from_skin():
-    from gra_core.directions.scores import lens_tint
-
-    points = np.zeros((68, 2))
-    points[36:42] = [(80, 120), (88, 115), (96, 115), (104, 120), (96, 125), (88, 125)]
-    points[42:48] = points[36:42] + np.array((64, 0))
-    points[31], points[35] = (115, 160), (141, 160)
-    skin = np.full((256, 256, 3), 180, np.uint8)
-    dark = skin.copy()
-    dark[110:142, 70:190] = 20
-    bare, worn = lens_tint(np.stack([skin, dark]), np.stack([points, points]))
-    assert abs(bare) < 0.05
-    assert worn > 1
+    mean = np.random.default_rng(0).normal(size=(12, 6))
+    weights = np.array([1, 1, 1, 1, 1, 0.0])
+    amounts = combine(measured(mean), 2, weights, step=1e-4)
+    moved = amounts @ mean
+    assert moved[2] == pytest.approx(1)
+    assert np.abs(moved[[0, 1, 3, 4]]).max() < 0.02
+    short = combine(measured(mean), 2, weights, step=10.0)
+    assert np.linalg.norm(short) < np.linalg.norm(amounts), "a higher price of length makes shorter edits"
 
 
-def test_graph_model_runs_a_small_net(tmp_path):
+def test_combine_avoids_leaks_that_differ_from_face_to_face():
+    from gra_core.directions.response import Responses, combine
+
+    deviation = np.zeros((2, 4, 2))
+    deviation[0, :, 1] = 3, -3, 3, -3  # no leak on average
+    responses = Responses(np.array([[1.0, 0], [1, 0]]), deviation, np.eye(2))
+    amounts = combine(responses, 0, np.ones(2), step=0.01)
+    assert amounts[0] < 0.1 * amounts[1]
+
+
+def test_combine_stays_near_its_start():
+    from gra_core.directions.response import combine
+
+    mean = np.random.default_rng(4).normal(size=(10, 5))
+    mean[0, 1] = 1
+    start, movable = np.eye(10)[0], np.arange(10) < 8
+    near, far = (combine(measured(mean), 1, np.ones(5), step, start=start, movable=movable) for step in (30.0, 1e-4))
+    for amounts in (near, far):
+        assert amounts @ mean[:, 1] == pytest.approx(1)
+        assert not amounts[8:].any()
+    leak = [np.abs(np.delete(amounts @ mean, 1)).max() for amounts in (start, near, far)]
+    assert near[0] / np.linalg.norm(near) > 0.95
+    assert leak[2] < 0.05 * leak[0]
+
+
+def test_trials_teach_what_the_atoms_do():
+    rng = np.random.default_rng(5)
+    truth = rng.normal(size=(10, 4))
+    responses = measured(truth, noise=1.0, faces=6)
+    amounts = rng.normal(size=(8, 10))
+    slopes = (amounts @ truth)[:, None] + 0.1 * rng.normal(size=(8, 6, 4))
+    updated = responses.updated(amounts, slopes)
+    before, after = (np.abs(amounts @ (r.mean - truth)).mean() for r in (responses, updated))
+    assert after < 0.7 * before
+    assert np.abs(updated.mean - truth).mean() < np.abs(responses.mean - truth).mean()
+
+
+def test_edits_built_from_planted_atoms():
+    from gra_core.directions.boundaries import Boundary
+    from gra_core.directions.fit import build_edits, final_amounts, first_amounts
+    from gra_core.directions.recipes import GIVEN_UP, IGNORED, RECIPES, band_atoms
+    from gra_core.directions.response import Responses
+    from gra_core.directions.scores import MEASURES, SCORES
+
+    rng = np.random.default_rng(2)
+    normals = rng.normal(size=(len(MEASURES), STYLE_DIM)).astype(np.float32)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    boundaries = {key: Boundary(normal, 0.9, 0.8) for key, normal in zip(MEASURES, normals, strict=True)}
+    atoms = band_atoms(boundaries)
+    for key in FIRST_KEYS:
+        atoms[f"{key}.start"] = atoms[f"{key}.coarse"] + atoms[f"{key}.middle"]
+    own = np.array([[key == name.split(".")[0] for key in SCORES] for name in atoms], float)
+    slopes = (own + 0.2 * rng.normal(size=own.shape))[:, None] + 0.05 * rng.normal(size=(len(own), 4, len(SCORES)))
+    responses = Responses.measured(slopes, np.stack(list(atoms.values())))
+    assert first_amounts(responses).shape == (len(RECIPES), len(atoms))
+    amounts = final_amounts(list(atoms), responses)
+    edits = build_edits(amounts, atoms, boundaries, samples=500, faces=4)
+    recipes = [recipe for recipe in RECIPES if recipe.key not in GIVEN_UP]
+    assert [edit.key for edit in edits] == [recipe.key for recipe in recipes]
+    assert [edit.key for edit in edits][: len(FIRST_KEYS)] == FIRST_KEYS
+    for edit, recipe, row in zip(edits, recipes, amounts, strict=True):
+        assert "500 generated faces" in edit.provenance
+        assert np.linalg.norm(edit.vector) <= recipe.longest * 1.001
+        moved, column = row @ responses.mean, SCORES.index(recipe.key)
+        assert moved[column] > 0.3
+        held = [s not in (*IGNORED, *GIVEN_UP, *recipe.along, recipe.key) for s in SCORES]
+        assert np.abs(moved[held]).max() < 0.35 * moved[column]
+        if recipe.anchor:
+            step, start = edit.vector.mean(0), boundaries[recipe.key].normal
+            assert step @ start / np.linalg.norm(step) > 0.5
+            assert not edit.vector[8:].any()
+
+
+def test_renderer_gives_pictures_that_can_be_scored():
     import torch
 
-    from gra_core.directions.tfjs import GraphModel
-
-    def attributes(**lists):
-        return {key: {"list": value} for key, value in lists.items()}
-
-    rng = np.random.default_rng(0)
-    kernel, bias = rng.normal(size=(3, 3, 2, 4)).astype(np.float32), rng.normal(size=4).astype(np.float16)
-    conv = attributes(strides={"i": ["1", "2", "2", "1"]}, fused_ops={"s": ["Qmlhc0FkZA==", "UmVsdQ=="]})
-    conv["padding"] = {"s": "U0FNRQ=="}
-    nodes = [
-        {"name": "mean", "op": "Mean", "input": ["conv", "axes"], "attr": {}},
-        {"name": "conv", "op": "_FusedConv2D", "input": ["x", "kernel", "bias"], "attr": conv},
-        *({"name": name, "op": "Const", "attr": {}} for name in ("kernel", "bias", "axes")),
-        {"name": "x", "op": "Placeholder", "attr": {}},
-    ]
-    weights = [
-        {"name": "kernel", "shape": [3, 3, 2, 4], "dtype": "float32"},
-        {"name": "bias", "shape": [4], "dtype": "float32", "quantization": {"dtype": "float16"}},
-        {"name": "axes", "shape": [2], "dtype": "int32"},
-    ]
-    (tmp_path / "net.bin").write_bytes(kernel.tobytes() + bias.tobytes() + np.int32([1, 2]).tobytes())
-    manifest = [{"paths": ["net.bin"], "weights": weights}]
-    (tmp_path / "net.json").write_text(json.dumps({"modelTopology": {"node": nodes}, "weightsManifest": manifest}))
-    x = torch.randn(2, 2, 8, 8)
-    (result,) = GraphModel(tmp_path / "net.json")(x, "mean")
-    padded = torch.nn.functional.pad(x, (0, 1, 0, 1))  # SAME with stride 2 on an even size pads right and bottom only
-    expected = torch.nn.functional.conv2d(padded, torch.tensor(kernel).permute(3, 2, 0, 1), stride=2)
-    expected = (expected + torch.tensor(bias.astype(np.float32))[:, None, None]).relu().mean((2, 3))
-    np.testing.assert_allclose(result, expected.numpy(), atol=1e-5)
-    with pytest.raises(CheckpointError, match="missing"):
-        GraphModel(tmp_path / "other.json")
-
-
-def test_render_gives_pictures_that_can_be_scored():
-    import torch
-
-    from gra_core.directions.fit import render
+    from gra_core.directions.sampling import Renderer
 
     class Ramp(torch.nn.Module):
         """Left to right from -1 to 1 in red, 2 in green, -0.5 in blue, instead of the generator."""
@@ -329,11 +354,11 @@ def test_render_gives_pictures_that_can_be_scored():
             picture[:, 2] = -0.5
             return picture
 
-    pictures = render(Ramp(), np.zeros((5, NUM_STYLES, STYLE_DIM), np.float32))
-    assert pictures.shape == (5, 256, 256, 3)
+    pictures = Renderer(Ramp())(np.zeros((3, NUM_STYLES, STYLE_DIM), np.float32))
+    assert pictures.shape == (3, 256, 256, 3)
     assert pictures.dtype == np.uint8
     assert pictures.flags.c_contiguous, "dlib takes no other arrays"
-    np.testing.assert_allclose(pictures[4, 7, :, 0], np.linspace(0, 255, 256), atol=1.5)
+    np.testing.assert_allclose(pictures[2, 7, :, 0], np.linspace(0, 255, 256), atol=1.5)
     assert (pictures[..., 1] == 255).all()
     assert (pictures[..., 2] == 64).all()
 
@@ -342,10 +367,11 @@ def test_fit_says_what_is_missing(tmp_path):
     from gra_core.directions import fit
 
     out = tmp_path / "out.safetensors"
+    options = ["--nets", str(tmp_path), "--work", str(tmp_path / "work"), "--out", str(out)]
     with pytest.raises(GRAError, match="--samples"):
-        fit.main(["fit", "--nets", str(tmp_path), "--out", str(out)])
+        fit.main(["fit", *options])
     with pytest.raises(CheckpointError, match=r"emotion\.json"):
-        fit.main(["fit", "--nets", str(tmp_path), "--out", str(out), "--samples", "4"])
+        fit.main(["fit", *options, "--samples", "4"])
     assert not out.exists()
 
 
@@ -389,10 +415,112 @@ def test_measures_are_kept_beside_the_samples(tmp_path):
     assert calls == [3, 3], "another glasses probe makes the kept measures stale"
 
 
-def test_check_prints_every_edit(capsys):
+def test_check_prints_every_edit(capsys, shipped):
     from gra_core.directions import fit
 
     assert fit.main(["check"]) == 0
     output = capsys.readouterr().out
-    for key in FIRST_KEYS:
-        assert key in output
+    for key in shipped:
+        assert f"\n{key} " in output
+
+
+class PlantedFace:
+    """Draws faces whose scores are what the codes say, so that the check's figures are known."""
+
+    def __init__(self, edits, slopes):
+        self.edits, self.slopes = list(edits), slopes
+
+    def draw(self, face, strengths):
+        picture = np.full((256, 256, 3), 40 + face, np.uint8)
+        for key, value in strengths.items():
+            picture[0, 0, 0] = self.edits.index(key) + 1
+            picture[0, 1, 0] = int(value) + 100
+        return picture
+
+    def scorer(self, pictures):
+        from gra_core.directions.scores import SCORED_BY
+
+        edit, value = pictures[:, 0, 0, 0].astype(int) - 1, pictures[:, 0, 1, 0].astype(float) - 100
+        result = {}
+        for key, parts in SCORED_BY.items():
+            slope = np.array([self.slopes.get((self.edits[e], key), 0) if 0 <= e < 5 else 0 for e in edit])
+            result |= {part: slope * value + pictures[:, 5, 5, 0] for part in parts}
+        return result
+
+
+def test_check_measures_effects_leaks_and_order(monkeypatch, tmp_path):
+    from gra_core.directions import check
+    from gra_core.evaluation import identity
+
+    monkeypatch.setattr(identity, "face_descriptor", lambda p: np.asarray(p)[0, :2, 0].astype(float))
+    edits = {k: EditDirection(k, k, "", -100, 100, np.ones((16, 512), np.float32)) for k in ("smile", "age")}
+    edits["lips"] = EditDirection("lips", "Lips", "", 0, 100, np.ones((16, 512), np.float32))
+    planted = PlantedFace(
+        edits, {("smile", "smile"): 2, ("smile", "age"): 0.5, ("age", "age"): 5, ("lips", "lips"): -1}
+    )
+    results = check.measure_edits(edits, planted.draw, planted.scorer, 3, tmp_path)
+    np.testing.assert_allclose(check.leak_matrix(results), [[1, 0.1, 0], [0, 1, 0], [0, 0, 1]], atol=1e-6)
+    table = check.effects(results)
+    assert table[0, check.SCORES.index("smile")] == pytest.approx(120)
+    assert table[2, check.SCORES.index("lips")] == pytest.approx(-60), "one-sided: from 0 to 60"
+    assert [check.monotone_share(key, results[key]) for key in edits] == [1, 1, 0]
+    assert (results["lips"].identity[0] == 0).all()
+    assert results["smile"].identity[1, 0] == pytest.approx(np.hypot(41 - 41 + 1 - 40, 200 - 40))
+    again = check.measure_edits(edits, planted.draw, None, 3, tmp_path)
+    np.testing.assert_array_equal(again["age"].scores, results["age"].scores)
+
+    text = check.report(edits, {"generated": results}, np.ones(len(check.SCORES)))
+    assert "| smile (`smile`) | 0-15 | 120.00 | 100% | 10% age |" in text
+    page = tmp_path / "directions.md"
+    page.write_text("# Title\n\nBy hand.\n")
+    check.write_report(page, text)
+    check.write_report(page, text)
+    written = page.read_text()
+    assert written.startswith("# Title\n\nBy hand.\n")
+    assert written.count(check.MARKS[0]) == written.count("### Generated, 3 faces") == 1
+
+
+def test_strips_show_every_slider_value(tmp_path):
+    from gra_core.directions import check
+
+    edits = {"lips": EditDirection("lips", "Lips", "", -100, 100, np.ones((16, 512), np.float32), "Lower face")}
+    seen = []
+
+    def draw(face, strengths):
+        seen.append((face, strengths.get("lips", 0)))
+        return np.full((256, 256, 3), 100, np.uint8)
+
+    check.write_strips(tmp_path, edits, draw, (0, 1))
+    assert sorted(seen) == sorted((face, s) for face in (0, 1) for s in check.PICTURED)
+    with Image.open(tmp_path / "lower-face.webp") as sheet:
+        assert sheet.size == (5 * check.STRIP_SIZE, 2 * check.STRIP_SIZE)
+
+
+def test_check_draws_photos_with_the_whole_editor(monkeypatch, tmp_path):
+    from gra_core import editor
+    from gra_core.directions import check
+
+    class Editor:
+        """Inverts a photo to its red level; an edit adds its strength."""
+
+        @classmethod
+        def from_pretrained(cls):
+            return cls()
+
+        def invert(self, photo):
+            return photo.getpixel((5, 5))[0]
+
+        def edit(self, inversion, strengths):
+            return Image.new("RGB", (1024, 1024), (inversion + int(sum(strengths.values())), 0, 0))
+
+    monkeypatch.setattr(editor, "PortraitEditor", Editor)
+    for level in (10, 20, 30, 40, 50):
+        Image.new("RGB", (64, 64), (level, 0, 0)).save(tmp_path / f"{level}.png")
+    draw, count = check._draw_real(tmp_path, 3, {})
+    assert count == 3
+    pictures = [draw(i, {"smile": 5}) for i in range(count)]
+    assert [picture.shape for picture in pictures] == [(256, 256, 3)] * 3
+    assert [int(picture[9, 9, 0]) for picture in pictures] == [15, 35, 55], "photos from all over the folder"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GRAError, match="no pictures"):
+        check._draw_real(tmp_path / "empty", 3, {})

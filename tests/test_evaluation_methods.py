@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from gra_core.directions.person import PersonMask
 from gra_core.directions.tfjs import GraphModel
 from gra_core.editor import PortraitEditor
 from gra_core.errors import CheckpointError
@@ -42,22 +43,17 @@ def test_picture_features_tell_pictures_apart(face):
     assert np.linalg.norm(same - flat) > 0.1 * np.linalg.norm(same)
 
 
-class LeftHalf:
+def left_half(pictures: np.ndarray) -> np.ndarray:
     """Stands in for the person segmentation: the person is where the picture's left half is."""
-
-    def __call__(self, picture, name):
-        assert picture.min() > -1e-3
-        mask = np.zeros((1, 1, *picture.shape[2:]), np.float32)
-        mask[..., : picture.shape[3] // 2] = 1
-        return [mask]
+    mask = np.zeros((len(pictures), 1, *pictures.shape[2:]), np.float32)
+    mask[..., : pictures.shape[3] // 2] = 1
+    return mask
 
 
 @pytest.fixture
 def meter(monkeypatch, tmp_path) -> AttributeMeter:
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "selfie.json").touch()
     monkeypatch.setattr(attributes, "FaceScorer", lambda nets, probe: None)
-    monkeypatch.setattr(attributes, "GraphModel", lambda path: LeftHalf())
+    monkeypatch.setattr(attributes, "PersonMask", lambda nets: left_half)
     return AttributeMeter(tmp_path)
 
 
@@ -70,10 +66,9 @@ def test_background_counts_only_where_the_person_is_not(meter, face, random_lpip
     assert meter.background_lpips(behind, portrait, random_lpips) > 0.01
 
 
-def test_missing_person_segmentation_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(attributes, "FaceScorer", lambda nets, probe: None)
+def test_missing_person_segmentation_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"selfie\.json"):
-        AttributeMeter(tmp_path)
+        PersonMask(tmp_path)
 
 
 def test_attribute_change_counts_the_way_the_slider_says(face, tmp_path, random_lpips):
@@ -198,7 +193,7 @@ def test_graph_model_runs_what_segmentation_needs(tmp_path):
     manifest = [{"paths": ["net.bin"], "weights": weights}]
     (tmp_path / "net.json").write_text(json.dumps({"modelTopology": {"node": nodes}, "weightsManifest": manifest}))
     x = torch.randn(1, 3, 4, 4)
-    (result,) = GraphModel(tmp_path / "net.json")(x, "result")
+    (result,) = GraphModel(tmp_path / "net.json", "result")(x.numpy())
     gated = x * (3 + x.mean((2, 3), keepdim=True)).clamp(0, 6)
     resized = F.interpolate(gated, size=(8, 8), mode="bilinear")
     expected = torch.einsum("bcyx,ijc->byixj", resized, torch.tensor(up[:, :, 0])).reshape(1, 1, 16, 16)

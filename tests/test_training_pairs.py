@@ -29,7 +29,7 @@ def test_painting_over_keeps_what_is_right_and_continues_it():
 def test_backgrounds_show_what_is_behind_and_nobody():
     photo = torch.where(person(1024)[0] > 0, RED, BLUE)[None]
     faces = SimpleNamespace(pictures=((photo + 1) * 127.5).to(torch.uint8).expand(2, -1, -1, -1))
-    backgrounds = Backgrounds(faces, lambda pictures: person(256).expand(len(pictures), -1, -1, -1))
+    backgrounds = Backgrounds(faces, lambda pictures: person(256).expand(len(pictures), -1, -1, -1).numpy())
     plates = backgrounds.sample(3, 256)
     torch.testing.assert_close(plates, BLUE.expand(3, 3, 256, 256), atol=0.02, rtol=0)
 

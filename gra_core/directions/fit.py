@@ -1,13 +1,14 @@
-"""Fits the edit directions, and checks a directions file.
+"""Fits the edit directions to generated faces.
 
-    python -m gra_core directions fit --nets DIR --samples 6000 --out checkpoints/directions.safetensors
-    python -m gra_core directions check [FILE] [--nets DIR]
+    python -m gra_core directions fit --nets DIR --samples 3000 --work DIR --out checkpoints/directions.safetensors
 
-The method is InterFaceGAN (Shen et al., CVPR 2020, https://arxiv.org/abs/1907.10786): sample w, synthesise, score,
-fit a linear boundary in W for each attribute, take its unit normal, and make it orthogonal to the normals of the other
-attributes (the paper's conditional manipulation). Two departures: the boundary is fitted by ridge regression on
-the standardised scores rather than by an SVM on the extremes, which uses every sample, and each edit moves only those
-rows of the W+ code that were measured to carry it.
+1. Sample codes w, synthesise, score (`scores`), and fit a linear boundary in W for each attribute (`boundaries`):
+   InterFaceGAN, Shen et al., CVPR 2020, https://arxiv.org/abs/1907.10786.
+2. Put each boundary on bands of rows of the W+ code and measure what these atoms do to the scores of a few faces.
+3. Sum atoms so that each edit moves its own score alone (`response.combine`), which also chooses its rows, and scale it
+   to the effect wanted (`recipes`).
+4. Measure these first edits on other faces, learn from the difference what the atoms do (`Responses.updated`), and sum
+   them anew. Edits with an anchor stay near a boundary of W.
 
 A folder of samples holds `w.npy`, float32 (N, 512), and the pictures `00000.jpg`, `00001.jpg`, ... of 256 px. Their
 measures are kept in `measures.npz` beside them, as long as the glasses probe stays the same. With `glasses.csv`
@@ -18,288 +19,123 @@ shipped directions file, in which it is kept.
 import argparse
 import csv
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from gra_core.checkpoints import record_checksum
-from gra_core.constants import CHECKPOINT_DIR, MAX_STRENGTH, NUM_STYLES, STYLE_DIM
-from gra_core.directions import scores
-from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, edit_offset, load_directions, save_directions
-from gra_core.directions.scores import (
-    MEASURES,
-    SCORE_SIZE,
-    SCORES,
-    FaceScorer,
-    attribute_scores,
-    glasses_features,
-    require,
-)
+from gra_core.constants import MAX_STRENGTH, STYLE_DIM
+from gra_core.directions import check, scores
+from gra_core.directions.boundaries import Boundary, fit_boundary, targets
+from gra_core.directions.recipes import GIVEN_UP, IGNORED, RECIPES, Recipe, band_atoms
+from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, load_directions, save_directions
+from gra_core.directions.response import Responses, codes_of, combine, measure_slopes
+from gra_core.directions.sampling import Renderer, load_generator, sample_w
+from gra_core.directions.scores import SCORE_SIZE, SCORES, FaceScorer, attribute_scores, glasses_features
+from gra_core.directions.tfjs import require
 from gra_core.errors import CheckpointError, GRAError
-from gra_core.models.generator import Generator, broadcast_w
 
-GENERATOR_FILE = CHECKPOINT_DIR / "generator.safetensors"
 PROBE = "glasses_probe"
 """Tensor of the directions file that holds the glasses probe, (F + 1,)."""
 
-TRUNCATION = 0.8
-"""Samples are mean_w + 0.8 (w - mean_w): fewer broken pictures to score, with every attribute still present."""
+RIDGE = 3.0
+"""Weight of the penalty, per sample, on w of unit variance."""
 
-CHECK_STRENGTH = 60.0
+STEP = 0.01
+"""How much the length of an edit matters beside its leaks, see `response.combine`."""
+
+STRENGTH = 60.0
+"""Slider value at which the first edits are tried."""
+
+START = "start"
+"""What the names of atoms end in that are edits of the file that the fit starts from."""
+
+FACE_TRUNCATION = 0.7
+"""Truncation of the faces that effects are measured on: a little less varied than the samples."""
+
 SUNGLASSES_TINT = 0.45
-CLIP = {"yaw": (-35.0, 35.0), "glasses": (-4.0, 4.0), "tint": (-0.5, 1.0)}
-"""Range in which a measure says more than that the attribute is there; beyond it, it is cut off."""
 
 PROBE_C = 3.0
 """Inverse regularisation of the glasses probe, by five-fold cross-validation on 1,400 labelled pictures."""
-
 
 PROBE_TOLERANCE = 0.01
 """Training on the same labels again changes no weight of the probe by more than this (they are about 0.1)."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How one edit is made from the boundaries.
-
-    Attributes:
-        rows: first and last row of the W+ code that the edit moves.
-        reach: distance in W that +100 moves each of these rows.
-        ridge: weight of the penalty, per sample, on w of unit variance.
-        against: attributes whose boundaries the edit must run along.
-    """
-
-    key: str
-    label: str
-    hint: str
-    group: str
-    rows: tuple[int, int]
-    reach: float
-    ridge: float
-    against: tuple[str, ...]
-    caveat: str = ""
+def fit_boundaries(w: np.ndarray, measures: Mapping[str, np.ndarray]) -> dict[str, Boundary]:
+    """Boundaries by attribute for samples w (N, 512) and their measures (N,)."""
+    clear = measures["lens_tint"] < SUNGLASSES_TINT
+    boundaries = {}
+    for key, target in targets(measures).items():
+        keep = clear if key == "glasses" else slice(None)
+        boundaries[key] = fit_boundary(w[keep], target[keep], RIDGE)
+    return boundaries
 
 
-RECIPES = (
-    Recipe(
-        "smile",
-        "Smile",
-        "+ smiles more, - looks more serious.",
-        "Expression",
-        rows=(2, 5),
-        reach=3.0,
-        ridge=1.0,
-        against=("age", "yaw", "glasses", "gender"),
-        caveat="A strong smile also narrows the eyes and lifts the cheeks.",
-    ),
-    Recipe(
-        "age",
-        "Age",
-        "+ older, - younger.",
-        "Face",
-        rows=(0, 8),
-        reach=4.8,
-        ridge=3.0,
-        against=("smile", "yaw", "glasses", "gender"),
-        caveat="Hair turns grey with age; below -80 most faces become small children.",
-    ),
-    Recipe(
-        "yaw",
-        "Turn head",
-        "+ turns the head to the right of the picture, - to the left.",
-        "Face",
-        rows=(0, 6),
-        reach=3.8,
-        ridge=3.0,
-        against=("smile", "age", "glasses", "gender"),
-        caveat="Hair and background move along with the head.",
-    ),
-    Recipe(
-        "glasses",
-        "Glasses",
-        "+ puts glasses on, - takes glasses off.",
-        "Accessories",
-        rows=(0, 5),
-        reach=6.5,
-        ridge=3.0,
-        against=("smile", "age", "yaw", "gender", "tint"),
-        caveat="- is for people who wear glasses; without any, it makes the eyes smaller.",
-    ),
-    Recipe(
-        "gender",
-        "Masculine or feminine",
-        "+ more masculine, - more feminine.",
-        "Face",
-        rows=(0, 8),
-        reach=4.6,
-        ridge=3.0,
-        against=("smile", "age", "yaw", "glasses"),
-        caveat="Hair length and facial hair change along with it.",
-    ),
-)
-TINT_RIDGE = 3.0
+def leak_weights(recipe: Recipe, ignored: Sequence[str] = IGNORED) -> np.ndarray:
+    """How much a leak of an edit into each score matters, (S,)."""
+    return np.array([0.0 if s in ignored else 0.1 if s in recipe.along else 1.0 for s in SCORES])
 
 
-@dataclass(frozen=True)
-class Boundary:
-    """A linear boundary in W.
-
-    Attributes:
-        normal: (512,) unit vector towards more of the attribute.
-        accuracy: share of held-out extremes, the lowest and the highest tenth, on the right side, mean of two halves.
-        agreement: cosine between the normals of the two halves.
-    """
-
-    normal: np.ndarray
-    accuracy: float
-    agreement: float
-
-
-def targets(measures: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What each boundary is fitted to: the mean of the attribute's standardised measures, (N,), standardised."""
-    result = {}
-    for name, parts in MEASURES.items():
-        columns = [np.clip(measures[p], *CLIP[p]) if p in CLIP else measures[p] for p in parts]
-        result[name] = _standard(sum(_standard(c) for c in columns))
-    return result
-
-
-def _standard(x: np.ndarray) -> np.ndarray:
-    return (x - x.mean()) / max(float(x.std()), 1e-12)
-
-
-def ridge_normal(w: np.ndarray, target: np.ndarray, penalty: float) -> np.ndarray:
-    """Unit normal (512,) of the ridge regression of target (N,) on w (N, 512), penalty per sample and unit variance."""
-    x = w - w.mean(0)
-    x = x / x.std()
-    gram = x.T @ x / len(x) + penalty * np.eye(x.shape[1], dtype=x.dtype)
-    return _unit(np.linalg.solve(gram, x.T @ (target - target.mean()) / len(x)))
-
-
-def fit_boundary(w: np.ndarray, target: np.ndarray, penalty: float, seed: int = 0) -> Boundary:
-    """Boundary of a score over w (N, 512), with its quality measured on random halves."""
-    halves = np.array_split(np.random.default_rng(seed).permutation(len(w)), 2)
-    normals = [ridge_normal(w[half], target[half], penalty) for half in halves]
-    accuracy = np.mean(
-        [_accuracy(w[half] @ n, target[half]) for n, half in zip(normals, reversed(halves), strict=True)]
-    )
-    return Boundary(ridge_normal(w, target, penalty), float(accuracy), float(normals[0] @ normals[1]))
-
-
-def _accuracy(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Share of the lowest and the highest tenth by target that the boundary tells apart."""
-    order = np.argsort(target)
-    tenth = max(len(order) // 10, 1)
-    low, high = prediction[order[:tenth]], prediction[order[-tenth:]]
-    middle = np.median(np.concatenate([low, high]))
-    return float((np.mean(low <= middle) + np.mean(high > middle)) / 2)
-
-
-def condition(normal: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
-    """Unit vector nearest to `normal` (512,) that is orthogonal to all `others` (InterFaceGAN, section 3.2)."""
-    if not others:
-        return _unit(normal)
-    basis, _ = np.linalg.qr(np.stack(others, 1))
-    return _unit(normal - basis @ (basis.T @ normal))
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x)
-
-
-def build_edits(w: np.ndarray, measures: Mapping[str, np.ndarray]) -> tuple[list[EditDirection], dict[str, Boundary]]:
-    """The edits of `RECIPES`, and the boundaries they come from, for samples w (N, 512) and their measures (N,)."""
-    target = targets(measures)
-    clear = measures["tint"] < SUNGLASSES_TINT
-    boundaries = {"tint": fit_boundary(w, target["tint"], TINT_RIDGE)}
-    for recipe in RECIPES:
-        keep = clear if recipe.key == "glasses" else slice(None)
-        boundaries[recipe.key] = fit_boundary(w[keep], target[recipe.key][keep], recipe.ridge)
-    edits = []
-    for recipe in RECIPES:
-        direction = condition(boundaries[recipe.key].normal, [boundaries[name].normal for name in recipe.against])
-        vector = np.zeros((NUM_STYLES, STYLE_DIM), np.float32)
-        vector[recipe.rows[0] : recipe.rows[1] + 1] = recipe.reach * direction
-        provenance = (
-            f"InterFaceGAN boundary in W, {len(w)} generated faces, rows {recipe.rows[0]} to {recipe.rows[1]}, "
-            f"held-out accuracy {boundaries[recipe.key].accuracy:.3f}, conditioned on {', '.join(recipe.against)}"
-        )
-        edits.append(
-            EditDirection(
-                recipe.key,
-                recipe.label,
-                recipe.hint,
-                -MAX_STRENGTH,
-                MAX_STRENGTH,
-                vector,
-                recipe.group,
-                recipe.caveat,
-                provenance,
-            )
-        )
-    return edits, boundaries
-
-
-def load_generator(path: Path = GENERATOR_FILE) -> Generator:
-    """The generator with its weights, for inference on the CPU or, where there is one, the GPU.
-
-    Raises:
-        CheckpointError: the file is missing or does not fit.
-    """
-    generator = Generator()
-    try:
-        generator.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"The generator {path} cannot be loaded: {' '.join(str(error).split())}") from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return generator.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)
-
-
-def sample_w(generator: Generator, count: int, seed: int, truncation: float = TRUNCATION) -> np.ndarray:
-    """Random codes w (count, 512), float32; truncation 0 is the average face, 1 the whole variety."""
-    z = torch.randn(count, STYLE_DIM, generator=torch.Generator().manual_seed(seed))
-    mean = generator.mean_w
-    return (mean + truncation * (generator.mapping(z.to(mean.device)) - mean)).cpu().numpy()
-
-
-@torch.inference_mode()
-def render(generator: Generator, codes: np.ndarray) -> np.ndarray:
-    """Pictures (N, 256, 256, 3) uint8 of W+ codes (N, 16, 512)."""
-    pictures = []
-    for part in torch.from_numpy(codes).split(4):
-        x = generator(part.to(generator.mean_w)).unflatten(3, (SCORE_SIZE, -1)).unflatten(2, (SCORE_SIZE, -1))
-        x = ((x.mean((3, 5)) + 1) * 127.5).round().clamp(0, 255).byte()
-        pictures.append(x.permute(0, 2, 3, 1).contiguous().cpu().numpy())
-    return np.concatenate(pictures)
-
-
-def leaks(
-    generator: Generator,
-    scorer: Callable[[np.ndarray], dict[str, np.ndarray]],
-    edits: Mapping[str, EditDirection],
-    faces: np.ndarray,
-    strength: float = CHECK_STRENGTH,
-) -> np.ndarray:
-    """What each edit does to each score: (edits, 5), half the mean difference between +strength and -strength.
+def first_amounts(responses: Responses) -> np.ndarray:
+    """How much of each atom each edit of `RECIPES` at +100 is made of before it is tried, (E, K).
 
     Args:
-        faces: (N, 512) codes w of the faces to measure on.
+        responses: of the atoms, in standard deviations of the scores.
     """
-    codes = broadcast_w(torch.from_numpy(faces)).numpy()
+    return np.stack(
+        [_scaled(r, responses, combine(responses, SCORES.index(r.key), leak_weights(r), STEP)) for r in RECIPES]
+    )
+
+
+def final_amounts(names: Sequence[str], responses: Responses) -> np.ndarray:
+    """As `first_amounts`, from what trying them taught, with the recipes' anchors, and without those given up.
+
+    `names` are those of the atoms.
+    """
+    coarse = np.array([not name.endswith(".fine") for name in names])
     rows = []
-    for key in edits:
-        offset = edit_offset(edits, {key: strength})
-        after, before = (
-            attribute_scores(scorer(render(generator, codes + sign * offset))).mean(0) for sign in (1.0, -1.0)
-        )
-        rows.append((after - before) / 2)
+    for recipe in (r for r in RECIPES if r.key not in GIVEN_UP):
+        start, step = None, STEP
+        if recipe.anchor:
+            start, step = np.array([float(name == f"{recipe.key}.{START}") for name in names]), recipe.anchor
+        weights = leak_weights(recipe, (*IGNORED, *GIVEN_UP))
+        amounts = combine(responses, SCORES.index(recipe.key), weights, step, start=start, movable=coarse)
+        rows.append(_scaled(recipe, responses, amounts))
     return np.stack(rows)
+
+
+def _scaled(recipe: Recipe, responses: Responses, amounts: np.ndarray) -> np.ndarray:
+    length = float(np.sqrt(amounts @ responses.gram @ amounts))
+    return amounts * min(recipe.effect, recipe.longest / length)
+
+
+def build_edits(
+    amounts: np.ndarray, atoms: Mapping[str, np.ndarray], boundaries: Mapping[str, Boundary], samples: int, faces: int
+) -> list[EditDirection]:
+    """The edits of `RECIPES` that are not given up, in that order, shipped or not.
+
+    Args:
+        amounts: (E, K) of the atoms, see `final_amounts`.
+        atoms: offsets (16, 512) by name.
+        boundaries: by attribute, for the provenance.
+        samples: number of faces that they were fitted to.
+        faces: number of faces that effects were measured on.
+    """
+    edits = []
+    vectors = np.tensordot(amounts, np.stack(list(atoms.values())), 1).astype(np.float32)
+    for recipe, vector in zip((r for r in RECIPES if r.key not in GIVEN_UP), vectors, strict=True):
+        base = "InterFaceGAN boundary in W" + ("" if recipe.anchor else " on bands of rows")
+        provenance = (
+            f"{base}, {samples} generated faces, {boundaries[recipe.key].accuracy:.3f} of the extremes of held-out "
+            f"halves on the right side; leaks taken out by effects measured on {faces} faces"
+        )
+        texts = (recipe.key, recipe.label, recipe.hint, -MAX_STRENGTH, MAX_STRENGTH, vector, recipe.group)
+        edits.append(EditDirection(*texts, recipe.caveat, provenance, kind="interfacegan"))
+    return edits
 
 
 def _sample_files(folder: Path) -> tuple[np.ndarray, list[Path]]:
@@ -379,6 +215,22 @@ def load_probe(path: Path = DIRECTIONS_FILE) -> np.ndarray:
         raise CheckpointError(f"{path} holds no glasses probe; give samples with a glasses.csv.") from error
 
 
+def _slopes(
+    offsets: Mapping[str, np.ndarray], faces: np.ndarray, render: Renderer, scorer: FaceScorer, work: Path
+) -> np.ndarray:
+    """Slopes (K, N, S) of offsets, each kept in the folder `work` as soon as it is measured."""
+    work.mkdir(parents=True, exist_ok=True)
+    slopes = []
+    for name, offset in offsets.items():
+        file = work / f"{name}.npz"
+        kept = dict(np.load(file)) if file.is_file() else {}
+        if not kept or not np.allclose(kept["offset"], offset, atol=1e-2) or not np.allclose(kept["faces"], faces):
+            kept = {"offset": offset, "faces": faces, "slopes": measure_slopes(render, scorer, faces, offset[None])[0]}
+            np.savez(file, **kept)
+        slopes.append(kept["slopes"])
+    return np.stack(slopes)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`directions fit ...` and `directions check ...`."""
     verbatim = argparse.RawDescriptionHelpFormatter
@@ -389,18 +241,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     fit.add_argument("--out", type=Path, required=True, metavar="FILE", help="directions file to write")
     fit.add_argument("--nets", type=Path, required=True, metavar="DIR", help="folder of the scoring nets, see below")
+    fit.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder that keeps the measured effects")
     fit.add_argument("--samples", type=int, default=0, metavar="N", help="faces to generate")
     fit.add_argument("--samples-dir", type=Path, action="append", default=[], metavar="DIR", help="faces made before")
+    fit.add_argument("--start", type=Path, default=DIRECTIONS_FILE, metavar="FILE", help="edits that are atoms too")
+    fit.add_argument("--faces", type=int, default=8, metavar="N", help="faces to measure atoms on, and then edits (8)")
+    fit.add_argument("--all", action="store_true", help="write also the edits that did not pass the check")
+    fit.add_argument("--compile", action="store_true", help="compile the generator first: worth it from 500 faces up")
     fit.add_argument("--seed", type=int, default=0)
-    check = commands.add_parser(
-        "check", help="check a directions file", epilog=scores.__doc__, formatter_class=verbatim
+    checking = commands.add_parser(
+        "check", help="measure what each edit does", epilog=scores.__doc__, formatter_class=verbatim
     )
-    check.add_argument("file", type=Path, nargs="?", default=DIRECTIONS_FILE)
-    check.add_argument("--nets", type=Path, metavar="DIR", help="also measure what each edit does")
-    check.add_argument("--faces", type=int, default=20, metavar="N", help="faces to measure on")
-    check.add_argument("--seed", type=int, default=1000)
+    check.add_arguments(checking)
     args = parser.parse_args(argv)
-    return _fit(args) if args.action == "fit" else _check(args)
+    return _fit(args) if args.action == "fit" else check.run(args)
 
 
 def _fit(args: argparse.Namespace) -> int:
@@ -409,42 +263,39 @@ def _fit(args: argparse.Namespace) -> int:
     probe = train_probe(args.samples_dir)
     probe = load_probe() if probe is None else probe
     scorer = FaceScorer(args.nets, probe)
+    start = load_directions(args.start)
     parts = [measure_folder(folder, scorer) for folder in args.samples_dir]
+    generator = load_generator()
+    render = Renderer(generator, compiled=args.compile)
     if args.samples > 0:
-        generator = load_generator()
         w = sample_w(generator, args.samples, args.seed)
-        codes = broadcast_w(torch.from_numpy(w)).numpy()
-        scored = [scorer(render(generator, codes[i : i + 64])) for i in range(0, len(w), 64)]
+        scored = [scorer(render(codes_of(w[i : i + 64]))) for i in range(0, len(w), 64)]
         parts.append((w, {name: np.concatenate([s[name] for s in scored]) for name in scored[0]}))
     w = np.concatenate([part[0] for part in parts])
     measures = {name: np.concatenate([part[1][name] for part in parts]) for name in parts[0][1]}
-    edits, boundaries = build_edits(w, measures)
-    print(f"{len(w)} faces\n{'attribute':<10}{'held-out accuracy':>20}{'cosine of halves':>20}")
+    boundaries = fit_boundaries(w, measures)
+    print(f"{len(w)} faces\n{'attribute':<14}{'accuracy on held-out extremes':>32}{'cosine of halves':>20}")
     for name, boundary in boundaries.items():
-        print(f"{name:<10}{boundary.accuracy:>20.3f}{boundary.agreement:>20.3f}")
-    save_directions(args.out, edits, {PROBE: probe})
+        print(f"{name:<14}{boundary.accuracy:>32.3f}{boundary.agreement:>20.3f}")
+    spread = attribute_scores(measures).std(0)
+    atoms = band_atoms(boundaries) | {
+        f"{key}.{START}": STRENGTH / MAX_STRENGTH * edit.vector for key, edit in start.items()
+    }
+    faces = sample_w(generator, args.faces, args.seed + 1, FACE_TRUNCATION)
+    names = list(atoms)
+    slopes = _slopes(atoms, faces, render, scorer, args.work / "atoms") / spread
+    responses = Responses.measured(slopes, np.stack(list(atoms.values())))
+    first = STRENGTH / MAX_STRENGTH * first_amounts(responses)
+    others = sample_w(generator, args.faces, args.seed + 2, FACE_TRUNCATION)
+    trials = np.tensordot(first, np.stack(list(atoms.values())), 1).astype(np.float32)
+    trials = {recipe.key: offset for recipe, offset in zip(RECIPES, trials, strict=True)}
+    slopes = _slopes(trials, others, render, scorer, args.work / "edits") / spread
+    amounts = final_amounts(names, responses.updated(first, slopes))
+    edits = build_edits(amounts, atoms, boundaries, len(w), 2 * args.faces)
+    shipped = {recipe.key for recipe in RECIPES if recipe.shipped}
+    edits = [edit for edit in edits if edit.key in shipped or args.all]
+    save_directions(args.out, edits, {PROBE: probe, check.SPREAD: spread.astype(np.float32)})
     record_checksum(args.out)
-    return 0
-
-
-def _check(args: argparse.Namespace) -> int:
-    edits = load_directions(args.file)
-    print(f"{'edit':<10}{'range':>12}{'rows':>8}{'norm':>8}  cosine with " + ", ".join(edits))
-    flat = np.stack([edit.vector.ravel() for edit in edits.values()])
-    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
-    for edit, cosines in zip(edits.values(), flat @ flat.T, strict=True):
-        rows = np.flatnonzero(np.abs(edit.vector).max(1))
-        span, extent = f"{edit.minimum:g}..{edit.maximum:g}", f"{rows[0]}-{rows[-1]}"
-        norm = np.linalg.norm(edit.vector)
-        print(f"{edit.key:<10}{span:>12}{extent:>8}{norm:>8.2f}  " + " ".join(f"{c:6.2f}" for c in cosines))
-    if args.nets is not None:
-        generator = load_generator()
-        scorer = FaceScorer(args.nets, load_probe(args.file))
-        table = leaks(generator, scorer, edits, sample_w(generator, args.faces, args.seed))
-        print(f"\nhalf the difference of scores between +60 and -60, mean of {args.faces} faces")
-        print(f"{'edit':<10}" + "".join(f"{name:>10}" for name in SCORES))
-        for key, row in zip(edits, table, strict=True):
-            print(f"{key:<10}" + "".join(f"{value:>10.2f}" for value in row))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The edits that sliders offer: one W+ offset each, read from one safetensors file.
+"""The edits that sliders offer: one W+ offset each, those shipped read from one safetensors file.
 
 Reads with numpy only, so that listing edits and checking slider values does not wait for torch.
 """
@@ -6,8 +6,8 @@ Reads with numpy only, so that listing edits and checking slider values does not
 import difflib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,9 @@ class EditDirection:
         group: heading under which the page shows the slider.
         caveat: what tends to change along with it; may be empty.
         provenance: how the direction was found.
+        kind: the method it comes from: interfacegan, stylespace, ganspace, text, mapper or file; may be empty.
+        mapper: for an edit that depends on the face, its offset (16, 512) at strength +100 for a W+ code (16, 512);
+            `vector` then is that for the average face. Not kept in files.
     """
 
     key: str
@@ -48,9 +51,19 @@ class EditDirection:
     group: str = "Face"
     caveat: str = ""
     provenance: str = ""
+    kind: str = ""
+    mapper: Callable[[np.ndarray], np.ndarray] | None = None
+
+    @property
+    def layers(self) -> tuple[int, int]:
+        """First and last row of the W+ code that the edit moves."""
+        rows = np.flatnonzero(np.abs(self.vector).max(1))
+        return int(rows[0]), int(rows[-1])
 
 
-_TEXT_FIELDS = tuple(field.name for field in fields(EditDirection) if field.name != "vector")
+_TEXT_FIELDS = tuple(field.name for field in fields(EditDirection) if field.name not in {"vector", "mapper"})
+_OPTIONAL_FIELDS = {"kind"}
+"""Fields that files written before they existed lack."""
 
 
 def load_directions(path: Path = DIRECTIONS_FILE) -> dict[str, EditDirection]:
@@ -87,15 +100,22 @@ def save_directions(path: Path, edits: Sequence[EditDirection], extra: Mapping[s
     Raises:
         OSError: the file cannot be written.
     """
-    records = [{name: value for name, value in asdict(edit).items() if name in _TEXT_FIELDS} for edit in edits]
+    records = [{name: getattr(edit, name) for name in _TEXT_FIELDS} for edit in edits]
     tensors = {VECTORS: np.stack([edit.vector for edit in edits]).astype(np.float16), **(extra or {})}
     part = path.with_name(path.name + ".part")
     part.write_bytes(save(tensors, {"format": FILE_FORMAT, "edits": json.dumps(records)}))
     part.replace(path)
 
 
-def edit_offset(directions: Mapping[str, EditDirection], strengths: Mapping[str, float]) -> np.ndarray:
+def edit_offset(
+    directions: Mapping[str, EditDirection], strengths: Mapping[str, float], code: np.ndarray | None = None
+) -> np.ndarray:
     """W+ offset of a set of slider values: the sum of strength / 100 * vector.
+
+    Args:
+        directions: the edits by key.
+        strengths: slider values by key.
+        code: W+ code (16, 512) of the face, for edits that depend on it; the average face by default.
 
     Returns:
         (16, 512) float32, to be added to a W+ code; exact zeros when all strengths are 0.
@@ -113,7 +133,8 @@ def edit_offset(directions: Mapping[str, EditDirection], strengths: Mapping[str,
         if not edit.minimum <= value <= edit.maximum:
             raise StrengthError(f"{key} goes from {edit.minimum:g} to {edit.maximum:g}; {value:g} is outside.")
         if value:
-            offset += np.float32(value / MAX_STRENGTH) * edit.vector
+            full = edit.vector if edit.mapper is None or code is None else edit.mapper(code)
+            offset += np.float32(value / MAX_STRENGTH) * full
     return offset
 
 
@@ -146,7 +167,8 @@ def _rows(vectors: np.ndarray) -> np.ndarray:
 
 
 def _edit(record: Mapping[str, object], vector: np.ndarray) -> EditDirection:
-    edit = EditDirection(vector=vector, **{name: record[name] for name in _TEXT_FIELDS})  # type: ignore[arg-type]
+    names = [name for name in _TEXT_FIELDS if name in record or name not in _OPTIONAL_FIELDS]
+    edit = EditDirection(vector=vector, **{name: record[name] for name in names})  # type: ignore[arg-type]
     if not isinstance(edit.key, str) or edit.minimum not in (-MAX_STRENGTH, 0) or edit.maximum != MAX_STRENGTH:
         raise ValueError(f"the record of edit {edit.key!r} is not valid")
     if not vector.any():

