@@ -287,7 +287,7 @@ def test_unexpected_errors_are_logged_and_not_shown(tab, studio, opened, stand_i
 
     studio.visitors.put("one", opened)
     monkeypatch.setattr(stand_in, "edit", break_down)
-    answer = tab.on_move(VISITOR, True, FACE_VIEW, *zeros(tab))
+    answer = tab.on_move(VISITOR, opened.portrait.history.turn, FACE_VIEW, 5, *zeros(tab)[1:])
     assert words.UNEXPECTED in answer[tab.status]
     assert "secret detail" not in answer[tab.status]
     assert "secret detail" in caplog.text
@@ -295,21 +295,37 @@ def test_unexpected_errors_are_logged_and_not_shown(tab, studio, opened, stand_i
 
 def test_an_expired_visit_is_explained(tab):
     for answer in (
-        tab.on_move(VISITOR, True, FACE_VIEW, *zeros(tab)),
-        tab.on_reset(VISITOR, True, FACE_VIEW),
-        tab.on_undo(VISITOR, True, FACE_VIEW),
-        tab.on_download(VISITOR, True, FACE_VIEW, "PNG", False, *zeros(tab)),
-        next(tab.on_face(VISITOR, choice(1), True, FACE_VIEW)),
-        next(tab.on_animate(VISITOR, True, "smile", "GIF", *zeros(tab))),
+        tab.on_move(VISITOR, 7, FACE_VIEW, *zeros(tab)),
+        tab.on_reset(VISITOR, 7, FACE_VIEW),
+        tab.on_undo(VISITOR, 7, FACE_VIEW),
+        tab.on_download(VISITOR, 7, FACE_VIEW, "PNG", False, *zeros(tab)),
+        next(tab.on_face(VISITOR, choice(1), 7, FACE_VIEW)),
+        next(tab.on_animate(VISITOR, 7, "smile", "GIF", *zeros(tab))),
     ):
         assert words.EXPIRED in answer[tab.status]
         assert answer[tab.upload]["visible"]
 
 
 def test_sliders_can_be_set_before_there_is_a_photo(tab):
-    answer = tab.on_move(VISITOR, False, FACE_VIEW, 60, *zeros(tab)[1:])
+    answer = tab.on_move(VISITOR, 0, FACE_VIEW, 60, *zeros(tab)[1:])
     assert words.WAITING in answer[tab.status]
     assert tab.upload not in answer
+
+
+def test_a_move_that_comes_after_a_reset_is_dropped(tab, studio, opened):
+    """Else the picture would show the slider's old place, and the slider would stand at 0."""
+    studio.visitors.put("one", opened)
+    history = opened.portrait.history
+    turn = history.turn
+    tab.on_move(VISITOR, turn, FACE_VIEW, 60, *zeros(tab)[1:])
+    answer = tab.on_reset(VISITOR, turn, FACE_VIEW)
+    assert answer[tab.turn] == history.turn != turn
+    late = tab.on_move(VISITOR, turn, FACE_VIEW, 62, *zeros(tab)[1:])
+    assert tab.viewer not in late
+    assert history.current == {}
+    assert tab.viewer in tab.on_move(VISITOR, history.turn, FACE_VIEW, 20, *zeros(tab)[1:])
+    assert history.current == {"smile": 20}
+    assert tab.viewer not in tab.on_move(VISITOR, history.turn, FACE_VIEW, 20, *zeros(tab)[1:])  # the drag's end
 
 
 def test_a_face_that_is_too_small_leaves_the_chosen_one(tab, studio, pair_file, tmp_path, monkeypatch):
@@ -320,7 +336,7 @@ def test_a_face_that_is_too_small_leaves_the_chosen_one(tab, studio, pair_file, 
         raise FaceTooSmallError("The face is too small.")
 
     monkeypatch.setattr(studio.aligner, "align", refuse)
-    *_, last = tab.on_face(VISITOR, choice(1), True, FACE_VIEW)
+    *_, last = tab.on_face(VISITOR, choice(1), 7, FACE_VIEW)
     assert "too small" in last[tab.status]
     assert studio.visitors.get("one").index == 0
 

@@ -129,6 +129,30 @@ def test_a_drag_is_one_step(clock):
     assert history.current == {"smile": 39}
 
 
+def test_moves_know_when_they_come_too_late(clock):
+    history = History(clock)
+    turns = [history.turn]
+    history.record({"smile": 10})  # a hand on a slider changes no turn
+    assert history.turn == turns[0]
+    for change in (history.undo, history.redo, lambda: history.set({"age": 5}), lambda: history.set({"age": 5})):
+        change()
+        turns.append(history.turn)
+    assert len(set(turns)) == 5
+    assert History(clock).turn not in turns
+    assert 0 not in turns
+
+
+def test_a_preset_is_a_step_even_right_after_a_drag(clock):
+    history = History(clock)
+    history.record({"smile": 10})
+    history.set({"smile": 75})
+    history.record({"smile": 80})
+    history.undo()
+    assert history.current == {"smile": 75}
+    history.undo()
+    assert history.current == {"smile": 10}
+
+
 def test_the_history_is_bounded(clock):
     history = History(clock)
     for value in range(3 * LONGEST):

@@ -42,7 +42,7 @@ class BatchTab:
             )
             with gr.Row(elem_classes="bar"):
                 self.folder = gr.UploadButton(
-                    "Choose a folder", file_count="directory", min_width=140, scale=0, elem_id="batch-folder"
+                    "Choose a folder", file_count="directory", min_width=190, scale=0, elem_id="batch-folder"
                 )
                 self.view = gr.Radio(
                     [PHOTO_VIEW, FACE_VIEW],

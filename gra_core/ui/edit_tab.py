@@ -37,7 +37,7 @@ class EditTab:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        self.has_photo = gr.Checkbox(False, visible=False)
+        self.turn = gr.Number(0, visible=False)  # of the history that the sliders show; 0 without a photo
         self.status = gr.HTML(note("ready", words.CHOOSE), elem_id="status")
         with gr.Row(equal_height=False, elem_id="work"):
             with gr.Column(scale=3, min_width=320, elem_id="stage"):
@@ -127,34 +127,35 @@ class EditTab:
         quick = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
         panel, sliders = self.panel, self.panel.sliders
         outputs = [
-            *(self.has_photo, self.status, self.upload, self.viewer, self.faces, self.bar, self.view, self.welcome),
+            *(self.turn, self.status, self.upload, self.viewer, self.faces, self.bar, self.view, self.welcome),
             *(self.file, self.animation, self.animation_file, *panel.outputs),
         ]
         start = {"inputs": sliders, "outputs": outputs}
-        setting = {"inputs": [self.has_photo, self.view, *sliders], "outputs": outputs}
 
         self.upload.input(self.on_upload, [self.upload, *sliders], outputs, **common)
         self.examples.select(self.on_example, **start, **common)
-        self.faces.select(self.on_face, [self.has_photo, self.view], outputs, **common)
+        self.faces.select(self.on_face, [self.turn, self.view], outputs, **common)
         gr.on(
-            [self.view.input, *(event for slider in sliders for event in (slider.input, slider.release))],
+            [event for slider in sliders for event in (slider.input, slider.release)],
             self.on_move,
-            **setting,
+            [self.turn, self.view, *sliders],
+            outputs,
             trigger_mode="always_last",  # while one result is on its way only the newest position waits
             **common,
         )
+        self.view.input(self.on_view, [self.turn, self.view], outputs, **common)
         for button, step in ((panel.reset, self.on_reset), (panel.undo, self.on_undo), (panel.redo, self.on_redo)):
-            button.click(step, [self.has_photo, self.view], outputs, **common)
-        panel.preset.select(self.on_preset, [self.has_photo, self.view], outputs, **common)
+            button.click(step, [self.turn, self.view], outputs, **common)
+        panel.preset.select(self.on_preset, [self.turn, self.view], outputs, **common)
         self.another.click(self.on_another, None, outputs, **common)
         self.download.click(
-            self.on_download, [self.has_photo, self.view, self.format, self.mark, *sliders], outputs, **common
+            self.on_download, [self.turn, self.view, self.format, self.mark, *sliders], outputs, **common
         ).then(None, [self.file], js=SCRIPTS["download"], api_visibility="private")
-        self.animate.click(self.on_animate, [self.has_photo, self.moved, self.kind, *sliders], outputs, **common)
+        self.animate.click(self.on_animate, [self.turn, self.moved, self.kind, *sliders], outputs, **common)
         self.save.click(self.on_save, sliders, [self.text], **quick).then(
             None, [self.text], js=SCRIPTS["save_text"], api_visibility="private"
         )
-        self.load.upload(self.on_load, [self.load, self.has_photo, self.view], outputs, **common)
+        self.load.upload(self.on_load, [self.load, self.turn, self.view], outputs, **common)
         self.share.click(self.on_share, sliders, [self.text, self.link, self.status], **quick).then(
             None, [self.text], [self.link], js=SCRIPTS["share_link"], api_visibility="private"
         )
@@ -190,11 +191,11 @@ class EditTab:
         self.studio.visitors.drop(request.session_hash)
         return {**self._empty(), self.status: note("ready", words.CHOOSE), **self.panel.show({})}
 
-    def on_face(self, request: gr.Request, event: gr.SelectData, has_photo: bool, view: str) -> Iterator[dict]:
+    def on_face(self, request: gr.Request, event: gr.SelectData, turn: float, view: str) -> Iterator[dict]:
         """Another face of the photo was chosen."""
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            yield self._no_photo(has_photo)
+            yield self._no_photo(turn)
             return
         if event.index == session.index:
             return
@@ -223,7 +224,7 @@ class EditTab:
                 self.viewer: gr.update(value=pictures_value(crop, crop), visible=True),
             }
             session = work.choose_face(self.studio, session, 0, aligned)
-            session.portrait.history.record(self.panel.read(values))
+            session.portrait.history.set(self.panel.read(values))
             visitors.put(visitor, session)
             several = words.SEVERAL.format(count=len(session.faces)) if len(session.faces) > 1 else ""
             yield {**self._rendered(session, FACE_VIEW, several + words.READY), self.bar: gr.update(visible=True)}
@@ -235,55 +236,64 @@ class EditTab:
 
     # --- sliders ---------------------------------------------------------------------------------------------------
 
-    def on_move(self, request: gr.Request, has_photo: bool, view: str, *values: object) -> dict:
-        """A slider moved, or the view was switched."""
+    def on_move(self, request: gr.Request, turn: float, view: str, *values: object) -> dict:
+        """A slider moved."""
         strengths = self.panel.read(values)
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            return {**self._no_photo(has_photo), **self.panel.show(strengths, sliders=False)}
-        session.portrait.history.record(strengths)
+            return {**self._no_photo(turn), **self.panel.show(strengths, sliders=False)}
+        history = session.portrait.history
+        if turn != history.turn or strengths == history.current:  # too late, or the end of a drag that is shown already
+            return {self.status: gr.skip()}
+        history.record(strengths)
         return self._answer(session, view, sliders=False)
 
-    def on_reset(self, request: gr.Request, has_photo: bool, view: str) -> dict:
+    def on_view(self, request: gr.Request, turn: float, view: str) -> dict:
+        """The view was switched."""
+        session = self.studio.visitors.get(request.session_hash)
+        return self._no_photo(turn) if session is None else self._answer(session, view, sliders=False)
+
+    def on_reset(self, request: gr.Request, turn: float, view: str) -> dict:
         """All sliders go to 0."""
-        return self._set(request, has_photo, view, {})
+        return self._set(request, turn, view, {})
 
-    def on_preset(self, request: gr.Request, event: gr.SelectData, has_photo: bool, view: str) -> dict:
+    def on_preset(self, request: gr.Request, event: gr.SelectData, turn: float, view: str) -> dict:
         """All sliders go where a preset has them."""
-        return self._set(request, has_photo, view, self.panel.presets[event.index][1])
+        return self._set(request, turn, view, self.panel.presets[event.index][1])
 
-    def on_undo(self, request: gr.Request, has_photo: bool, view: str) -> dict:
+    def on_undo(self, request: gr.Request, turn: float, view: str) -> dict:
         """Back by one step."""
-        return self._step(request, has_photo, view, "undo")
+        return self._step(request, turn, view, "undo")
 
-    def on_redo(self, request: gr.Request, has_photo: bool, view: str) -> dict:
+    def on_redo(self, request: gr.Request, turn: float, view: str) -> dict:
         """Forward by one step."""
-        return self._step(request, has_photo, view, "redo")
+        return self._step(request, turn, view, "redo")
 
-    def _step(self, request: gr.Request, has_photo: bool, view: str, step: str) -> dict:
+    def _step(self, request: gr.Request, turn: float, view: str, step: str) -> dict:
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            return self._no_photo(has_photo)
+            return self._no_photo(turn)
         getattr(session.portrait.history, step)()
         return self._answer(session, view)
 
-    def _set(self, request: gr.Request, has_photo: bool, view: str, strengths: Mapping[str, float]) -> dict:
+    def _set(self, request: gr.Request, turn: float, view: str, strengths: Mapping[str, float]) -> dict:
         """All sliders go where they are told."""
+        strengths = settings.clean(self.studio.edits, strengths)
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            return {**self._no_photo(has_photo), **self.panel.show(strengths)}
-        session.portrait.history.record(strengths)
+            return {**self._no_photo(turn), **self.panel.show(strengths)}
+        session.portrait.history.set(strengths)
         return self._answer(session, view)
 
     # --- results and settings ------------------------------------------------------------------------------------
 
     def on_download(
-        self, request: gr.Request, has_photo: bool, view: str, file_format: str, mark: bool, *values: object
+        self, request: gr.Request, turn: float, view: str, file_format: str, mark: bool, *values: object
     ) -> dict:
         """Makes the file that the browser fetches next."""
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            return {**self._no_photo(has_photo), self.file: None}
+            return {**self._no_photo(turn), self.file: None}
         try:
             suffix = FORMAT_CHOICES[file_format]
             strengths = self.panel.read(values)
@@ -291,11 +301,11 @@ class EditTab:
         except Exception as error:
             return {self.status: note("error", explain(error)), self.file: None}
 
-    def on_animate(self, request: gr.Request, has_photo: bool, key: str, kind: str, *values: object) -> Iterator[dict]:
+    def on_animate(self, request: gr.Request, turn: float, key: str, kind: str, *values: object) -> Iterator[dict]:
         """Makes an animation of one edit."""
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            yield self._no_photo(has_photo)
+            yield self._no_photo(turn)
             return
         try:
             total = work.SWEEP_FRAMES
@@ -322,7 +332,7 @@ class EditTab:
         """The query of a link; the browser makes the link of it."""
         return settings.to_query(self.panel.read(values)), gr.update(visible=True), note("ready", words.LINK)
 
-    def on_load(self, request: gr.Request, file: dict, has_photo: bool, view: str) -> dict:
+    def on_load(self, request: gr.Request, file: dict, turn: float, view: str) -> dict:
         """A settings file was chosen."""
         try:
             content = Path(file["path"]).read_bytes()
@@ -332,7 +342,7 @@ class EditTab:
         message = words.LOADED.format(settings=describe(strengths, self.studio.edits))
         if unknown:
             message += words.UNKNOWN.format(names=", ".join(unknown)[:200])
-        return {**self._set(request, has_photo, view, strengths), self.status: note("ready", message)}
+        return {**self._set(request, turn, view, strengths), self.status: note("ready", message)}
 
     # --- what the page shows -------------------------------------------------------------------------------------
 
@@ -348,6 +358,7 @@ class EditTab:
         history = session.portrait.history
         pictures = work.render(self.studio, session, history.current, view)
         return {
+            self.turn: history.turn,
             self.status: note("ready", message),
             self.viewer: gr.update(value=pictures_value(*pictures), visible=True),
             **self.panel.reflect(history, sliders=sliders),
@@ -357,7 +368,6 @@ class EditTab:
         """The page with a photo in it."""
         several = len(session.faces) > 1
         return {
-            self.has_photo: True,
             self.upload: gr.update(visible=False),
             self.welcome: gr.update(visible=False),
             self.faces: gr.update(value=_faces(session) if several else None, visible=several),
@@ -369,7 +379,7 @@ class EditTab:
     def _empty(self) -> dict:
         """The page without a photo."""
         return {
-            self.has_photo: False,
+            self.turn: 0,
             self.upload: gr.update(value=None, visible=True),
             self.viewer: gr.update(value=None, visible=False),
             self.faces: gr.update(value=None, visible=False),
@@ -381,9 +391,9 @@ class EditTab:
             self.panel.redo: gr.update(interactive=False),
         }
 
-    def _no_photo(self, had_one: bool) -> dict:
+    def _no_photo(self, turn: float) -> dict:
         """The page when there is nothing to edit: not yet, or not any more."""
-        if had_one:
+        if turn:
             return {**self._empty(), self.status: note("error", words.EXPIRED)}
         return {self.status: note("ready", words.WAITING)}
 

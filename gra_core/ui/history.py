@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Mapping
 
@@ -10,12 +11,18 @@ GESTURE_SECONDS = 1.0
 
 LONGEST = 100
 
+_TURNS = itertools.count(1)
+
 
 class History:
     """The settings of a face, and those before and after.
 
     Args:
         clock: seconds, for tests.
+
+    Attributes:
+        turn: a number, never 0, that changes whenever the sliders are set by anything but a hand on one of them. A
+            slider move that carries an older number began before that and comes too late.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -23,6 +30,7 @@ class History:
         self._position = 0
         self._clock = clock
         self._gesture: tuple[frozenset[str], float] = (frozenset(), 0.0)
+        self.turn = next(_TURNS)
 
     @property
     def current(self) -> dict[str, float]:
@@ -55,12 +63,22 @@ class History:
             self._states = [*self._states, dict(strengths)][-LONGEST:]
         self._position = len(self._states) - 1
 
+    def set(self, strengths: Mapping[str, float]) -> None:
+        """New settings for all sliders at once, as one step of their own."""
+        self._begin_turn()
+        self.record(strengths)
+        self._begin_turn()
+
     def undo(self) -> None:
         """Back to the settings before, where there are some."""
         self._position = max(self._position - 1, 0)
-        self._gesture = (frozenset(), 0.0)
+        self._begin_turn()
 
     def redo(self) -> None:
         """Forward to what was undone, where there is something."""
         self._position = min(self._position + 1, len(self._states) - 1)
+        self._begin_turn()
+
+    def _begin_turn(self) -> None:
         self._gesture = (frozenset(), 0.0)
+        self.turn = next(_TURNS)

@@ -43,7 +43,7 @@ def build_page(studio: Studio | None = None) -> gr.Blocks:
         with gr.Row(elem_id="head"):
             gr.Markdown(f"# {words.TITLE}\n{words.INTRODUCTION}", elem_id="title")
             gr.HTML(
-                html_template='<button type="button">Light or dark</button>',
+                html_template='<button type="button" aria-label="Light or dark" title="Light or dark">◐</button>',
                 js_on_load=(HERE / "theme.js").read_text(encoding="utf-8"),
                 apply_default_css=False,
                 elem_id="theme",
