@@ -13,13 +13,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
 from gra_core.constants import PROJECT_ROOT
-from gra_core.directions.registry import load_directions
+from gra_core.directions.registry import EditDirection, load_directions
 
 CHROMIUM_OPTIONS = [
     "--no-sandbox",
@@ -33,12 +34,25 @@ CHROMIUM_OPTIONS = [
 ]
 
 
+def many_edits() -> dict[str, EditDirection]:
+    """Five real edits and twenty made-up ones in four groups: as many as the page has to keep in order."""
+    real = load_directions()
+    edits = {key: real[key] for key in ("smile", "age", "yaw", "gender", "glasses")}
+    edits |= {key: replace(edit, group="Face") for key, edit in edits.items()}
+    for index in range(20):
+        key, minimum = f"extra{index}", -100.0 * (index % 2)
+        edits[key] = replace(
+            edits["smile"], key=key, label=f"Extra {index}", group=f"More {index // 5}", minimum=minimum
+        )
+    return edits
+
+
 class StandIn:
-    """In the editor's place: smile makes the picture brighter, age takes colour out, yaw mirrors from 50 on."""
+    """In the editor's place: smile makes the picture brighter, age takes colour out."""
 
     def __init__(self) -> None:
         self.inverted = 0
-        self.edits = load_directions()
+        self.edits = many_edits()
 
     def invert(self, aligned: Image.Image) -> Image.Image:
         self.inverted += 1
@@ -154,4 +168,4 @@ if __name__ == "__main__":
     from gra_core.ui.page import build_page, launch_options
     from gra_core.ui.studio import Studio
 
-    build_page(Studio(StandIn)).launch(**launch_options())
+    build_page(Studio(StandIn, many_edits)).launch(**launch_options())

@@ -6,11 +6,10 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import StandIn, difference, served
+from serving import StandIn, difference, many_edits, served
 
 from gra_core.alignment import FaceAligner, paste_back
 from gra_core.constants import PROJECT_ROOT
-from gra_core.directions.registry import load_directions
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +25,7 @@ def client(url, tmp_path_factory):
 
 def test_edits(client):
     edits = client.predict(api_name="/edits")
-    assert [edit["key"] for edit in edits] == list(load_directions())
+    assert [edit["key"] for edit in edits] == list(many_edits())
     assert edits[0].keys() == {"key", "label", "hint", "minimum", "maximum", "group", "caveat"}
 
 

@@ -11,7 +11,19 @@ import gradio as gr
 import numpy as np
 import pytest
 from PIL import Image
-from serving import ORIGINAL, StandIn, chromium, difference, eventually, like, picture, served, set_slider, upload
+from serving import (
+    ORIGINAL,
+    StandIn,
+    chromium,
+    difference,
+    eventually,
+    like,
+    many_edits,
+    picture,
+    served,
+    set_slider,
+    upload,
+)
 
 from gra_core.alignment import FaceAligner
 from gra_core.directions.registry import load_directions
@@ -32,7 +44,7 @@ def stand_in() -> StandIn:
 
 @pytest.fixture
 def studio(stand_in) -> Studio:
-    return Studio(lambda: stand_in)
+    return Studio(lambda: stand_in, many_edits)
 
 
 @pytest.fixture
@@ -342,7 +354,7 @@ def test_a_face_that_is_too_small_leaves_the_chosen_one(tab, studio, pair_file, 
 
 
 def test_every_edit_has_its_slider(tab):
-    edits = load_directions()
+    edits = many_edits()
     assert [slider.elem_id for slider in tab.panel.sliders] == [f"edit-{key}" for key in edits]
     for slider, edit in zip(tab.panel.sliders, edits.values(), strict=True):
         assert (slider.minimum, slider.maximum, slider.value) == (edit.minimum, edit.maximum, 0)
@@ -350,18 +362,12 @@ def test_every_edit_has_its_slider(tab):
 
 
 def test_many_edits_are_folded_by_group():
-    from dataclasses import replace
-
-    smile = load_directions()["smile"]
-    edits = {
-        f"edit{i}": replace(smile, key=f"edit{i}", label=f"Edit {i}", group=f"Group {i // 6}", minimum=-100.0 * (i % 2))
-        for i in range(25)
-    }
+    edits = many_edits()
     with gr.Blocks() as blocks:
         panel = EditPanel(edits)
     assert [slider.label for slider in panel.sliders] == [edit.label for edit in edits.values()]
     folds = [block for block in blocks.blocks.values() if isinstance(block, gr.Accordion)]
-    assert [fold.label for fold in folds] == [f"Group {i}" for i in range(5)]
+    assert [fold.label for fold in folds] == ["Face", "More 0", "More 1", "More 2", "More 3"]
     assert [fold.open for fold in folds] == [True, False, False, False, False]
 
 

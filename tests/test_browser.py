@@ -17,6 +17,7 @@ from serving import (
     difference,
     eventually,
     like,
+    many_edits,
     picture,
     served,
     set_slider,
@@ -26,7 +27,6 @@ from serving import (
 from gra_core import settings
 from gra_core.alignment import AlignedFace, FaceAligner, paste_back
 from gra_core.constants import PROJECT_ROOT
-from gra_core.directions.registry import load_directions
 from gra_core.export import SOURCE_TYPE
 from gra_core.ui import words
 
@@ -359,8 +359,7 @@ def test_settings_travel_as_a_file_and_as_a_link(ready, url, render, tmp_path):
         ready.locator("#save-settings").click()
     assert download.value.suggested_filename == "portrait-settings.json"
     download.value.save_as(tmp_path / "settings.json")
-    edits = load_directions()
-    assert settings.from_json((tmp_path / "settings.json").read_text(), edits)[0] == {"smile": 60, "age": 30}
+    assert settings.from_json((tmp_path / "settings.json").read_text(), many_edits())[0] == {"smile": 60, "age": 30}
 
     ready.locator("#copy-link").click()
     ready.wait_for_function("document.querySelector('#link textarea, #link input')?.value.startsWith('http')")
@@ -387,6 +386,22 @@ def tmp_path_photo(folder: Path) -> Path:
 
     Image.fromarray(data.astronaut()).save(folder / "again.png")
     return folder / "again.png"
+
+
+def test_sliders_in_a_closed_fold_are_set_all_the_same(tab, url, render, photo_file):
+    tab.goto(f"{url}/?extra7=55&smile=20")
+    tab.wait_for_function("document.querySelector('#edit-smile input[type=number]')?.value == '20'")
+    assert tab.locator("#edit-extra7").count() == 0
+    upload(tab, photo_file)
+    assert "Smile +20, Extra 7 +55" in tab.locator("#summary").inner_text()
+    tab.get_by_role("button", name="More 1").click()
+    tab.wait_for_selector("#edit-extra7")
+    assert slider_value(tab, "extra7") == "55"
+    set_slider(tab, "extra7", "60")
+    tab.wait_for_selector("#summary:has-text('Extra 7 +60')")
+    eventually(tab, like(render(smile=20)))
+    tab.locator("#reset").click()
+    eventually(tab, lambda _: slider_value(tab, "extra7") == "0")
 
 
 def test_a_file_that_holds_no_settings_is_explained(tab, tmp_path):

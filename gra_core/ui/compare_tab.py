@@ -16,7 +16,8 @@ from gra_core.export import describe, result_name, save_picture
 from gra_core.images import load_image
 from gra_core.ui import words
 from gra_core.ui.contact_sheet import Row, draw_sheet, figure_texts
-from gra_core.ui.edit_tab import ONE_AT_A_TIME, example_files
+from gra_core.ui.edit_tab import ONE_AT_A_TIME
+from gra_core.ui.examples import example_files
 from gra_core.ui.studio import Studio
 from gra_core.ui.widgets import data_url, explain, note
 

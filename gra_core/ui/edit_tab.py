@@ -11,12 +11,12 @@ from pathlib import Path
 import gradio as gr
 
 from gra_core import settings
-from gra_core.constants import ASSETS_DIR
 from gra_core.errors import SettingsError
 from gra_core.export import FORMAT_CHOICES, describe
 from gra_core.images import load_image
 from gra_core.ui import session as work
 from gra_core.ui import words
+from gra_core.ui.examples import example_files
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Session
 from gra_core.ui.studio import Studio
@@ -396,11 +396,6 @@ class EditTab:
         if turn:
             return {**self._empty(), self.status: note("error", words.EXPIRED)}
         return {self.status: note("ready", words.WAITING)}
-
-
-def example_files() -> list[Path]:
-    """The example pictures, by name."""
-    return sorted((ASSETS_DIR / "examples").glob("*.webp"))
 
 
 def _faces(session: Session) -> dict[str, object]:

@@ -8,13 +8,12 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from gra_core.alignment import FaceAligner
 from gra_core.checkpoints import DIRECTIONS, CheckpointSource
-from gra_core.constants import IMAGE_SIZE
 from gra_core.directions.registry import EditDirection, load_directions
+from gra_core.images import load_image
 from gra_core.ui import gpu
+from gra_core.ui.examples import example_files
 from gra_core.ui.visitors import Visitors
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class Studio:
         return editor.run(function, *arguments) if gpu.on_loan() else function(editor, *arguments)
 
     def warm_up(self) -> threading.Thread:
-        """Load everything and run it once on an empty picture, in the background; returns the running thread.
+        """Load everything and run it once on an example, in the background; returns the running thread.
 
         Where the card is lent, the weights are loaded at once: Spaces wants its functions known before the page starts.
         """
@@ -91,8 +90,8 @@ class Studio:
     def _warm_up(self) -> None:
         try:
             editor = self.editor
+            aligned = self.aligner.align_photo(load_image(example_files()[0])).image
             if not gpu.on_loan():  # a loan that nobody asked for would be counted all the same
-                inversion = editor.invert(Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), "gray"))
-                editor.edit(inversion, {next(iter(self.edits)): 1.0})
+                editor.edit(editor.invert(aligned), {next(iter(self.edits)): 1.0})
         except Exception:  # the visitor's own request reports it
             log.exception("Warming up failed")
