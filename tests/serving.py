@@ -40,10 +40,8 @@ def many_edits() -> dict[str, EditDirection]:
     edits = {key: real[key] for key in ("smile", "age", "yaw", "gender", "glasses")}
     edits |= {key: replace(edit, group="Face") for key, edit in edits.items()}
     for index in range(20):
-        key, minimum = f"extra{index}", -100.0 * (index % 2)
-        edits[key] = replace(
-            edits["smile"], key=key, label=f"Extra {index}", group=f"More {index // 5}", minimum=minimum
-        )
+        words = {"key": f"extra{index}", "label": f"Extra {index}", "group": f"More {index // 5}"}
+        edits[words["key"]] = replace(edits["smile"], **words, minimum=-100.0 * (index % 2))
     return edits
 
 
@@ -126,7 +124,7 @@ ORIGINAL, RESULT = "#comparison img.before", "#comparison img.after"
 
 def picture(tab, selector: str = RESULT) -> Image.Image:
     """A picture as the browser gets it."""
-    response = tab.request.get(tab.locator(selector).get_attribute("src"))
+    response = tab.request.get(tab.locator(f"{selector}[src]").get_attribute("src"))  # waits for the first picture
     assert response.ok
     with Image.open(io.BytesIO(response.body())) as shown:
         return shown.convert("RGB")
