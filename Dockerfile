@@ -1,6 +1,6 @@
 # docker build -t gra-portrait-editor .                          CPU (default)
 # docker build -t gra-portrait-editor --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
-# docker run --rm -p 7860:7860 gra-portrait-editor               then open http://127.0.0.1:7860
+# docker run --rm -p 7860:7860 gra-portrait-editor               then open http://127.0.0.1:7860 (CUDA: add --gpus all)
 FROM python:3.11-slim
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -17,4 +17,8 @@ COPY --chown=editor . .
 USER editor
 ENV GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=7860 GRADIO_ANALYTICS_ENABLED=False
 EXPOSE 7860
+
+# Healthy when the page answers. The weights load after that, in the background.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/', timeout=4)"]
 CMD ["python", "app.py"]

@@ -1,4 +1,4 @@
-"""The command line: `python -m gra_core {edit,evaluate,benchmark,train,directions}`.
+"""The command line: `python -m gra_core {edit,batch,evaluate,benchmark,train,directions}`.
 
 Everything that the user got wrong ends in one line on stderr and exit code 2. What can be checked without
 PyTorch is checked before it is imported, so that such a line appears at once.
@@ -28,14 +28,7 @@ if TYPE_CHECKING:
     from gra_core.directions.registry import EditDirection
     from gra_core.editor import PortraitEditor
 
-IMAGE_FORMATS = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
-    ".webp": ("WEBP", {"quality": 95}),
-}
-"""Output formats by suffix, with Pillow's name and options for each."""
-
+EXIT_SOME_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -90,6 +83,17 @@ def build_parser() -> argparse.ArgumentParser:
     edit.add_argument("--aligned", action="store_true", help="PHOTO is an aligned square face crop already")
     _add_model(edit)
     edit.set_defaults(run=run_edit)
+
+    batch = commands.add_parser(
+        "batch", help="edit many photos alike", description="Edit the largest face in each photo of a folder or zip."
+    )
+    batch.add_argument("source", type=Path, metavar="IN", help="a folder, a zip or a photo")
+    batch.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as of edit")
+    batch.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a .zip to write, or a folder")
+    batch.add_argument("--paste-back", action="store_true", help="write whole photos, not only the faces")
+    batch.add_argument("--format", choices=["png", "jpg", "webp"], default="png", help="of the results (png)")
+    _add_model(batch)
+    batch.set_defaults(run=run_batch)
 
     evaluate = commands.add_parser("evaluate", help="measure quality on a folder of portraits")
     evaluate.add_argument("folder", type=Path, metavar="DIR", help="aligned portraits or raw photos")
@@ -152,7 +156,9 @@ def run_edit(args: argparse.Namespace) -> None:
     """`edit`: photo in, edited face or photo out."""
     if args.aligned and (args.paste_back or args.face != 1):
         raise GRAError("--aligned takes a single face crop: it goes with neither --paste-back nor --face.")
-    check_output(args.output, IMAGE_FORMATS)
+    from gra_core.export import FORMATS, describe
+
+    check_output(args.output, FORMATS)
     registry = load_registry(args.checkpoints)
     own = load_own_directions(args.direction, registry)
     strengths = parse_strengths(args.set, registry | own)
@@ -180,8 +186,30 @@ def run_edit(args: argparse.Namespace) -> None:
         result = editor.edit(editor.invert(aligned.image), strengths)
         if args.paste_back:
             result = paste_back(photo, result, aligned)
-    write_image(result, args.output)
+    write_image(result, args.output, describe(strengths, registry | own))
     print(f"Wrote {args.output} ({result.width} x {result.height})")
+
+
+def run_batch(args: argparse.Namespace) -> int:
+    """`batch`: many photos in, a folder or zip out; 1 when some could not be edited, 2 when none could."""
+    to_zip = args.output.suffix.lower() == ".zip"
+    if to_zip:
+        check_output(args.output, {".zip"})
+    strengths = parse_strengths(args.set, load_registry(args.checkpoints))
+
+    from gra_core.alignment import FaceAligner
+    from gra_core.batch import FolderSink, ZipSink, edit_batch, list_items
+
+    items = list_items([args.source])
+    editor = _load_editor(args)
+    failed = 0
+    with (ZipSink if to_zip else FolderSink)(args.output) as sink:
+        options = {"whole_photo": args.paste_back, "suffix": f".{args.format}"}
+        for outcome in edit_batch(editor, FaceAligner(), items, strengths, sink, **options):
+            failed += outcome.error is not None
+            print(f"[{outcome.done}/{outcome.total}] {outcome.name}: {outcome.error or 'done'}", file=sys.stderr)
+    print(f"Wrote {len(items) - failed} of {len(items)} photos to {args.output}")
+    return 0 if not failed else EXIT_USER_ERROR if failed == len(items) else EXIT_SOME_FAILED
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -315,11 +343,12 @@ def check_output(path: Path, suffixes: Sequence[str] | Mapping[str, object] | se
         pass
 
 
-def write_image(image: PIL.Image.Image, path: Path) -> None:
-    """Write a picture in the format of `path`'s suffix, whole or not at all."""
-    name, options = IMAGE_FORMATS[path.suffix.lower()]
+def write_image(image: PIL.Image.Image, path: Path, note: str = "") -> None:
+    """Write a picture in the format of `path`'s suffix, marked as edited (`note`), whole or not at all."""
+    from gra_core.export import save_picture
+
     with _replacing(path) as temporary:
-        image.save(temporary, format=name, **options)
+        save_picture(image, temporary, path.suffix, note)
 
 
 def write_json(report: Mapping[str, object], path: Path) -> None:

@@ -29,6 +29,10 @@ class StrengthError(GRAError):
     """A slider value is not a number or lies outside the range of its slider."""
 
 
+class SettingsError(GRAError):
+    """A file of slider settings cannot be used."""
+
+
 class CheckpointError(GRAError):
     """A weights file is missing, damaged, or does not fit the code."""
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import pillow_heif
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from gra_core.errors import UnreadableImageError
 
@@ -38,8 +39,8 @@ _UPRIGHT = {
 def load_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
     """Read a picture as the person who took it sees it.
 
-    The EXIF orientation is applied, transparent parts become white, an animation gives its first frame,
-    16-bit and float greyscale is scaled to 8 bit. Colour profiles are ignored. HEIC needs `pillow-heif`.
+    The EXIF orientation is applied, colours are brought from the picture's profile to sRGB, transparent parts become
+    white, an animation gives its first frame, 16-bit and float greyscale is scaled to 8 bit.
 
     Args:
         source: a path, the content of a file, or a binary stream (read from its start where it can seek).
@@ -114,10 +115,7 @@ def _open_stream(source: str | Path | bytes | BinaryIO, stack: contextlib.ExitSt
 @functools.cache
 def _readable_formats() -> tuple[str, ...]:
     """Return those of _FORMATS that this installation knows."""
-    with contextlib.suppress(ImportError):
-        import pillow_heif  # noqa: PLC0415  (optional, and slow to import)
-
-        pillow_heif.register_heif_opener()
+    pillow_heif.register_heif_opener()
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
@@ -144,13 +142,31 @@ def _too_large(name: str, size: str) -> UnreadableImageError:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        image = _to_eight_bit(image)
+        return _to_eight_bit(image).convert("RGB")
+    profile = image.info.get("icc_profile")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         page = Image.new("RGB", image.size, "white")
-        page.paste(image, mask=image.getchannel("A"))
+        page.paste(_to_srgb(image.convert("RGB"), profile), mask=image.getchannel("A"))
         return page
+    return _to_srgb(image, profile)
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Bring colours from an ICC profile to sRGB. A profile that is damaged or of another kind of picture is ignored."""
+    if image.mode not in ("RGB", "L", "CMYK"):
+        image = image.convert("RGB")
+    if profile:
+        with contextlib.suppress(ImageCms.PyCMSError, OSError):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if "sRGB" not in ImageCms.getProfileDescription(source):
+                return ImageCms.profileToProfile(image, source, _srgb(), outputMode="RGB")
     return image.convert("RGB")
+
+
+@functools.cache
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
 def _to_eight_bit(image: Image.Image) -> Image.Image:

@@ -7,9 +7,10 @@ import tracemalloc
 import zlib
 
 import numpy as np
+import pillow_heif
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from skimage import data
 
 from gra_core.errors import UnreadableImageError
@@ -137,6 +138,32 @@ def test_grey_palette_and_cmyk(photo):
     assert difference(load_image(encode(palette, format="PNG")), palette.convert("RGB")) == 0
     assert difference(load_image(encode(grey.convert("1"), format="PNG")), grey.convert("1").convert("RGB")) == 0
     assert difference(load_image(encode(photo.convert("CMYK"), format="JPEG", quality=95)), photo) < 5
+
+
+def test_heic_opens_upright(photo):
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pillow_heif.from_pillow(photo.rotate(90, expand=True)).save(buffer, quality=95, exif=exif.tobytes())
+    loaded = load_image(buffer.getvalue())
+    assert loaded.size == photo.size
+    assert difference(loaded, photo) < 4
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_colour_profiles_are_obeyed(photo, mode):
+    """A profile made of sRGB's with red and green swapped: the colours it stands for are swapped, too."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    renamed = profile.replace("sRGB".encode("utf-16-be"), "Test".encode("utf-16-be"))
+    swapped = renamed.replace(b"rXYZ", b"____", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"____", b"gXYZ", 1)
+    red, green, blue = photo.split()
+    buffer = io.BytesIO()
+    photo.convert(mode).save(buffer, "PNG", icc_profile=swapped)
+    assert difference(load_image(buffer.getvalue()), Image.merge("RGB", (green, red, blue))) < 2
+    for harmless in (profile, b"damaged"):
+        buffer = io.BytesIO()
+        photo.convert(mode).save(buffer, "PNG", icc_profile=harmless)
+        assert difference(load_image(buffer.getvalue()), photo) == 0
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "PPM"])

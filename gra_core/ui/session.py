@@ -1,19 +1,11 @@
-"""What the page does, apart from its widgets: open a photo, invert a face, render edits, keep the files tidy.
+"""A visitor's photo and what is made of it: open, choose a face, render, export, animate.
 
 Nothing here is global: everything about a visitor's photo hangs on that visitor's `Session`.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-import os
-import re
-import secrets
-import shutil
-import threading
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,83 +13,26 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from gra_core.alignment import AlignedFace, Face, FaceAligner, paste_back
-from gra_core.checkpoints import DIRECTIONS, CheckpointSource
-from gra_core.constants import IMAGE_SIZE
-from gra_core.directions.registry import EditDirection, load_directions
+from gra_core import export
+from gra_core.alignment import AlignedFace, Face, paste_back
+from gra_core.directions.registry import EditDirection
 from gra_core.images import load_image
+from gra_core.ui.gpu import size_in_bytes
+from gra_core.ui.history import History
+from gra_core.ui.shelf import Shelf
 
 if TYPE_CHECKING:
-    from gra_core.editor import Inversion, PortraitEditor
+    from gra_core.editor import Inversion
+    from gra_core.ui.studio import Studio
 
 FACE_VIEW = "Face"
 PHOTO_VIEW = "Whole photo"
 PREVIEW_SIDE = 1600
 """Longest side of the whole photo on the page, in pixels; the download has the photo's own size."""
 THUMBNAIL_SIDE = 160
-KEPT_FILES = 8
-"""Results of the same visitor that stay on disk, so that a browser still loading an older one finds it."""
-
-log = logging.getLogger(__name__)
-
-
-def load_editor() -> PortraitEditor:
-    """The editor with its default weights. Raises CheckpointError."""
-    from gra_core.editor import PortraitEditor  # noqa: PLC0415 - slow, and not needed to show the page
-
-    return PortraitEditor.from_pretrained()
-
-
-def load_registry() -> dict[str, EditDirection]:
-    """The edits of the same weights. Raises CheckpointError."""
-    return load_directions(CheckpointSource().path(DIRECTIONS))
-
-
-class Studio:
-    """The parts that all visitors share: the registry, the face finder and the editor, each loaded once.
-
-    Args:
-        load_editor: makes the editor; called at most once, unless it raises.
-        load_registry: reads the edits.
-    """
-
-    def __init__(
-        self,
-        load_editor: Callable[[], PortraitEditor] = load_editor,
-        load_registry: Callable[[], dict[str, EditDirection]] = load_registry,
-    ) -> None:
-        self._load_editor = load_editor
-        self._load_registry = load_registry
-        self.aligner = FaceAligner()
-        self._editor: PortraitEditor | None = None
-        self._lock = threading.Lock()
-
-    @cached_property
-    def edits(self) -> dict[str, EditDirection]:
-        """The edits in slider order. Raises CheckpointError."""
-        return self._load_registry()
-
-    @property
-    def editor(self) -> PortraitEditor:
-        """The editor; the first call loads it while others wait. Raises CheckpointError."""
-        with self._lock:
-            if self._editor is None:
-                self._editor = self._load_editor()
-            return self._editor
-
-    def warm_up(self) -> threading.Thread:
-        """Load everything and run it once on an empty picture, in the background; returns the running thread."""
-        thread = threading.Thread(target=self._warm_up, name="warm-up", daemon=True)
-        thread.start()
-        return thread
-
-    def _warm_up(self) -> None:
-        try:
-            editor = self.editor
-            inversion = editor.invert(Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), "gray"))
-            editor.edit(inversion, {next(iter(self.edits)): 1.0})
-        except Exception:  # the visitor's own request reports it
-            log.exception("Warming up failed")
+SWEEP_FRAMES = 9
+SWEEP_SIDE = 512
+"""Frames from one end of a slider to the other, and side of an animation in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,48 +41,7 @@ class Portrait:
 
     aligned: AlignedFace
     inversion: Inversion
-
-
-class Shelf:
-    """A folder of pictures that the browser fetches; its name cannot be guessed.
-
-    Args:
-        root: the folder that it is made in, one from which the page may serve files.
-    """
-
-    def __init__(self, root: str | Path) -> None:
-        self.folder = Path(root) / secrets.token_hex(16)
-        self._recent: deque[Path] = deque()
-
-    def keep(self, image: Image.Image, name: str) -> str:
-        """Write a picture that stays until the shelf is cleared, or refresh its age; returns the path."""
-        path = self.folder / name
-        if path.exists():
-            os.utime(path)
-        else:
-            self._write(image, path)
-        return str(path)
-
-    def put(self, image: Image.Image) -> str:
-        """Write a picture under a fresh name; the oldest of more than KEPT_FILES goes. Returns the path."""
-        path = self.folder / f"{secrets.token_hex(6)}.jpg"
-        self._write(image, path)
-        self._recent.append(path)
-        while len(self._recent) > KEPT_FILES:
-            self._recent.popleft().unlink(missing_ok=True)
-        return str(path)
-
-    def clear(self) -> None:
-        """Delete all files."""
-        self._recent.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _write(self, image: Image.Image, path: Path) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.suffix == ".png":
-            image.save(path, compress_level=3)
-        else:
-            image.save(path, quality=93, subsampling=0)
+    history: History = field(default_factory=History)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +50,10 @@ class Session:
 
     Attributes:
         photo: RGB, upright, full size.
-        name: the file's name without its suffix, fit for a download.
+        name: the file's name on the visitor's side, without its suffix.
         faces: all faces, largest first.
         shelf: where the pictures lie that the browser sees.
+        edits: the edits that this visitor has, by name: the registry, and where edits of one's own may be added.
         index: the face that the sliders edit.
         portraits: inversions so far, by face index.
     """
@@ -167,13 +62,25 @@ class Session:
     name: str
     faces: tuple[Face, ...]
     shelf: Shelf
+    edits: Mapping[str, EditDirection]
     index: int = 0
     portraits: dict[int, Portrait] = field(default_factory=dict)
+    _backgrounds: dict[str, tuple[object, Image.Image]] = field(default_factory=dict)
 
     @property
     def portrait(self) -> Portrait:
         """The chosen face."""
         return self.portraits[self.index]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the session takes, without small things."""
+        portraits = sum(
+            size_in_bytes(portrait.inversion) + size_in_bytes(portrait.aligned.image)
+            for portrait in list(self.portraits.values())
+        )
+        backgrounds = sum(size_in_bytes(picture) for _, picture in list(self._backgrounds.values()))
+        return size_in_bytes(self.photo) + portraits + backgrounds
 
     @cached_property
     def preview(self) -> Image.Image:
@@ -186,15 +93,20 @@ class Session:
         """One small square picture per face, largest face first."""
         return [_thumbnail(self.photo, face) for face in self.faces]
 
+    def settings_of_others(self) -> dict[int, dict[str, float]]:
+        """Settings of the faces that were edited, other than the chosen one."""
+        others = {index: p.history.current for index, p in self.portraits.items() if index != self.index}
+        return {index: strengths for index, strengths in others.items() if strengths}
 
-def open_photo(studio: Studio, path: str | Path, name: str, root: str | Path) -> Session:
+
+def open_photo(studio: Studio, path: str | Path, name: str, root: str | Path | None = None) -> Session:
     """Read a photo and find its faces.
 
     Args:
         studio: the shared parts.
         path: the uploaded file.
         name: the file's name on the visitor's side.
-        root: a folder from which the page may serve files.
+        root: the folder for the files of the session; see `Shelf`.
 
     Raises:
         UnreadableImageError: the file is not a picture.
@@ -202,8 +114,7 @@ def open_photo(studio: Studio, path: str | Path, name: str, root: str | Path) ->
     """
     photo = load_image(path)
     faces = tuple(studio.aligner.detect(photo))
-    stem = re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.")[:40]
-    return Session(photo=photo, name=stem or "portrait", faces=faces, shelf=Shelf(root))
+    return Session(photo=photo, name=Path(name).stem, faces=faces, shelf=Shelf(root), edits=studio.edits)
 
 
 def align_face(studio: Studio, session: Session, index: int) -> AlignedFace:
@@ -214,7 +125,7 @@ def align_face(studio: Studio, session: Session, index: int) -> AlignedFace:
 
 def show_crop(session: Session, aligned: AlignedFace, index: int) -> str:
     """File of a face as it was cut out of the photo."""
-    return session.shelf.keep(aligned.image, f"face-{index}.jpg")
+    return session.shelf.keep(aligned.image, f"face-{index}.webp")
 
 
 def choose_face(studio: Studio, session: Session, index: int, aligned: AlignedFace) -> Session:
@@ -224,57 +135,76 @@ def choose_face(studio: Studio, session: Session, index: int, aligned: AlignedFa
     return replace(session, index=index)
 
 
-def read_strengths(edits: Mapping[str, EditDirection], values: tuple[object, ...]) -> dict[str, float]:
-    """Slider values by edit name, in range; an emptied number box counts as 0, zeros are left out."""
-    strengths = {}
-    for edit, value in zip(edits.values(), values, strict=True):
-        number = float(value) if isinstance(value, int | float) and math.isfinite(value) else 0.0
-        number = min(max(number, edit.minimum), edit.maximum)
-        if number:
-            strengths[edit.key] = number
-    return strengths
-
-
 def render(studio: Studio, session: Session, strengths: Mapping[str, float], view: str) -> tuple[str, str]:
-    """Files of the pictures before and after, for the page.
+    """Files of the pictures before and after, of one size, for the page.
 
-    The face at 1024 x 1024, or the whole photo at PREVIEW_SIDE at most.
+    The face at 1024 x 1024 without loss, or the whole photo at PREVIEW_SIDE at most.
     """
     portrait = session.portrait
     result = studio.editor.edit(portrait.inversion, strengths)
     if view == FACE_VIEW:
         return show_crop(session, portrait.aligned, session.index), session.shelf.put(result)
-    preview = session.preview
-    scale = (preview.width / session.photo.width, preview.height / session.photo.height)
-    whole = paste_back(preview, result, replace(portrait.aligned, quad=portrait.aligned.quad * scale))
-    return session.shelf.keep(preview, "photo.jpg"), session.shelf.put(whole)
+    whole = _into_photo(studio, session, session.preview, result, "preview")
+    return session.shelf.keep(session.preview, "photo.jpg"), session.shelf.put(whole, ".jpg")
 
 
-def export(studio: Studio, session: Session, strengths: Mapping[str, float], view: str) -> str:
-    """Path of a PNG of the result at full size, named after the photo and the edits."""
-    portrait = session.portrait
-    result = studio.editor.edit(portrait.inversion, strengths)
+def export_result(
+    studio: Studio,
+    session: Session,
+    strengths: Mapping[str, float],
+    view: str,
+    suffix: str = ".png",
+    *,
+    visible_mark: bool = False,
+) -> str:
+    """Path of a picture of the result at full size, named after the photo and the edits."""
+    result = studio.editor.edit(session.portrait.inversion, strengths)
     if view == PHOTO_VIEW:
-        result = paste_back(session.photo, result, portrait.aligned)
-    settings = "".join(f"-{key}{value:+g}" for key, value in strengths.items()) or "-unedited"
-    name = f"{session.name}{settings}"[:120] + ".png"
-    (session.shelf.folder / name).unlink(missing_ok=True)
-    return session.shelf.keep(result, name)
+        result = _into_photo(studio, session, session.photo, result, "photo")
+    path = session.shelf.path(export.result_name(session.name, strengths, suffix))
+    note = export.describe(strengths, session.edits)
+    export.save_picture(result, path, suffix, note, visible_mark=visible_mark)
+    return str(path)
 
 
-def forget(session: Session | None, after: float = 0.0) -> None:
-    """Delete the files of a visitor who left or took another photo, `after` so many seconds.
+def animate(
+    studio: Studio, session: Session, strengths: Mapping[str, float], key: str, suffix: str
+) -> Iterator[tuple[int, str | None]]:
+    """Make an animation of one edit from end to end, the other sliders as they are.
 
-    A little patience lets a browser finish loading the last result.
+    Yields the number of finished frames with None, at last with the path of the file (.gif or .webp).
     """
-    if session is None:
-        return
-    if not after:
-        session.shelf.clear()
-        return
-    timer = threading.Timer(after, session.shelf.clear)
-    timer.daemon = True  # at the end of the program Gradio deletes what it served
-    timer.start()
+    edit = session.edits[key]
+    frames = []
+    for value in export.sweep_values(edit, SWEEP_FRAMES):
+        picture = studio.editor.edit(session.portrait.inversion, {**strengths, key: value})
+        frames.append(picture.resize((SWEEP_SIDE, SWEEP_SIDE), Image.Resampling.LANCZOS))
+        yield len(frames), None
+    path = session.shelf.path(export.result_name(session.name, {}, "").replace("-unedited", f"-{key}-sweep") + suffix)
+    export.save_sweep(frames, path, f"{edit.label} from {edit.minimum:g} to {edit.maximum:g}")
+    yield len(frames), str(path)
+
+
+def _into_photo(studio: Studio, session: Session, photo: Image.Image, result: Image.Image, size: str) -> Image.Image:
+    """Paste the chosen face's result into the photo (or a smaller copy), in which other faces are as edited before."""
+    scale = (photo.width / session.photo.width, photo.height / session.photo.height)
+
+    def place(aligned: AlignedFace) -> AlignedFace:
+        return replace(aligned, quad=aligned.quad * scale)
+
+    others = session.settings_of_others()
+    known, background = session._backgrounds.get(size, (None, photo))
+    if known != others:
+        background = photo
+        for index, strengths in others.items():
+            portrait = session.portraits[index]
+            edited = studio.editor.edit(portrait.inversion, strengths)
+            background = paste_back(background, edited, place(portrait.aligned))
+        if others:
+            session._backgrounds[size] = (others, background)
+        else:
+            session._backgrounds.clear()
+    return paste_back(background, result, place(session.portrait.aligned))
 
 
 def _thumbnail(photo: Image.Image, face: Face) -> Image.Image:

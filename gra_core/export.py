@@ -1,0 +1,148 @@
+"""Writing results: picture formats, the mark that says "edited by AI", file names, and animated sweeps.
+
+The mark is metadata that other programs read: the IPTC digital source type in an XMP packet, and plain text where the
+format has a place for it. A visible line in a corner can be added. Nothing of the original's metadata (place, time,
+camera) is copied.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+from xml.sax.saxutils import escape
+
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+from gra_core import __version__
+from gra_core.directions.registry import EditDirection
+
+PROGRAM = f"GRA Portrait Editor {__version__}"
+SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""A photo of which a trained model changed parts: https://cv.iptc.org/newscodes/digitalsourcetype/."""
+
+FORMATS = {
+    ".png": ("PNG", {"compress_level": 3}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"quality": 95}),
+}
+"""Output formats by suffix, with Pillow's name and options for each."""
+
+FORMAT_CHOICES = {"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp"}
+"""What a person chooses from -> the suffix."""
+
+VISIBLE_MARK = "AI-edited"
+MAX_NAME = 120
+
+FRAME_MILLISECONDS = 120
+REST_MILLISECONDS = 700
+"""How long an animation shows each step, and its two ends."""
+
+
+def describe(strengths: Mapping[str, float], edits: Mapping[str, EditDirection]) -> str:
+    """The settings in words, such as "Smile +60, Age -30"; "no edit" when all are 0."""
+    parts = [f"{edits[key].label} {value:+g}" for key, value in strengths.items() if value]
+    return ", ".join(parts) or "no edit"
+
+
+def result_name(stem: str, strengths: Mapping[str, float], suffix: str) -> str:
+    """File name after the photo and the settings: "me-smile+60-age-30.png"."""
+    clean = re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:40] or "portrait"
+    settings = "".join(f"-{key}{value:+g}" for key, value in strengths.items() if value) or "-unedited"
+    return f"{clean}{settings}"[: MAX_NAME - len(suffix)] + suffix
+
+
+def save_picture(
+    image: Image.Image, target: str | Path | BinaryIO, suffix: str, note: str = "", *, visible_mark: bool = False
+) -> None:
+    """Write a picture with the mark "edited by AI".
+
+    Args:
+        image: RGB.
+        target: a path, or a binary stream.
+        suffix: one of FORMATS, which decides on the format.
+        note: what was edited, in words, for the metadata.
+        visible_mark: whether to write VISIBLE_MARK into the lower right corner, too.
+    """
+    name, options = FORMATS[suffix.lower()]
+    if visible_mark:
+        image = with_visible_mark(image)
+    image.save(target, format=name, **options, **_metadata(name, note))
+
+
+def with_visible_mark(image: Image.Image) -> Image.Image:
+    """A copy with VISIBLE_MARK in its lower right corner, readable on any background."""
+    image = image.copy()
+    size = max(12, round(min(image.size) / 40))
+    font = ImageFont.load_default(size)
+    left, top, right, bottom = font.getbbox(VISIBLE_MARK)
+    width, height, pad = right - left, bottom - top, round(0.5 * size)
+    box = (image.width - width - 3 * pad, image.height - height - 3 * pad, image.width - pad, image.height - pad)
+    plate = Image.blend(image.crop(box), Image.new("RGB", (box[2] - box[0], box[3] - box[1]), "black"), 0.55)
+    ImageDraw.Draw(plate).text((pad - left, pad - top), VISIBLE_MARK, font=font, fill="white")
+    image.paste(plate, box[:2])
+    return image
+
+
+def sweep_values(edit: EditDirection, steps: int) -> list[float]:
+    """Slider values of an animation: from the slider's lower end to its upper end in equal steps."""
+    return [round(edit.minimum + (edit.maximum - edit.minimum) * i / (steps - 1)) for i in range(steps)]
+
+
+def save_sweep(frames: Sequence[Image.Image], path: Path, note: str = "") -> None:
+    """Write an animation that goes through the frames, rests, comes back, and repeats.
+
+    Args:
+        frames: RGB pictures of one size, at least two.
+        path: ends in .gif or .webp.
+        note: what was edited, in words, for the metadata.
+    """
+    loop = [*frames, *frames[-2:0:-1]]
+    durations = [FRAME_MILLISECONDS] * len(loop)
+    durations[0] = durations[len(frames) - 1] = REST_MILLISECONDS
+    options: dict[str, object] = {"save_all": True, "duration": durations, "loop": 0}
+    if path.suffix == ".gif":
+        # One palette for all frames: a palette for each makes the background flicker.
+        palette = _mosaic(frames).quantize(256, dither=Image.Dither.NONE)
+        loop = [frame.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG) for frame in loop]
+        options |= {"comment": _sentence(note).encode(), "optimize": False}
+    else:
+        options |= {"quality": 85, "method": 2, "xmp": _xmp(note)}
+    loop[0].save(path, append_images=loop[1:], **options)
+
+
+def _mosaic(frames: Iterable[Image.Image]) -> Image.Image:
+    small = [frame.resize((128, 128)) for frame in frames]
+    page = Image.new("RGB", (128 * len(small), 128))
+    for index, frame in enumerate(small):
+        page.paste(frame, (128 * index, 0))
+    return page
+
+
+def _sentence(note: str) -> str:
+    return f"Edited by AI with {PROGRAM}" + (f": {note}" if note else "")
+
+
+def _xmp(note: str) -> bytes:
+    return f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:dc="http://purl.org/dc/elements/1.1/"
+ xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">
+<xmp:CreatorTool>{escape(PROGRAM)}</xmp:CreatorTool>
+<Iptc4xmpExt:DigitalSourceType>{SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>
+<dc:description><rdf:Alt><rdf:li xml:lang="x-default">{escape(_sentence(note))}</rdf:li></rdf:Alt></dc:description>
+</rdf:Description></rdf:RDF></x:xmpmeta>
+<?xpacket end="w"?>""".encode()
+
+
+def _metadata(format_name: str, note: str) -> dict[str, object]:
+    """Pillow's options that write the mark."""
+    if format_name != "PNG":
+        return {"xmp": _xmp(note)}
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Software", PROGRAM)
+    info.add_itxt("Description", _sentence(note))
+    info.add_itxt("XML:com.adobe.xmp", _xmp(note).decode())
+    return {"pnginfo": info}

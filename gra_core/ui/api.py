@@ -1,0 +1,102 @@
+"""Named endpoints for programs: stateless, for `gradio_client` and plain HTTP."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import FileData
+
+from gra_core.alignment import AlignedFace, paste_back
+from gra_core.directions.registry import edit_offset
+from gra_core.errors import GRAError
+from gra_core.export import FORMATS, describe, result_name, save_picture
+from gra_core.images import load_image
+from gra_core.ui.edit_tab import ONE_AT_A_TIME
+from gra_core.ui.shelf import Shelf
+from gra_core.ui.studio import Studio
+from gra_core.ui.widgets import explain, file_value
+
+KEPT_SECONDS = 600.0
+"""How long a result can be fetched."""
+
+
+def add_endpoints(studio: Studio) -> None:
+    """Add `/edits`, `/align` and `/edit` to the page that is being built."""
+
+    def edits() -> list[dict[str, Any]]:
+        """The edits there are: key, label, hint, minimum, maximum, group and caveat of each."""
+        names = ("key", "label", "hint", "minimum", "maximum", "group", "caveat")
+        return [{name: getattr(edit, name) for name in names} for edit in studio.edits.values()]
+
+    def align(image: FileData, face: int = 0) -> tuple[FileData, dict[str, Any]]:
+        """Cut a face out as the editor sees it. Face 0 is the largest.
+
+        Returns the crop (PNG, 1024 x 1024), and a dictionary with the number of `faces`, the `box` of each and the
+        corners of the crop in the photo (`quad`: top left, bottom left, bottom right, top right).
+        """
+        try:
+            photo = load_image(_path(image))
+            faces = studio.aligner.detect(photo)
+            aligned = studio.aligner.align(photo, faces[_index(face, len(faces))])
+        except Exception as error:
+            raise gr.Error(explain(error), print_exception=False) from error
+        shelf = _shelf()
+        path = shelf.path("aligned.png")
+        aligned.image.save(path)
+        about = {"faces": len(faces), "boxes": [list(f.box) for f in faces], "quad": aligned.quad.tolist()}
+        return file_value(str(path)), about
+
+    def edit(
+        image: FileData,
+        settings: dict[str, float],
+        face: int = 0,
+        whole_photo: bool = False,
+        file_format: str = "png",
+    ) -> FileData:
+        """Edit one face of a photo. Nothing is kept between calls.
+
+        Settings are strengths by key, such as {"smile": 60, "age": -30}; face 0 is the largest; the result is the
+        aligned face of 1024 x 1024, or the whole photo; file_format is png, jpg or webp.
+        """
+        try:
+            edit_offset(studio.edits, settings)
+            if f".{file_format}" not in FORMATS:
+                raise GRAError(f"There is no format {file_format!r}; there are: png, jpg, webp.")
+            photo = load_image(_path(image))
+            faces = studio.aligner.detect(photo)
+            aligned: AlignedFace = studio.aligner.align(photo, faces[_index(face, len(faces))])
+            strengths = {key: float(value) for key, value in settings.items()}
+            result = studio.editor.edit(studio.editor.invert(aligned.image), strengths)
+            if whole_photo:
+                result = paste_back(photo, result, aligned)
+            path = _shelf().path(result_name("portrait", strengths, f".{file_format}"))
+            save_picture(result, path, path.suffix, describe(strengths, studio.edits))
+        except Exception as error:
+            raise gr.Error(explain(error), print_exception=False) from error
+        return file_value(str(path))
+
+    limits = {key: ONE_AT_A_TIME[key] for key in ("concurrency_id", "concurrency_limit")}
+    gr.api(edits, api_name="edits", concurrency_limit=None)
+    gr.api(align, api_name="align", **limits)
+    gr.api(edit, api_name="edit", **limits)
+
+
+def _shelf() -> Shelf:
+    shelf = Shelf()
+    shelf.clear(KEPT_SECONDS)
+    return shelf
+
+
+def _path(image: Any) -> str:
+    path = image.get("path") if isinstance(image, dict) else getattr(image, "path", None)
+    if not path:
+        raise GRAError("Give a picture file as image.")
+    return path
+
+
+def _index(face: int, count: int) -> int:
+    if not 0 <= face < count:
+        found = "1 face was found" if count == 1 else f"{count} faces were found"
+        raise GRAError(f"There is no face {face}: {found}, and face counts from 0, the largest.")
+    return face

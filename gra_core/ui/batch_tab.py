@@ -1,0 +1,162 @@
+"""The tab in which many photos are edited alike."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+
+from gra_core.batch import SUFFIXES, ZipSink, edit_batch, list_items
+from gra_core.export import FORMAT_CHOICES, describe
+from gra_core.ui import words
+from gra_core.ui.edit_tab import ONE_AT_A_TIME
+from gra_core.ui.panel import EditPanel
+from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW
+from gra_core.ui.studio import Studio
+from gra_core.ui.widgets import explain, note
+
+RESULT_NAME = "portraits-edited.zip"
+
+
+class BatchTab:
+    """The widgets and the answers to their events.
+
+    Args:
+        studio: the shared parts.
+        panel: the sliders that say what is done to each photo.
+    """
+
+    def __init__(self, studio: Studio, panel: EditPanel) -> None:
+        self.studio, self.panel = studio, panel
+        self.stopping: set[str | None] = set()
+        with gr.Column(elem_id="batch"):
+            gr.Markdown(words.BATCH)
+            self.summary = gr.HTML(self._settings({}), elem_id="batch-settings")
+            self.files = gr.File(
+                file_count="multiple",
+                file_types=[".zip", *sorted(SUFFIXES)],
+                label="Photos or a zip",
+                height=200,
+                elem_id="batch-files",
+            )
+            with gr.Row(elem_classes="bar"):
+                self.folder = gr.UploadButton(
+                    "Choose a folder", file_count="directory", min_width=190, scale=0, elem_id="batch-folder"
+                )
+                self.view = gr.Radio(
+                    [PHOTO_VIEW, FACE_VIEW],
+                    value=PHOTO_VIEW,
+                    label="Result",
+                    show_label=False,
+                    container=False,
+                    elem_id="batch-view",
+                )
+                self.format = gr.Radio(
+                    list(FORMAT_CHOICES),
+                    value=next(iter(FORMAT_CHOICES)),
+                    label="Format",
+                    show_label=False,
+                    container=False,
+                    elem_id="batch-format",
+                )
+            with gr.Row(elem_classes="bar"):
+                self.start = gr.Button("Edit all photos", variant="primary", min_width=150, elem_id="batch-start")
+                self.stop = gr.Button("Stop", min_width=80, scale=0, interactive=False, elem_id="batch-stop")
+            self.status = gr.HTML(elem_id="batch-status")
+            self.result = gr.DownloadButton("Download the zip", visible=False, elem_id="batch-result")
+
+    def connect(self, tab: gr.Tab) -> None:
+        """Wire the events; `tab` is where the widgets are."""
+        common = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
+        outputs = [self.status, self.result, self.start, self.stop]
+        tab.select(self.on_open, self.panel.sliders, [self.summary], **common)
+        self.folder.upload(self.on_folder, [self.folder], [self.files], **common)
+        self.start.click(
+            self.on_start,
+            [self.files, self.view, self.format, *self.panel.sliders],
+            outputs,
+            **common | ONE_AT_A_TIME,
+        )
+        self.stop.click(self.on_stop, None, [self.stop], **common)
+
+    def on_open(self, *values: object) -> str:
+        """The tab was opened: says what the sliders will do."""
+        return self._settings(self.panel.read(values))
+
+    def on_folder(self, files: list[dict] | None) -> list[str]:
+        """A folder was chosen: its photos are listed like single ones, what else is in it is left out."""
+        return [file["path"] for file in files or [] if Path(file["path"]).suffix.lower() in SUFFIXES]
+
+    def on_stop(self, request: gr.Request) -> dict:
+        """The visitor has enough: the photo in hand is the last one."""
+        self.stopping.add(request.session_hash)
+        return gr.update(interactive=False)
+
+    def on_start(
+        self, request: gr.Request, files: list[dict] | None, view: str, file_format: str, *values: object
+    ) -> Iterator[dict]:
+        """Edits all photos; the last answer has the zip."""
+        if not files:
+            yield {self.status: note("error", words.BATCH_EMPTY)}
+            return
+        self.stopping.discard(request.session_hash)
+        done = {self.start: gr.update(interactive=True), self.stop: gr.update(interactive=False)}
+        yield {
+            self.status: _progress(0, 1, "Starting"),
+            self.result: gr.update(visible=False),
+            self.start: gr.update(interactive=False),
+            self.stop: gr.update(interactive=True),
+        }
+        try:
+            items = list_items([Path(file["path"]) for file in files])
+            shelf = self.studio.visitors.shelf(request.session_hash, "batch")
+            path = shelf.path(RESULT_NAME)
+            edited, failures, stopped = 0, [], ""
+            with ZipSink(path) as sink:
+                for outcome in edit_batch(
+                    self.studio.editor,
+                    self.studio.aligner,
+                    items,
+                    self.panel.read(values),
+                    sink,
+                    whole_photo=view == PHOTO_VIEW,
+                    suffix=FORMAT_CHOICES[file_format],
+                    unexpected=explain,
+                ):
+                    if outcome.error:
+                        failures.append((outcome.name, outcome.error))
+                    edited += outcome.error is None
+                    if request.session_hash in self.stopping:
+                        self.stopping.discard(request.session_hash)
+                        stopped = "Stopped: "
+                        break
+                    yield {self.status: _progress(outcome.done, outcome.total, outcome.name) + _errors(failures)}
+        except Exception as error:
+            yield {**done, self.status: note("error", explain(error))}
+            return
+        message = f"{stopped}{edited} of {len(items)} photos edited."
+        yield {
+            **done,
+            self.status: note("ready" if edited else "error", message) + _errors(failures),
+            self.result: gr.update(value=str(path), visible=edited > 0),
+        }
+
+    def _settings(self, strengths: dict[str, float]) -> str:
+        if not strengths:
+            return note("ready", words.BATCH_NOTHING)
+        return note("ready", f"For every photo: {describe(strengths, self.studio.edits)}.")
+
+
+def _progress(done: int, total: int, name: str) -> str:
+    text = html.escape(f"{done} of {total}: {name}" if done else name)
+    bar = f'<progress value="{done}" max="{total}" aria-label="Photos finished"></progress>'
+    return f'<div class="note busy" role="status"><span>{text}</span>{bar}</div>'
+
+
+def _errors(failures: list[tuple[str, str]]) -> str:
+    if not failures:
+        return ""
+    rows = "".join(f"<li><b>{html.escape(name)}</b>: {html.escape(reason)}</li>" for name, reason in failures)
+    return f'<div class="failures"><p>Not edited:</p><ul>{rows}</ul></div>'

@@ -1,0 +1,404 @@
+"""The tab in which one photo is edited: a photo goes in, sliders move, the picture follows.
+
+Answers to events are dictionaries of what changes, or a stream of them while there is something to wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import gradio as gr
+
+from gra_core import settings
+from gra_core.errors import SettingsError
+from gra_core.export import FORMAT_CHOICES, describe
+from gra_core.images import load_image
+from gra_core.ui import session as work
+from gra_core.ui import words
+from gra_core.ui.examples import example_files
+from gra_core.ui.panel import EditPanel
+from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Session
+from gra_core.ui.studio import Studio
+from gra_core.ui.widgets import HERE, explain, note, picker, picker_value, pictures_value, viewer
+
+ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
+"""All work with the model waits in one line: two edits at once would only make both slower."""
+
+ANIMATIONS = {"GIF": ".gif", "WebP": ".webp"}
+
+SCRIPTS = {
+    name: (HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("download", "save_text", "share_link", "paste")
+}
+
+
+class EditTab:
+    """The widgets and the answers to their events."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.turn = gr.Number(0, visible=False)  # of the history that the sliders show; 0 without a photo
+        self.status = gr.HTML(note("ready", words.CHOOSE), elem_id="status")
+        with gr.Row(equal_height=False, elem_id="work"):
+            with gr.Column(scale=3, min_width=320, elem_id="stage"):
+                self._draw_stage()
+            with gr.Column(scale=2, min_width=320, elem_id="side"):
+                self.panel = EditPanel(studio.edits)
+                with gr.Accordion("Animate an edit", open=False, elem_id="animate"):
+                    self._draw_animation()
+                with gr.Accordion("Save or share the settings", open=False, elem_id="share"):
+                    self._draw_sharing()
+
+    def _draw_stage(self) -> None:
+        with gr.Column(elem_id="stage-picture"):
+            self.upload = gr.Image(
+                type="filepath",
+                sources=["upload", "webcam", "clipboard"],
+                label="Photo",
+                show_label=False,
+                buttons=[],
+                placeholder="Drop a photo here,\nor click to choose one",
+                elem_id="upload",
+            )
+            self.viewer = viewer("comparison")
+        with gr.Column(elem_id="welcome") as self.welcome:
+            gr.Markdown("No photo at hand? Take one of these made-up faces.")
+            files = example_files()
+            names = [f"Example {index}" for index in range(1, len(files) + 1)]
+            self.examples = picker("Examples", "examples", picker_value(names, [load_image(file) for file in files]))
+        self.faces = picker("Faces in the photo", "faces", visible=False)
+        with gr.Column(visible=False, elem_id="stage-bar") as self.bar:
+            with gr.Row(elem_classes="bar"):
+                self.view = gr.Radio(
+                    [FACE_VIEW, PHOTO_VIEW],
+                    value=FACE_VIEW,
+                    label="Show",
+                    show_label=False,
+                    container=False,
+                    min_width=230,
+                    elem_id="view",
+                )
+                self.another = gr.Button("New photo", size="md", min_width=110, scale=0, elem_id="another")
+            with gr.Row(elem_classes="bar"):
+                self.format = gr.Radio(
+                    list(FORMAT_CHOICES),
+                    value=next(iter(FORMAT_CHOICES)),
+                    label="Format",
+                    show_label=False,
+                    container=False,
+                    min_width=230,
+                    elem_id="format",
+                )
+                self.mark = gr.Checkbox(
+                    label="Write “AI-edited” into the corner", container=False, min_width=200, elem_id="mark"
+                )
+                self.download = gr.Button("Download", variant="primary", size="md", min_width=130, elem_id="download")
+        self.file = gr.DownloadButton("Download", visible="hidden", elem_id="download-file")
+
+    def _draw_animation(self) -> None:
+        choices = [(edit.label, key) for key, edit in self.studio.edits.items()]
+        self.moved = gr.Dropdown(choices, value=choices[0][1], label="Edit", elem_id="animate-edit")
+        self.kind = gr.Radio(list(ANIMATIONS), value="GIF", label="Format", elem_id="animate-format")
+        self.animate = gr.Button("Make the animation", elem_id="animate-go")
+        self.animation = gr.Image(
+            type="filepath",
+            label="Animation",
+            interactive=False,
+            visible=False,
+            buttons=[],
+            elem_id="animation",
+        )
+        self.animation_file = gr.DownloadButton("Download the animation", visible=False, elem_id="animation-file")
+
+    def _draw_sharing(self) -> None:
+        with gr.Row(elem_classes="bar"):
+            self.save = gr.Button("Save as a file", size="sm", min_width=110, elem_id="save-settings")
+            self.load = gr.UploadButton(
+                "Load a file", file_types=[".json"], size="sm", min_width=110, elem_id="load-settings"
+            )
+            self.share = gr.Button("Copy as a link", size="sm", min_width=110, elem_id="copy-link")
+        self.link = gr.Textbox(label="Link", interactive=False, visible=False, elem_id="link")
+        self.text = gr.Textbox(visible=False)
+
+    def connect(self, blocks: gr.Blocks) -> None:
+        """Wire the events."""
+        # Raw values in (preprocess=False): a damaged upload and an emptied number box are for us to explain.
+        common = {"preprocess": False, "api_visibility": "private", **ONE_AT_A_TIME}
+        quick = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
+        panel, sliders = self.panel, self.panel.sliders
+        outputs = [
+            *(self.turn, self.status, self.upload, self.viewer, self.faces, self.bar, self.view, self.welcome),
+            *(self.file, self.animation, self.animation_file, *panel.outputs),
+        ]
+        start = {"inputs": sliders, "outputs": outputs}
+
+        self.upload.input(self.on_upload, [self.upload, *sliders], outputs, **common)
+        self.examples.select(self.on_example, **start, **common)
+        self.faces.select(self.on_face, [self.turn, self.view], outputs, **common)
+        gr.on(
+            [event for slider in sliders for event in (slider.input, slider.release)],
+            self.on_move,
+            [self.turn, self.view, *sliders],
+            outputs,
+            trigger_mode="always_last",  # while one result is on its way only the newest position waits
+            **common,
+        )
+        self.view.input(self.on_view, [self.turn, self.view], outputs, **common)
+        for button, step in ((panel.reset, self.on_reset), (panel.undo, self.on_undo), (panel.redo, self.on_redo)):
+            button.click(step, [self.turn, self.view], outputs, **common)
+        panel.preset.select(self.on_preset, [self.turn, self.view], outputs, **common)
+        self.another.click(self.on_another, None, outputs, **common)
+        self.download.click(
+            self.on_download, [self.turn, self.view, self.format, self.mark, *sliders], outputs, **common
+        ).then(None, [self.file], js=SCRIPTS["download"], api_visibility="private")
+        self.animate.click(self.on_animate, [self.turn, self.moved, self.kind, *sliders], outputs, **common)
+        self.save.click(self.on_save, sliders, [self.text], **quick).then(
+            None, [self.text], js=SCRIPTS["save_text"], api_visibility="private"
+        )
+        self.load.upload(self.on_load, [self.load, self.turn, self.view], outputs, **common)
+        self.share.click(self.on_share, sliders, [self.text, self.link, self.status], **quick).then(
+            None, [self.text], [self.link], js=SCRIPTS["share_link"], api_visibility="private"
+        )
+        blocks.load(self.on_visit, None, [self.status, *panel.outputs], **quick)
+        blocks.load(None, js=SCRIPTS["paste"], api_visibility="private")
+        blocks.unload(self.on_leave)
+
+    # --- a photo comes and goes ------------------------------------------------------------------------------------
+
+    def on_visit(self, request: gr.Request) -> dict:
+        """The page was opened, perhaps by a link that carries settings."""
+        strengths = settings.from_query(str(request.query_params), self.studio.edits)
+        if not strengths:
+            return {self.status: gr.skip()}
+        return {self.status: note("ready", words.WAITING), **self.panel.show(strengths)}
+
+    def on_leave(self, request: gr.Request) -> None:
+        """The page was closed or loaded anew."""
+        self.studio.visitors.leave(request.session_hash)
+
+    def on_upload(self, request: gr.Request, file: dict | None, *values: object) -> Iterator[dict]:
+        """A photo was chosen, dropped, pasted or taken."""
+        if file is not None:
+            yield from self._start(request, file["path"], file.get("orig_name") or "portrait", values)
+
+    def on_example(self, request: gr.Request, event: gr.SelectData, *values: object) -> Iterator[dict]:
+        """An example was chosen."""
+        path = example_files()[event.index]
+        yield from self._start(request, path, path.name, values)
+
+    def on_another(self, request: gr.Request) -> dict:
+        """Back to the start."""
+        self.studio.visitors.drop(request.session_hash)
+        return {**self._empty(), self.status: note("ready", words.CHOOSE), **self.panel.show({})}
+
+    def on_face(self, request: gr.Request, event: gr.SelectData, turn: float, view: str) -> Iterator[dict]:
+        """Another face of the photo was chosen."""
+        session = self.studio.visitors.get(request.session_hash)
+        if session is None:
+            yield self._no_photo(turn)
+            return
+        if event.index == session.index:
+            return
+        try:
+            yield {self.status: note("busy", words.INVERTING)}
+            aligned = work.align_face(self.studio, session, event.index)
+            session = work.choose_face(self.studio, session, event.index, aligned)
+            self.studio.visitors.put(request.session_hash, session)
+            yield {**self._rendered(session, view), self.faces: _faces(session)}
+        except Exception as error:
+            yield {self.status: note("error", explain(error))}
+
+    def _start(self, request: gr.Request, path: str | Path, name: str, values: tuple[object, ...]) -> Iterator[dict]:
+        """From a file to its largest face, inverted and edited as the sliders stand."""
+        visitors, visitor = self.studio.visitors, request.session_hash
+        visitors.drop(visitor)
+        session = None
+        try:
+            yield {self.status: note("busy", words.FINDING)}
+            session = work.open_photo(self.studio, path, name)
+            aligned = work.align_face(self.studio, session, 0)
+            crop = work.show_crop(session, aligned, 0)
+            yield {
+                **self._opened(session),
+                self.status: note("busy", words.INVERTING),
+                self.viewer: gr.update(value=pictures_value(crop, crop), visible=True),
+            }
+            session = work.choose_face(self.studio, session, 0, aligned)
+            session.portrait.history.set(self.panel.read(values))
+            visitors.put(visitor, session)
+            several = words.SEVERAL.format(count=len(session.faces)) if len(session.faces) > 1 else ""
+            yield {**self._rendered(session, FACE_VIEW, several + words.READY), self.bar: gr.update(visible=True)}
+        except Exception as error:
+            if session is not None:
+                session.shelf.clear(after=10)
+            visitors.drop(visitor)
+            yield {**self._empty(), self.status: note("error", explain(error))}
+
+    # --- sliders ---------------------------------------------------------------------------------------------------
+
+    def on_move(self, request: gr.Request, turn: float, view: str, *values: object) -> dict:
+        """A slider moved."""
+        strengths = self.panel.read(values)
+        session = self.studio.visitors.get(request.session_hash)
+        if session is None:
+            return {**self._no_photo(turn), **self.panel.show(strengths, sliders=False)}
+        history = session.portrait.history
+        if turn != history.turn or strengths == history.current:  # too late, or the end of a drag that is shown already
+            return {self.status: gr.skip()}
+        history.record(strengths)
+        return self._answer(session, view, sliders=False)
+
+    def on_view(self, request: gr.Request, turn: float, view: str) -> dict:
+        """The view was switched."""
+        session = self.studio.visitors.get(request.session_hash)
+        return self._no_photo(turn) if session is None else self._answer(session, view, sliders=False)
+
+    def on_reset(self, request: gr.Request, turn: float, view: str) -> dict:
+        """All sliders go to 0."""
+        return self._set(request, turn, view, {})
+
+    def on_preset(self, request: gr.Request, event: gr.SelectData, turn: float, view: str) -> dict:
+        """All sliders go where a preset has them."""
+        return self._set(request, turn, view, self.panel.presets[event.index][1])
+
+    def on_undo(self, request: gr.Request, turn: float, view: str) -> dict:
+        """Back by one step."""
+        return self._step(request, turn, view, "undo")
+
+    def on_redo(self, request: gr.Request, turn: float, view: str) -> dict:
+        """Forward by one step."""
+        return self._step(request, turn, view, "redo")
+
+    def _step(self, request: gr.Request, turn: float, view: str, step: str) -> dict:
+        session = self.studio.visitors.get(request.session_hash)
+        if session is None:
+            return self._no_photo(turn)
+        getattr(session.portrait.history, step)()
+        return self._answer(session, view)
+
+    def _set(self, request: gr.Request, turn: float, view: str, strengths: Mapping[str, float]) -> dict:
+        """All sliders go where they are told."""
+        strengths = settings.clean(self.studio.edits, strengths)
+        session = self.studio.visitors.get(request.session_hash)
+        if session is None:
+            return {**self._no_photo(turn), **self.panel.show(strengths)}
+        session.portrait.history.set(strengths)
+        return self._answer(session, view)
+
+    # --- results and settings ------------------------------------------------------------------------------------
+
+    def on_download(
+        self, request: gr.Request, turn: float, view: str, file_format: str, mark: bool, *values: object
+    ) -> dict:
+        """Makes the file that the browser fetches next."""
+        session = self.studio.visitors.get(request.session_hash)
+        if session is None:
+            return {**self._no_photo(turn), self.file: None}
+        try:
+            suffix = FORMAT_CHOICES[file_format]
+            strengths = self.panel.read(values)
+            return {self.file: work.export_result(self.studio, session, strengths, view, suffix, visible_mark=mark)}
+        except Exception as error:
+            return {self.status: note("error", explain(error)), self.file: None}
+
+    def on_animate(self, request: gr.Request, turn: float, key: str, kind: str, *values: object) -> Iterator[dict]:
+        """Makes an animation of one edit."""
+        session = self.studio.visitors.get(request.session_hash)
+        if session is None:
+            yield self._no_photo(turn)
+            return
+        try:
+            total = work.SWEEP_FRAMES
+            yield {self.status: note("busy", words.ANIMATING.format(done=1, total=total))}
+            strengths = self.panel.read(values)
+            for done, path in work.animate(self.studio, session, strengths, key, ANIMATIONS[kind]):
+                if path is None:
+                    message = words.ANIMATING.format(done=min(done + 1, total), total=total)
+                    yield {self.status: note("busy", message)}
+                else:
+                    yield {
+                        self.status: note("ready", words.ANIMATED),
+                        self.animation: gr.update(value=path, visible=True),
+                        self.animation_file: gr.update(value=path, visible=True),
+                    }
+        except Exception as error:
+            yield {self.status: note("error", explain(error))}
+
+    def on_save(self, *values: object) -> str:
+        """The text of a settings file."""
+        return settings.to_json(self.panel.read(values))
+
+    def on_share(self, *values: object) -> tuple[str, dict, str]:
+        """The query of a link; the browser makes the link of it."""
+        return settings.to_query(self.panel.read(values)), gr.update(visible=True), note("ready", words.LINK)
+
+    def on_load(self, request: gr.Request, file: dict, turn: float, view: str) -> dict:
+        """A settings file was chosen."""
+        try:
+            content = Path(file["path"]).read_bytes()
+            strengths, unknown = settings.from_json(content, self.studio.edits)
+        except SettingsError as error:
+            return {self.status: note("error", str(error))}
+        message = words.LOADED.format(settings=describe(strengths, self.studio.edits))
+        if unknown:
+            message += words.UNKNOWN.format(names=", ".join(unknown)[:200])
+        return {**self._set(request, turn, view, strengths), self.status: note("ready", message)}
+
+    # --- what the page shows -------------------------------------------------------------------------------------
+
+    def _answer(self, session: Session, view: str, *, sliders: bool = True) -> dict:
+        """The page after new settings, or a message why there is no new picture."""
+        try:
+            return self._rendered(session, view, sliders=sliders)
+        except Exception as error:
+            return {self.status: note("error", explain(error))}
+
+    def _rendered(self, session: Session, view: str, message: str = words.READY, *, sliders: bool = True) -> dict:
+        """The page with the picture of the chosen face's settings."""
+        history = session.portrait.history
+        pictures = work.render(self.studio, session, history.current, view)
+        return {
+            self.turn: history.turn,
+            self.status: note("ready", message),
+            self.viewer: gr.update(value=pictures_value(*pictures), visible=True),
+            **self.panel.reflect(history, sliders=sliders),
+        }
+
+    def _opened(self, session: Session) -> dict:
+        """The page with a photo in it."""
+        several = len(session.faces) > 1
+        return {
+            self.upload: gr.update(visible=False),
+            self.welcome: gr.update(visible=False),
+            self.faces: gr.update(value=_faces(session) if several else None, visible=several),
+            self.view: FACE_VIEW,
+            self.animation: gr.update(value=None, visible=False),
+            self.animation_file: gr.update(value=None, visible=False),
+        }
+
+    def _empty(self) -> dict:
+        """The page without a photo."""
+        return {
+            self.turn: 0,
+            self.upload: gr.update(value=None, visible=True),
+            self.viewer: gr.update(value=None, visible=False),
+            self.faces: gr.update(value=None, visible=False),
+            self.bar: gr.update(visible=False),
+            self.welcome: gr.update(visible=True),
+            self.animation: gr.update(value=None, visible=False),
+            self.animation_file: gr.update(value=None, visible=False),
+            self.panel.undo: gr.update(interactive=False),
+            self.panel.redo: gr.update(interactive=False),
+        }
+
+    def _no_photo(self, turn: float) -> dict:
+        """The page when there is nothing to edit: not yet, or not any more."""
+        if turn:
+            return {**self._empty(), self.status: note("error", words.EXPIRED)}
+        return {self.status: note("ready", words.WAITING)}
+
+
+def _faces(session: Session) -> dict[str, object]:
+    """Value of the face picker."""
+    names = [f"Face {index}" for index in range(1, len(session.faces) + 1)]
+    return picker_value(names, session.thumbnails(), session.index)

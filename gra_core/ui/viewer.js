@@ -1,0 +1,55 @@
+// The before/after viewer. Gradio hands in `element`, `props` and `watch`.
+const find = (name) => element.querySelector("." + name);
+const frame = find("frame");
+const divider = find("divider");
+const hold = find("hold");
+
+const split = () => frame.style.setProperty("--split", divider.value + "%");
+divider.addEventListener("input", split);
+split();
+
+const peek = (on) => () => {
+  frame.classList.toggle("peek", on);
+  hold.setAttribute("aria-pressed", on);
+};
+hold.setAttribute("aria-pressed", "false");
+hold.addEventListener("pointerdown", peek(true));
+for (const end of ["pointerup", "pointerleave", "pointercancel", "keyup", "blur"]) hold.addEventListener(end, peek(false));
+hold.addEventListener("keydown", (event) => {
+  if (event.key === " " || event.key === "Enter") peek(true)();
+});
+hold.addEventListener("contextmenu", (event) => event.preventDefault());
+
+find("full").addEventListener("click", () => {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else find("viewer").requestFullscreen();
+});
+
+// A picture replaces the one before only when it can be drawn at once: nothing flickers, nothing jumps.
+const loaded = async (url) => {
+  const picture = new Image();
+  picture.src = url;
+  await picture.decode();
+  return picture;
+};
+let newest = 0;
+const show = async () => {
+  const ticket = ++newest;
+  const value = props.value;
+  if (!value || !value.after) {
+    for (const name of ["before", "after"]) find(name).removeAttribute("src");
+    return;
+  }
+  try {
+    const [before, after] = await Promise.all([loaded(value.before.url), loaded(value.after.url)]);
+    if (ticket !== newest) return;
+    frame.style.setProperty("--shape", after.naturalWidth / after.naturalHeight);
+    find("before").src = before.src;
+    find("after").src = after.src;
+    frame.dispatchEvent(new CustomEvent("shown", { bubbles: true }));
+  } catch {
+    // The file is gone already: a newer picture is on its way.
+  }
+};
+watch("value", show);
+show();

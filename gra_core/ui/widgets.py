@@ -1,0 +1,90 @@
+"""Widgets that Gradio does not have: the before/after viewer, and a row of pictures or words to choose from.
+
+Both are plain HTML with a few lines of script beside this file, usable by keyboard and screen reader.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image
+
+from gra_core.errors import GRAError
+from gra_core.ui import words
+
+HERE = Path(__file__).parent
+THUMBNAIL_SIDE = 96
+
+log = logging.getLogger(__name__)
+
+
+def viewer(elem_id: str) -> gr.HTML:
+    """Two pictures of one size with a line to drag between them; set it with `pictures_value`."""
+    return gr.HTML(
+        html_template=(HERE / "viewer.html").read_text(encoding="utf-8"),
+        js_on_load=(HERE / "viewer.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        visible=False,
+        elem_id=elem_id,
+    )
+
+
+def pictures_value(before: str, after: str) -> dict[str, dict[str, object]]:
+    """Value of a `viewer` from the paths of two files."""
+    return {"before": file_value(before), "after": file_value(after)}
+
+
+def file_value(path: str) -> dict[str, object]:
+    """A file as Gradio hands it to the browser."""
+    return {"path": path, "orig_name": Path(path).name, "meta": {"_type": "gradio.FileData"}}
+
+
+def picker(label: str, elem_id: str, value: object = None, visible: bool = True) -> gr.HTML:
+    """A row of buttons with an event `select`; set it with `picker_value`."""
+    return gr.HTML(
+        value,
+        html_template='<div class="picker" role="group" aria-label="${label}"></div>',
+        js_on_load=(HERE / "picker.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        label=label,
+        visible=visible,
+        elem_id=elem_id,
+    )
+
+
+def picker_value(
+    labels: Sequence[str], pictures: Sequence[Image.Image] = (), chosen: int | None = None
+) -> dict[str, object]:
+    """Value of a `picker`: a button for each label, with a picture if there are any, one of them marked."""
+    sources = [data_url(picture, THUMBNAIL_SIDE) for picture in pictures] or [None] * len(labels)
+    items = [{"label": label, "picture": source} for label, source in zip(labels, sources, strict=True)]
+    return {"items": items, "chosen": chosen}
+
+
+def note(kind: str, message: str) -> str:
+    """HTML of a line that says what is going on; `kind` is "ready", "busy" or "error"."""
+    role = "alert" if kind == "error" else "status"
+    return f'<div class="note {kind}" role="{role}">{html.escape(message)}</div>'
+
+
+def explain(error: Exception) -> str:
+    """The line that the visitor reads; what is not the visitor's doing goes to the log in full."""
+    if isinstance(error, GRAError):
+        return str(error)
+    log.error("An event of the page failed", exc_info=error)
+    return words.UNEXPECTED
+
+
+def data_url(picture: Image.Image, side: int) -> str:
+    """A picture, at most `side` pixels, as an address that holds it: no file stays on disk."""
+    small = picture.copy()
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=85)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

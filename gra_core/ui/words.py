@@ -1,0 +1,54 @@
+"""What the page says."""
+
+TITLE = "Portrait Editor"
+INTRODUCTION = "Change a smile, an age, a turn of the head. Everything else stays as it is."
+
+CHOOSE = "Choose a photo with a face that looks more or less towards the camera."
+FINDING = "Finding the face"
+INVERTING = "Rebuilding every detail"
+READY = "Ready. Move a slider; drag the line across the picture to compare with the original."
+WAITING = "The sliders are set. Choose a photo, and it is edited like that."
+EXPIRED = "Your photo is no longer here: the page was idle for long, or restarted. Please upload the photo again."
+UNEXPECTED = "Something went wrong here. Please try again, or choose another photo."
+SEVERAL = "{count} faces found; choose one below the picture. "
+ANIMATING = "Making the animation: picture {done} of {total}"
+ANIMATED = "The animation is ready."
+LINK = "The link holds the slider settings, never the photo. It was copied where your browser allows it."
+LOADED = "Settings loaded: {settings}."
+UNKNOWN = " Not known here: {names}."
+UNCHANGED = "Nothing is changed yet."
+
+PRIVACY = """
+The photo is processed by the computer that runs this page and is sent nowhere else. It is held in memory, with a few
+temporary pictures on disk for your browser to show. Photo and results are deleted when you close the page or choose
+another photo, at the latest about an hour after you last used the page. They are not used for training, and no
+statistics are collected. Links and settings files hold slider positions only.
+
+What you download carries a note in its metadata that it was edited by AI (PNG text, XMP, the IPTC digital source type),
+and nothing of the original's metadata, such as place and time.
+"""
+LICENCE = """
+The program is open source (Apache-2.0). The generator's weights are distilled from StyleGAN2-FFHQ, whose weights and
+data are for **non-commercial** use, and the face landmark model was trained on iBUG 300-W, which is **not for
+commercial use** either: that holds for the pictures made here too. Edit only photos that you may use, and say that a
+picture is edited when others could take it for real.
+"""
+
+BATCH = """
+Edit many photos alike: set the sliders in the tab *Edit*, then drop photos or a zip here. In each photo the largest
+face is edited. A photo that cannot be edited is listed; the others go on.
+"""
+BATCH_NOTHING = "All sliders are at 0. Set them in the tab Edit first, or the photos come back as they are."
+BATCH_EMPTY = "Choose photos, a folder or a zip first."
+
+COMPARE = """
+For reviewers: one edit by several methods side by side, with the residuals and correspondences of each stage. Both
+"not aligned" columns are **ablations of the same weights**, which were trained with alignment and all stages: they show
+what these weights do without it, not how well a model trained that way would do.
+"""
+COMPARE_NOTE = """
+Figures compare each picture with the input at 256 px (identity: dlib's face descriptor, below 0.6 the same person). An
+edit has to change something, so lower is not always better; at strength 0 they measure the reconstruction.
+"""
+COMPARE_EMPTY = "Choose one or more photos first."
+NO_LPIPS = "LPIPS is left out: its weights are not at hand."

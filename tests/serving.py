@@ -1,0 +1,169 @@
+"""The page for tests: a server in a process of its own, a browser, and a stand-in for the model.
+
+Run as a program it serves the page with the stand-in, which is quick and whose results are easy to foretell.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from gra_core.constants import PROJECT_ROOT
+from gra_core.directions.registry import EditDirection, load_directions
+
+CHROMIUM_OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+]
+
+
+def many_edits() -> dict[str, EditDirection]:
+    """Five real edits and twenty made-up ones in four groups: as many as the page has to keep in order."""
+    real = load_directions()
+    edits = {key: real[key] for key in ("smile", "age", "yaw", "gender", "glasses")}
+    edits |= {key: replace(edit, group="Face") for key, edit in edits.items()}
+    for index in range(20):
+        words = {"key": f"extra{index}", "label": f"Extra {index}", "group": f"More {index // 5}"}
+        edits[words["key"]] = replace(edits["smile"], **words, minimum=-100.0 * (index % 2))
+    return edits
+
+
+class StandIn:
+    """In the editor's place: smile makes the picture brighter, age takes colour out."""
+
+    def __init__(self) -> None:
+        self.inverted = 0
+        self.edits = many_edits()
+
+    def invert(self, aligned: Image.Image) -> Image.Image:
+        self.inverted += 1
+        return aligned
+
+    def edit(self, inversion: Image.Image, strengths: dict[str, float]) -> Image.Image:
+        bright = ImageEnhance.Brightness(inversion).enhance(1 + strengths.get("smile", 0) / 200)
+        return ImageEnhance.Color(bright).enhance(1 - max(strengths.get("age", 0), 0) / 100)
+
+
+@contextlib.contextmanager
+def served(folder: Path, command: list[str], port: int | None = None) -> Iterator[str]:
+    """Address of a page that `command` serves; fails when the server printed a traceback."""
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+    environment = os.environ | {
+        "GRADIO_SERVER_NAME": "127.0.0.1",
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(folder / "gradio"),
+        "PYTHONPATH": str(PROJECT_ROOT),
+    }
+    address = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(address, timeout=5).close()
+                break
+            except OSError:
+                output = (folder / "log").read_text()
+                assert process.poll() is None, f"the server ended:\n{output}"
+                assert time.monotonic() < deadline, f"the server does not answer:\n{output}"
+                time.sleep(0.3)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+    output = (folder / "log").read_text()
+    assert "Traceback" not in output, output
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[object]:
+    """A headless Chromium: the system's, else Playwright's own."""
+    import pytest
+    from playwright.sync_api import Error, sync_playwright
+
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_OPTIONS)
+        except Error as error:
+            pytest.fail(
+                "No browser for the page tests: install Chromium (Debian: apt-get install chromium; elsewhere: "
+                f"python -m playwright install chromium). {error}",
+                pytrace=False,
+            )
+        yield browser
+        browser.close()
+
+
+ORIGINAL, RESULT = "#comparison img.before", "#comparison img.after"
+
+
+def picture(tab, selector: str = RESULT) -> Image.Image:
+    """A picture as the browser gets it."""
+    response = tab.request.get(tab.locator(f"{selector}[src]").get_attribute("src"))  # waits for the first picture
+    assert response.ok
+    with Image.open(io.BytesIO(response.body())) as shown:
+        return shown.convert("RGB")
+
+
+def eventually(tab, wanted, seconds: float = 60) -> Image.Image:
+    """The result as soon as it is as `wanted`; fails when it does not become so."""
+    deadline = time.monotonic() + seconds
+    while not wanted(shown := picture(tab)):
+        assert time.monotonic() < deadline, "the picture did not become what it should"
+        tab.wait_for_timeout(100)
+    return shown
+
+
+def difference(one: Image.Image, other: Image.Image, box: tuple[int, int, int, int] | None = None) -> float:
+    """Mean absolute difference in levels, inside `box` if there is one."""
+    first, second = (np.asarray(image.crop(box) if box else image, dtype=float) for image in (one, other))
+    return float(np.abs(first - second).mean())
+
+
+def like(expected: Image.Image, tolerance: float = 0.01):
+    """Whether a picture is the expected one."""
+    return lambda shown: shown.size == expected.size and difference(shown, expected) <= tolerance
+
+
+def set_slider(tab, key: str, value: str) -> None:
+    """Type a strength."""
+    tab.locator(f"#edit-{key} input[type=number]").fill(value)
+
+
+def upload(tab, path: Path | str | dict) -> None:
+    """Choose a photo and wait until it is ready."""
+    tab.set_input_files("#upload input[type=file]", path)
+    tab.wait_for_selector("#stage-bar", state="visible")
+    tab.wait_for_selector("#status .ready")
+
+
+if __name__ == "__main__":
+    from gra_core.ui.page import build_page, launch_options
+    from gra_core.ui.studio import Studio
+
+    build_page(Studio(StandIn, many_edits)).launch(**launch_options())

@@ -1,0 +1,76 @@
+"""The named endpoints, used as the README shows."""
+
+import re
+
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+from serving import StandIn, difference, many_edits, served
+
+from gra_core.alignment import FaceAligner, paste_back
+from gra_core.constants import PROJECT_ROOT
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    with served(tmp_path_factory.mktemp("api"), [str(PROJECT_ROOT / "tests" / "serving.py")]) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url, tmp_path_factory):
+    return Client(url, verbose=False, download_files=str(tmp_path_factory.mktemp("downloads")))
+
+
+def test_edits(client):
+    edits = client.predict(api_name="/edits")
+    assert [edit["key"] for edit in edits] == list(many_edits())
+    assert edits[0].keys() == {"key", "label", "hint", "minimum", "maximum", "group", "caveat"}
+
+
+def test_align(client, photo_file, astronaut):
+    path, about = client.predict(handle_file(photo_file), api_name="/align")
+    aligned = FaceAligner().align_photo(astronaut)
+    assert difference(Image.open(path), aligned.image) == 0
+    assert about["faces"] == 1
+    assert about["quad"] == pytest.approx(aligned.quad)
+
+
+def test_edit(client, photo_file, astronaut):
+    aligned = FaceAligner().align_photo(astronaut)
+    expected = StandIn().edit(aligned.image, {"smile": 60})
+    face = client.predict(handle_file(photo_file), {"smile": 60}, api_name="/edit")
+    assert difference(Image.open(face), expected) == 0
+    whole = client.predict(
+        handle_file(photo_file), {"smile": 60}, whole_photo=True, file_format="webp", api_name="/edit"
+    )
+    assert Image.open(whole).format == "WEBP"
+    assert difference(Image.open(whole).convert("RGB"), paste_back(astronaut, expected, aligned)) < 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "face", "file_format", "said"),
+    [
+        ({"smile": 600}, 0, "png", "from -100 to 100"),
+        ({"wings": 6}, 0, "png", "no edit named"),
+        ({"smile": 60}, 3, "png", "1 face was found"),
+        ({"smile": 60}, 0, "exe", "no format"),
+    ],
+)
+def test_mistakes_are_explained(client, photo_file, settings, face, file_format, said):
+    with pytest.raises(AppError, match=said):
+        client.predict(handle_file(photo_file), settings, face, False, file_format, api_name="/edit")
+
+
+def test_only_the_named_endpoints_are_public(client):
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/edits", "/align", "/edit"}
+
+
+def test_the_example_of_the_readme_runs(url, photo_file, tmp_path, monkeypatch):
+    readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n([^`]*gradio_client[^`]*)```", readme)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.jpg").write_bytes(photo_file.read_bytes())
+    exec(compile(example.replace("http://127.0.0.1:7860", url), "README.md", "exec"), {})
+    assert Image.open(tmp_path / "out.png").size == (512, 512)

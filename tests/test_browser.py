@@ -1,0 +1,598 @@
+"""Every path of the page in a real browser, with a quick stand-in for the model."""
+
+import base64
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import pillow_heif
+import pytest
+from PIL import Image, ImageOps
+from serving import (
+    ORIGINAL,
+    StandIn,
+    chromium,
+    difference,
+    eventually,
+    like,
+    many_edits,
+    picture,
+    served,
+    set_slider,
+    upload,
+)
+
+from gra_core import settings
+from gra_core.alignment import AlignedFace, FaceAligner, paste_back
+from gra_core.constants import PROJECT_ROOT
+from gra_core.export import SOURCE_TYPE
+from gra_core.ui import words
+
+SERVER = str(PROJECT_ROOT / "tests" / "serving.py")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    with served(tmp_path_factory.mktemp("page"), [SERVER]) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def context(browser):
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=["clipboard-read", "camera"])
+    context.set_default_timeout(30_000)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def tab(context, url):
+    """A fresh visit; fails on an error in the page, or when it asked anyone else for anything."""
+    requests, errors = [], []
+    tab = context.new_page()
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    visit(tab, url)
+    yield tab
+    tab.close()
+    assert [address for address in requests if not address.startswith((url, "data:", "blob:"))] == []
+    assert errors == []
+
+
+def visit(tab, url: str) -> None:
+    tab.goto(url)
+    tab.wait_for_selector("#upload input[type=file]", state="attached")
+    tab.wait_for_selector("#presets button")
+
+
+@pytest.fixture
+def ready(tab, photo_file):
+    """A visit with the astronaut opened."""
+    upload(tab, photo_file)
+    return tab
+
+
+@pytest.fixture(scope="module")
+def aligned(astronaut) -> AlignedFace:
+    return FaceAligner().align_photo(astronaut)
+
+
+@pytest.fixture(scope="module")
+def render(aligned):
+    """What the page should show for some slider values."""
+    return lambda **strengths: StandIn().edit(aligned.image, strengths)
+
+
+def slider_value(tab, key: str) -> str:
+    return tab.locator(f"#edit-{key} input[type=number]").input_value()
+
+
+# --- photos come in ------------------------------------------------------------------------------------------------
+
+
+def encoded(photo: Image.Image, kind: str) -> tuple[str, bytes]:
+    """The photo as a file of one kind: name and content."""
+    buffer = io.BytesIO()
+    if kind == "rotated":
+        exif = Image.Exif()
+        exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees to see it right
+        photo.rotate(90).save(buffer, "JPEG", quality=95, exif=exif)
+    elif kind == "alpha":
+        photo.convert("RGBA").save(buffer, "PNG")
+    elif kind == "16 bit":
+        levels = photo.convert("L").convert("I").point(lambda level: level * 257)
+        levels.convert("I;16").save(buffer, "PNG")
+    elif kind == "heic":
+        pillow_heif.from_pillow(photo).save(buffer, quality=90)
+    else:
+        mode = {"cmyk": "CMYK", "grey": "L"}.get(kind, "RGB")
+        photo.convert(mode).save(buffer, {"png": "PNG", "webp": "WEBP"}.get(kind, "JPEG"), quality=95)
+    suffix = {"png": "png", "webp": "webp", "heic": "heic", "alpha": "png", "16 bit": "png"}.get(kind, "jpg")
+    return f"{kind}.{suffix}", buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "heic", "rotated", "alpha", "cmyk", "grey", "16 bit"])
+def test_every_kind_of_photo_opens(tab, astronaut, aligned, kind):
+    name, content = encoded(astronaut, kind)
+    upload(tab, {"name": name, "mimeType": "", "buffer": content})
+    grey = kind in ("grey", "16 bit")
+    expected = ImageOps.grayscale(aligned.image).convert("RGB") if grey else aligned.image
+    assert difference(picture(tab, ORIGINAL), expected) < 6
+    assert picture(tab).size == (1024, 1024)
+
+
+@pytest.mark.parametrize("way", ["drop", "paste"])
+def test_a_photo_can_be_dropped_and_pasted(tab, photo_file, aligned, way):
+    content = base64.b64encode(photo_file.read_bytes()).decode()
+    transfer = tab.evaluate_handle(
+        """(content) => {
+            const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
+            return transfer;
+        }""",
+        content,
+    )
+    if way == "drop":
+        tab.dispatch_event("#upload button:has(input[type=file])", "drop", {"dataTransfer": transfer})
+    else:
+        tab.evaluate("data => window.dispatchEvent(new ClipboardEvent('paste', { clipboardData: data }))", transfer)
+    tab.wait_for_selector("#stage-bar", state="visible")
+    assert like(aligned.image)(picture(tab, ORIGINAL))
+
+
+def test_the_webcam_takes_a_photo(tab):
+    tab.locator("#upload").get_by_label("Capture from camera").click()
+    tab.locator("#upload").get_by_role("button", name=re.compile("webcam", re.I)).first.click()
+    tab.locator("#upload").get_by_label("capture photo").click()
+    assert "No face" in tab.wait_for_selector("#status [role=alert]").inner_text()  # the test camera shows a pattern
+
+
+def test_an_example_is_one_click_away(tab):
+    tab.locator("#examples button").first.click()
+    tab.wait_for_selector("#stage-bar", state="visible")
+    assert picture(tab).size == (1024, 1024)
+    assert not tab.locator("#welcome").is_visible()
+
+
+@pytest.mark.parametrize(("name", "said"), [("text.jpg", "not a picture"), ("nobody.png", "No face")])
+def test_a_bad_photo_gets_a_message_and_another_try(tab, bad_files, photo_file, name, said):
+    tab.set_input_files("#upload input[type=file]", bad_files[name])
+    assert said in tab.wait_for_selector("#status [role=alert]").inner_text()
+    assert not tab.locator("#stage-bar").is_visible()
+    upload(tab, photo_file)
+    assert tab.locator("#status [role=alert]").count() == 0
+
+
+def test_faces_are_picked_and_keep_their_edits(tab, pair_file):
+    photo = Image.open(pair_file)
+    crops = [FaceAligner().align_photo(photo, index) for index in (0, 1)]
+    upload(tab, pair_file)
+    faces = tab.locator("#faces button")
+    assert faces.count() == 2
+    assert faces.nth(0).get_attribute("aria-pressed") == "true"  # the largest
+    set_slider(tab, "smile", "40")
+    eventually(tab, like(StandIn().edit(crops[0].image, {"smile": 40})))
+    faces.nth(1).click()
+    eventually(tab, like(crops[1].image))
+    assert slider_value(tab, "smile") == "0"
+    assert faces.nth(1).get_attribute("aria-pressed") == "true"
+    set_slider(tab, "smile", "-40")
+    tab.get_by_label("Whole photo").click()
+    both = paste_back(photo, StandIn().edit(crops[0].image, {"smile": 40}), crops[0])
+    both = paste_back(both, StandIn().edit(crops[1].image, {"smile": -40}), crops[1])
+    eventually(tab, like(both, 2))
+    faces.nth(0).click()
+    eventually(tab, lambda _: slider_value(tab, "smile") == "40")
+
+
+# --- sliders -------------------------------------------------------------------------------------------------------
+
+
+def test_a_drag_shows_its_end_and_no_queue(ready, render):
+    handle = ready.locator("#edit-smile input[type=range]")
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    ready.mouse.move(box["x"] + box["width"] / 2, middle)
+    ready.mouse.down()
+    for step in range(30):
+        ready.mouse.move(box["x"] + box["width"] * (0.5 + 0.4 * step / 29), middle)
+    ready.mouse.up()
+    value = int(slider_value(ready, "smile"))
+    assert value > 60
+    eventually(ready, like(render(smile=value)), seconds=5)  # 30 pictures one after the other would take longer
+    ready.wait_for_timeout(600)
+    assert like(render(smile=value))(picture(ready))
+
+
+def test_the_keyboard_moves_sliders_and_the_line(ready, render):
+    handle = ready.locator("#edit-age input[type=range]")
+    handle.focus()
+    for _ in range(40):
+        handle.press("ArrowRight")
+    eventually(ready, like(render(age=40)))
+    assert slider_value(ready, "age") == "40"
+    line = ready.get_by_label("Line between original and result")
+    line.focus()
+    line.press("ArrowRight")
+    assert ready.locator(".viewer .frame").evaluate("frame => frame.style.getPropertyValue('--split')") == "11%"
+
+
+def test_each_slider_and_all_sliders_reset(ready, render):
+    set_slider(ready, "smile", "50")
+    set_slider(ready, "age", "30")
+    eventually(ready, like(render(smile=50, age=30)))
+    ready.locator("#edit-smile .reset-button").click()
+    eventually(ready, like(render(age=30)))
+    ready.locator("#reset").click()
+    eventually(ready, like(render()))
+    assert (slider_value(ready, "smile"), slider_value(ready, "age")) == ("0", "0")
+    assert words.UNCHANGED in ready.locator("#summary").inner_text()
+
+
+def test_undo_and_redo(ready, render):
+    assert ready.locator("#undo").is_disabled()
+    set_slider(ready, "smile", "50")
+    eventually(ready, like(render(smile=50)))
+    set_slider(ready, "age", "30")
+    eventually(ready, like(render(smile=50, age=30)))
+    ready.locator("#undo").click()
+    eventually(ready, like(render(smile=50)))
+    assert slider_value(ready, "age") == "0"
+    ready.locator("#undo").click()
+    eventually(ready, like(render()))
+    ready.locator("#redo").click()
+    eventually(ready, like(render(smile=50)))
+    assert slider_value(ready, "smile") == "50"
+
+
+def test_presets_set_the_sliders(ready, render):
+    ready.get_by_role("button", name="Younger, smiling").click()
+    eventually(ready, like(render(smile=45, age=-45)))
+    assert slider_value(ready, "smile") == "45"
+    assert "Smile +45" in ready.locator("#summary").inner_text()
+
+
+def test_a_view_switched_at_once_keeps_the_preset(ready, render, astronaut, aligned):
+    """The switch used to carry the sliders as they stood before the preset."""
+    ready.get_by_role("button", name="Big smile").click()
+    ready.get_by_label("Whole photo").click()
+    eventually(ready, like(paste_back(astronaut, render(smile=75), aligned), 3))
+    assert slider_value(ready, "smile") == "75"
+    assert "Smile +75" in ready.locator("#summary").inner_text()
+
+
+def test_the_original_shows_while_a_button_is_held(ready):
+    after, hold = ready.locator("#comparison img.after"), ready.locator(".viewer .hold")
+    hold.hover()
+    ready.mouse.down()
+    assert after.evaluate("image => getComputedStyle(image).visibility") == "hidden"
+    ready.mouse.up()
+    assert after.evaluate("image => getComputedStyle(image).visibility") == "visible"
+    hold.focus()
+    ready.keyboard.down("Space")
+    assert hold.get_attribute("aria-pressed") == "true"
+    ready.keyboard.up("Space")
+    assert hold.get_attribute("aria-pressed") == "false"
+
+
+def test_nothing_jumps_when_pictures_arrive(ready, render):
+    before = [ready.locator(place).bounding_box() for place in ("#comparison", "#edit-smile", "#stage-bar")]
+    set_slider(ready, "smile", "50")
+    eventually(ready, like(render(smile=50)))
+    after = [ready.locator(place).bounding_box() for place in ("#comparison", "#edit-smile", "#stage-bar")]
+    assert after == before
+
+
+# --- results -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("choice", "kind"), [("PNG", "PNG"), ("JPEG", "JPEG"), ("WebP", "WEBP")])
+def test_downloads_open_and_say_that_they_are_edited(ready, render, tmp_path, choice, kind):
+    set_slider(ready, "smile", "60")
+    eventually(ready, like(render(smile=60)))
+    ready.locator("#format").get_by_label(choice).click()
+    with ready.expect_download() as download:
+        ready.locator("#download").click()
+    suffix = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}[kind]
+    assert download.value.suggested_filename == f"astronaut-smile+60.{suffix}"
+    download.value.save_as(tmp_path / "face")
+    with Image.open(tmp_path / "face") as face:
+        assert (face.format, face.size) == (kind, (1024, 1024))
+        assert difference(face.convert("RGB"), render(smile=60)) < 3
+    assert SOURCE_TYPE.encode() in (tmp_path / "face").read_bytes()
+
+
+def test_the_whole_photo_comes_back(ready, render, astronaut, aligned, tmp_path):
+    whole = paste_back(astronaut, render(smile=70), aligned)
+    set_slider(ready, "smile", "70")
+    ready.get_by_label("Whole photo").click()
+    eventually(ready, like(whole, 3))
+    assert picture(ready, ORIGINAL).size == picture(ready).size
+    with ready.expect_download() as download:
+        ready.locator("#download").click()
+    download.value.save_as(tmp_path / "photo.png")
+    with Image.open(tmp_path / "photo.png") as photo:
+        assert photo.size == astronaut.size
+        assert difference(photo, whole) < 0.1
+
+
+def test_the_visible_mark(ready, render, tmp_path):
+    ready.locator("#mark").get_by_role("checkbox").check()
+    with ready.expect_download() as download:
+        ready.locator("#download").click()
+    download.value.save_as(tmp_path / "face.png")
+    with Image.open(tmp_path / "face.png") as face:
+        assert difference(face, render(), (0, 0, 1024, 900)) == 0
+        assert difference(face, render(), (850, 950, 1024, 1024)) > 5
+
+
+@pytest.mark.parametrize(("choice", "kind"), [("GIF", "GIF"), ("WebP", "WEBP")])
+def test_an_animation_of_an_edit(ready, tmp_path, choice, kind):
+    ready.locator("#animate button.label-wrap").click()
+    ready.locator("#animate-format").get_by_label(choice).click()
+    ready.locator("#animate-go").click()
+    ready.wait_for_selector("#animation-file", state="visible")
+    with ready.expect_download() as download:
+        ready.locator("#animation-file").click()
+    assert download.value.suggested_filename == f"astronaut-smile-sweep.{choice.lower()}"
+    download.value.save_as(tmp_path / "sweep")
+    with Image.open(tmp_path / "sweep") as sweep:
+        assert (sweep.format, sweep.size, sweep.n_frames) == (kind, (512, 512), 16)
+
+
+def test_settings_travel_as_a_file_and_as_a_link(ready, url, render, tmp_path):
+    set_slider(ready, "smile", "60")
+    set_slider(ready, "age", "30")
+    eventually(ready, like(render(smile=60, age=30)))
+    ready.locator("#share button.label-wrap").click()
+    with ready.expect_download() as download:
+        ready.locator("#save-settings").click()
+    assert download.value.suggested_filename == "portrait-settings.json"
+    download.value.save_as(tmp_path / "settings.json")
+    assert settings.from_json((tmp_path / "settings.json").read_text(), many_edits())[0] == {"smile": 60, "age": 30}
+
+    ready.locator("#copy-link").click()
+    ready.wait_for_function("document.querySelector('#link textarea, #link input')?.value.startsWith('http')")
+    link = ready.locator("#link textarea, #link input").input_value()
+    assert link == f"{url}/?smile=60&age=30"
+
+    ready.locator("#reset").click()
+    eventually(ready, like(render()))
+    ready.set_input_files(
+        "#load-settings input[type=file], input[type=file][accept='.json']", tmp_path / "settings.json"
+    )
+    eventually(ready, like(render(smile=60, age=30)))
+    assert "Smile +60, Age +30" in ready.locator("#status").inner_text()
+
+    ready.goto(link)
+    ready.wait_for_function("document.querySelector('#edit-smile input[type=number]')?.value == '60'")
+    upload(ready, tmp_path_photo(tmp_path))
+    eventually(ready, like(render(smile=60, age=30)))
+    assert (slider_value(ready, "smile"), slider_value(ready, "age")) == ("60", "30")
+
+
+def tmp_path_photo(folder: Path) -> Path:
+    from skimage import data
+
+    Image.fromarray(data.astronaut()).save(folder / "again.png")
+    return folder / "again.png"
+
+
+def test_sliders_in_a_closed_fold_are_set_all_the_same(tab, url, render, photo_file):
+    tab.goto(f"{url}/?extra7=55&smile=20")
+    tab.wait_for_function("document.querySelector('#edit-smile input[type=number]')?.value == '20'")
+    assert tab.locator("#edit-extra7").count() == 0
+    upload(tab, photo_file)
+    assert "Smile +20, Extra 7 +55" in tab.locator("#summary").inner_text()
+    tab.get_by_role("button", name="More 1").click()
+    tab.wait_for_selector("#edit-extra7")
+    assert slider_value(tab, "extra7") == "55"
+    set_slider(tab, "extra7", "60")
+    tab.wait_for_selector("#summary:has-text('Extra 7 +60')")
+    eventually(tab, like(render(smile=20)))
+    tab.locator("#reset").click()
+    eventually(tab, lambda _: slider_value(tab, "extra7") == "0")
+
+
+def test_a_file_that_holds_no_settings_is_explained(tab, tmp_path):
+    (tmp_path / "other.json").write_text(json.dumps({"answer": 42}))
+    tab.locator("#share button.label-wrap").click()
+    tab.set_input_files("#load-settings input[type=file], input[type=file][accept='.json']", tmp_path / "other.json")
+    assert "not a settings file" in tab.wait_for_selector("#status [role=alert]").inner_text()
+
+
+# --- visits --------------------------------------------------------------------------------------------------------
+
+
+def test_two_browsers_stay_apart(ready, browser, url, render, astronaut, tmp_path):
+    ImageOps.mirror(astronaut).save(tmp_path / "mirrored.png")
+    with browser.new_context() as other_context:
+        other = other_context.new_page()
+        visit(other, url)
+        upload(other, tmp_path / "mirrored.png")
+        set_slider(other, "age", "50")
+        set_slider(ready, "smile", "30")
+        eventually(ready, like(render(smile=30)))
+        mirrored = FaceAligner().align_photo(ImageOps.mirror(astronaut)).image
+        eventually(other, like(StandIn().edit(mirrored, {"age": 50})))
+        address = other.locator(ORIGINAL).get_attribute("src")
+        other.close()
+    ready.locator("#reset").click()
+    eventually(ready, like(render()))
+    deadline = 20_000  # the files of a visitor who left go after a little patience
+    while ready.request.get(address).ok:
+        deadline -= 500
+        assert deadline > 0
+        ready.wait_for_timeout(500)
+
+
+def test_a_new_photo_starts_over(ready, photo_file, render):
+    set_slider(ready, "smile", "50")
+    eventually(ready, like(render(smile=50)))
+    ready.locator("#another").click()
+    ready.wait_for_selector("#upload", state="visible")
+    assert ready.locator("#welcome").is_visible()
+    upload(ready, photo_file)
+    eventually(ready, like(render()))
+    assert slider_value(ready, "smile") == "0"
+
+
+def test_a_restarted_server_asks_for_the_photo_again(context, photo_file, tmp_path, render):
+    tab = context.new_page()
+    with served(tmp_path, [SERVER]) as address:
+        visit(tab, address)
+        upload(tab, photo_file)
+    with served(tmp_path, [SERVER], port=int(address.rpartition(":")[2])):
+        tab.wait_for_timeout(1500)
+        if not tab.locator("#upload").is_visible():
+            set_slider(tab, "smile", "50")
+        said = tab.wait_for_selector("#status .note.error").inner_text()
+        assert "upload the photo again" in said
+        upload(tab, photo_file)
+        tab.close()
+
+
+# --- other tabs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_goes_through_and_lists_what_failed(tab, photo_file, bad_files, astronaut, tmp_path):
+    set_slider(tab, "smile", "40")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.write(photo_file, "trip/me.png")
+        archive.write(bad_files["nobody.png"], "trip/nobody.png")
+        archive.writestr("trip/notes.txt", "not a photo")
+    tab.get_by_role("tab", name="Batch").click()
+    tab.wait_for_selector("#batch-settings:has-text('Smile +40')")
+    tab.set_input_files("#batch-files input[type=file]", tmp_path / "photos.zip")
+    tab.wait_for_selector("#batch-files .file-preview")
+    tab.locator("#batch-start").click()
+    tab.wait_for_selector("#batch-result", state="visible")
+    said = tab.locator("#batch-status").inner_text()
+    assert "1 of 2 photos edited" in said
+    assert "nobody.png: No face found" in said
+    with tab.expect_download() as download:
+        tab.locator("#batch-result").click()
+    download.value.save_as(tmp_path / "out.zip")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert sorted(archive.namelist()) == ["not-edited.txt", "trip/me-smile+40.png"]
+        with archive.open("trip/me-smile+40.png") as file, Image.open(file) as result:
+            assert result.size == astronaut.size
+
+
+def test_a_folder_can_be_chosen(tab, photo_file, tmp_path):
+    folder = tmp_path / "holiday"
+    (folder / "day one").mkdir(parents=True)
+    (folder / "day one" / "me.png").write_bytes(photo_file.read_bytes())
+    (folder / "notes.txt").write_text("no photo")
+    tab.get_by_role("tab", name="Batch").click()
+    tab.wait_for_selector("#batch-folder")
+    with tab.expect_file_chooser() as chooser:
+        tab.locator("#batch-folder").click()
+    chooser.value.set_files(folder)
+    tab.wait_for_selector("#batch-files .file-preview")
+    assert "All sliders are at 0" in tab.locator("#batch-settings").inner_text()
+    tab.locator("#batch-start").click()
+    tab.wait_for_selector("#batch-result", state="visible")
+    assert "1 of 1 photos edited" in tab.locator("#batch-status").inner_text()
+    assert serious(tab) == []
+
+
+def test_a_batch_can_be_stopped(tab, photo_file, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for index in range(60):
+            archive.write(photo_file, f"{index}.png")
+    tab.get_by_role("tab", name="Batch").click()
+    tab.set_input_files("#batch-files input[type=file]", tmp_path / "photos.zip")
+    tab.wait_for_selector("#batch-files .file-preview")
+    tab.locator("#batch-start").click()
+    tab.locator("#batch-stop").click()  # as soon as it can be clicked
+    said = tab.wait_for_selector("#batch-status:has-text('Stopped')").inner_text()
+    edited = int(re.search(r"(\d+) of 60", said).group(1))
+    assert 1 <= edited < 60
+    assert tab.locator("#batch-start").is_enabled()
+    with tab.expect_download() as download:  # what was finished is not lost
+        tab.locator("#batch-result").click()
+    download.value.save_as(tmp_path / "out.zip")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert len(archive.namelist()) == edited
+
+
+def test_a_batch_without_photos_says_so(tab):
+    tab.get_by_role("tab", name="Batch").click()
+    tab.locator("#batch-start").click()
+    assert words.BATCH_EMPTY in tab.wait_for_selector("#batch-status [role=alert]").inner_text()
+
+
+# --- reach ---------------------------------------------------------------------------------------------------------
+
+
+def serious(tab) -> list[str]:
+    """What axe-core finds serious or critical on the page as it stands."""
+    from axe_core_python.sync_playwright import Axe
+
+    found = Axe().run(tab)["violations"]
+    return [
+        f"{rule['id']}: {[node['html'][:160] for node in rule['nodes'][:4]]}"
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser, url, photo_file, scheme):
+    with browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900}) as context:
+        tab = context.new_page()
+        visit(tab, url)
+        assert serious(tab) == []
+        upload(tab, photo_file)
+        for fold in ("#animate", "#share"):
+            tab.locator(f"{fold} button.label-wrap").click()
+        tab.wait_for_selector("#copy-link", state="visible")
+        assert serious(tab) == []
+        for name in ("Batch", "Compare"):
+            tab.get_by_role("tab", name=name).click()
+            tab.wait_for_selector(f"#{name.lower()}", state="visible")
+            tab.wait_for_timeout(300)
+            assert serious(tab) == [], name
+
+
+def test_light_and_dark(browser, url):
+    with browser.new_context(color_scheme="dark") as context:
+        tab = context.new_page()
+        visit(tab, url)
+
+        def background() -> int:
+            colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+            return sum(map(int, re.findall(r"\d+", colour)[:3]))
+
+        assert background() < 100
+        tab.get_by_role("button", name="Light or dark").click()
+        assert background() > 600
+
+
+def test_the_page_fits_a_phone(browser, url, photo_file):
+    with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
+        tab = context.new_page()
+        visit(tab, url)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        upload(tab, photo_file)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        slider = tab.locator("#edit-gender")
+        slider.scroll_into_view_if_needed()
+        box = tab.locator("#comparison").bounding_box()
+        assert box["y"] >= -1  # the picture stays in sight
+        assert box["y"] + box["height"] < slider.bounding_box()["y"] + 1
+        for name in ("Batch", "Compare"):
+            tab.get_by_role("tab", name=name).click()
+            tab.wait_for_selector(f"#{name.lower()}", state="visible")
+            assert tab.evaluate("document.documentElement.scrollWidth") <= 390
