@@ -103,7 +103,6 @@ RECIPES = (
         "Face",
         effect=2.0,
         anchor=0.02,
-        scale=0.93,
         caveat="Hair and background move along with the head.",
     ),
     Recipe(
