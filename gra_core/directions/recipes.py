@@ -171,9 +171,16 @@ RECIPES = (
         along=("age", "hair_light"),
         caveat="Grey hair looks lighter, and may make a face older.",
     ),
-    Recipe("hair_length", "Hair length", "+ longer hair beside the neck, - shorter hair.", "Hair", effect=1.6),
+    Recipe(
+        "hair_length",
+        "Hair length",
+        "+ longer hair beside the neck, - shorter hair.",
+        "Hair",
+        effect=1.6,
+        shipped=False,
+    ),
     Recipe("fringe", "Fringe", "+ hair over the forehead, - a free forehead.", "Hair", effect=2.2),
-    Recipe("brow_dark", "Dark brows", "+ darker, fuller brows, - lighter brows.", "Hair", effect=1.8),
+    Recipe("brow_dark", "Dark brows", "+ darker, fuller brows, - lighter brows.", "Hair", effect=1.8, shipped=False),
     Recipe("beard", "Beard", "+ darker chin and upper lip, up to a beard, - clean-shaven.", "Hair", effect=2.0),
 )
 
