@@ -168,6 +168,7 @@ RECIPES = (
         "+ greyer hair, - more colour in the hair.",
         "Hair",
         effect=2.0,
+        shipped=False,
         along=("age", "hair_light"),
         caveat="Grey hair looks lighter, and may make a face older.",
     ),
