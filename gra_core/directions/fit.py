@@ -97,15 +97,16 @@ def final_amounts(names: Sequence[str], responses: Responses) -> np.ndarray:
     `names` are those of the atoms.
     """
     coarse = np.array([not name.endswith(".fine") for name in names])
-    rows = []
-    for recipe in (r for r in RECIPES if r.key not in GIVEN_UP):
+    recipes = [recipe for recipe in RECIPES if recipe.key not in GIVEN_UP]
+    rows = {}
+    for recipe in recipes:
         start, step = None, STEP
         if recipe.anchor:
             start, step = np.array([float(name == f"{recipe.key}.{START}") for name in names]), recipe.anchor
         weights = leak_weights(recipe, (*IGNORED, *GIVEN_UP))
         amounts = combine(responses, SCORES.index(recipe.key), weights, step, start=start, movable=coarse)
-        rows.append(_scaled(recipe, responses, amounts))
-    return np.stack(rows)
+        rows[recipe.key] = _scaled(recipe, responses, amounts)
+    return np.stack([r.scale * (rows[r.key] + sum(part * rows[key] for key, part in r.trim.items())) for r in recipes])
 
 
 def _scaled(recipe: Recipe, responses: Responses, amounts: np.ndarray) -> np.ndarray:

@@ -4,7 +4,8 @@
 effects were measured (`response`).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -43,6 +44,9 @@ class Recipe:
         longest: length of the offset in W+ that +100 does not exceed, whatever `effect` asks for.
         anchor: above 0, the edit stays near that of the file that the fit starts from, which is a boundary of W, the
             nearer the larger; it then moves no fine rows beyond those of the boundary.
+        scale: what the offset is multiplied by at the end: below 1 where the check found that ±100 moved the person too
+            far, or moved the score no more.
+        trim: what is added of other edits at the end, by key, against leaks that the check found; before `scale`.
         shipped: whether the edit passed the check; others are fitted only so that their scores are held.
         along: scores that may move along; the caveat says so.
         caveat: what else changes.
@@ -56,6 +60,8 @@ class Recipe:
     longest: float = 12.0
     anchor: float = 0.0
     along: tuple[str, ...] = ()
+    scale: float = 1.0
+    trim: Mapping[str, float] = field(default_factory=dict)
     shipped: bool = True
     caveat: str = ""
 
@@ -74,6 +80,8 @@ RECIPES = (
         "Expression",
         effect=1.8,
         anchor=0.06,
+        scale=0.9,
+        trim={"mouth_open": -0.28},
         caveat="A strong smile also narrows the eyes and lifts the cheeks.",
     ),
     Recipe(
@@ -83,6 +91,8 @@ RECIPES = (
         "Face",
         effect=2.6,
         anchor=0.02,
+        scale=0.82,
+        trim={"smile": 0.45, "brow_slope": -0.2},
         along=("hair_grey", "hair_light"),
         caveat="Hair turns grey with age; below -80 some faces become children.",
     ),
@@ -102,6 +112,8 @@ RECIPES = (
         "Accessories",
         effect=1.8,
         anchor=0.01,
+        scale=0.7,
+        trim={"age": 0.2},
         longest=16.0,
         caveat="- is for people who wear glasses; children rarely get any.",
     ),
@@ -112,23 +124,41 @@ RECIPES = (
         "Face",
         effect=2.0,
         anchor=0.01,
+        scale=0.7,
         longest=14.0,
         caveat="Hair length and facial hair may change along with it.",
     ),
     Recipe("mouth_open", "Open mouth", "+ opens the mouth, - closes it.", "Expression", effect=2.2),
     Recipe("eyes_open", "Open eyes", "+ opens the eyes wider, - narrows them.", "Expression", effect=2.6),
-    Recipe("brow_height", "Raise brows", "+ raises the brows, - lowers them.", "Expression", effect=2.6),
+    Recipe("brow_height", "Raise brows", "+ raises the brows, - lowers them.", "Expression", effect=2.6, scale=0.85),
     Recipe("brow_slope", "Brow angle", "+ looks worried, - looks stern.", "Expression", effect=2.2),
-    Recipe("pitch", "Tilt head", "+ tilts the head up, - down.", "Face", effect=2.0),
+    Recipe(
+        "pitch",
+        "Tilt head",
+        "+ tilts the head up, - down.",
+        "Face",
+        effect=2.0,
+        trim={"brow_slope": -0.4, "smile": 0.25},
+    ),
     Recipe("face_width", "Face width", "+ wider face, - narrower face.", "Face", effect=2.0),
-    Recipe("chin", "Chin", "+ longer chin, - shorter chin.", "Face", effect=1.8),
+    Recipe("chin", "Chin", "+ longer chin, - shorter chin.", "Face", effect=1.8, shipped=False),
     Recipe("nose_width", "Nose width", "+ wider nose, - narrower nose.", "Face", effect=2.2),
     Recipe("nose_length", "Nose length", "+ longer nose, - shorter nose.", "Face", effect=2.2),
-    Recipe("lips", "Full lips", "+ fuller lips, - thinner lips.", "Face", effect=2.4),
-    Recipe("eye_blue", "Eye colour", "+ towards blue and grey, - towards brown.", "Colours", effect=2.2),
+    Recipe(
+        "lips",
+        "Full lips",
+        "+ fuller lips, - thinner lips.",
+        "Face",
+        effect=2.4,
+        trim={"smile": 0.3},
+        caveat="Strong values change skin and hair too.",
+    ),
+    Recipe("eye_blue", "Eye colour", "+ towards blue and grey, - towards brown.", "Colours", effect=2.2, shipped=False),
     Recipe("lipstick", "Lipstick", "+ redder lips, - paler lips.", "Colours", effect=2.4),
     Recipe("skin_light", "Skin brightness", "+ lighter skin and light, - darker.", "Colours", effect=1.8),
-    Recipe("skin_red", "Rosy skin", "+ rosier skin, - paler skin.", "Colours", effect=1.8),
+    Recipe(
+        "skin_red", "Red or green light", "+ redder, - greener colours of the whole picture.", "Colours", effect=1.8
+    ),
     Recipe("warmth", "Warm light", "+ warmer, - cooler colours of the whole picture.", "Colours", effect=1.8),
     Recipe("background", "Background", "+ brighter background, - darker background.", "Colours", effect=1.4),
     Recipe("hair_light", "Light hair", "+ lighter hair, - darker hair.", "Hair", effect=2.2),
@@ -138,12 +168,20 @@ RECIPES = (
         "+ greyer hair, - more colour in the hair.",
         "Hair",
         effect=2.0,
+        shipped=False,
         along=("age", "hair_light"),
         caveat="Grey hair looks lighter, and may make a face older.",
     ),
-    Recipe("hair_length", "Hair length", "+ longer hair beside the neck, - shorter hair.", "Hair", effect=1.6),
+    Recipe(
+        "hair_length",
+        "Hair length",
+        "+ longer hair beside the neck, - shorter hair.",
+        "Hair",
+        effect=1.6,
+        shipped=False,
+    ),
     Recipe("fringe", "Fringe", "+ hair over the forehead, - a free forehead.", "Hair", effect=2.2),
-    Recipe("brow_dark", "Dark brows", "+ darker, fuller brows, - lighter brows.", "Hair", effect=1.8),
+    Recipe("brow_dark", "Dark brows", "+ darker, fuller brows, - lighter brows.", "Hair", effect=1.8, shipped=False),
     Recipe("beard", "Beard", "+ darker chin and upper lip, up to a beard, - clean-shaven.", "Hair", effect=2.0),
 )
 
