@@ -382,8 +382,9 @@ def test_presets_are_of_edits_that_there_are():
 # --- the application as users start it -------------------------------------------------------------------------------
 
 
-def test_the_application_edits_a_photo(astronaut, photo_file, editor, tmp_path):
+def test_the_application_edits_and_compares(astronaut, photo_file, editor, tmp_path, monkeypatch):
     """The real model behind the real page: what is shown and downloaded is what the editor makes."""
+    monkeypatch.setenv("GRA_LPIPS_WEIGHTS", str(tmp_path / "absent.pt"))
     with served(tmp_path, ["app.py"]) as url, chromium() as browser:
         tab = browser.new_page()
         tab.set_default_timeout(120_000)
@@ -403,6 +404,20 @@ def test_the_application_edits_a_photo(astronaut, photo_file, editor, tmp_path):
         download.value.save_as(tmp_path / "face.png")
         with Image.open(tmp_path / "face.png") as result:
             assert difference(result, serious) < 0.1
+
+        tab.get_by_role("tab", name="Compare").click()
+        tab.locator("#compare-example").click()
+        tab.wait_for_selector("#compare-sheet", state="visible")
+        assert words.NO_LPIPS in tab.locator("#compare-status").inner_text()
+        titles = tab.locator(".comparison-row figcaption b").all_inner_texts()
+        assert titles == ["Input", "Low-rate code", "One-shot, not aligned", "Gradual, not aligned", "GRA"]
+        assert tab.locator(".comparison-row dl").last.inner_text().split()[::2] == ["MSE", "Identity"]
+        assert tab.locator(".comparison-row .maps img").count() == 12
+        with tab.expect_download() as download:
+            tab.locator("#compare-sheet").click()
+        assert download.value.suggested_filename == "comparison-smile+60.png"
+        download.value.save_as(tmp_path / "sheet.png")
+        assert Image.open(tmp_path / "sheet.png").width > 1800
 
 
 def test_the_page_can_be_built_without_the_model(studio):

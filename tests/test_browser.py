@@ -489,6 +489,44 @@ def test_a_batch_goes_through_and_lists_what_failed(tab, photo_file, bad_files, 
             assert result.size == astronaut.size
 
 
+def test_a_folder_can_be_chosen(tab, photo_file, tmp_path):
+    folder = tmp_path / "holiday"
+    (folder / "day one").mkdir(parents=True)
+    (folder / "day one" / "me.png").write_bytes(photo_file.read_bytes())
+    (folder / "notes.txt").write_text("no photo")
+    tab.get_by_role("tab", name="Batch").click()
+    tab.wait_for_selector("#batch-folder")
+    with tab.expect_file_chooser() as chooser:
+        tab.locator("#batch-folder").click()
+    chooser.value.set_files(folder)
+    tab.wait_for_selector("#batch-files .file-preview")
+    assert "All sliders are at 0" in tab.locator("#batch-settings").inner_text()
+    tab.locator("#batch-start").click()
+    tab.wait_for_selector("#batch-result", state="visible")
+    assert "1 of 1 photos edited" in tab.locator("#batch-status").inner_text()
+    assert serious(tab) == []
+
+
+def test_a_batch_can_be_stopped(tab, photo_file, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for index in range(60):
+            archive.write(photo_file, f"{index}.png")
+    tab.get_by_role("tab", name="Batch").click()
+    tab.set_input_files("#batch-files input[type=file]", tmp_path / "photos.zip")
+    tab.wait_for_selector("#batch-files .file-preview")
+    tab.locator("#batch-start").click()
+    tab.locator("#batch-stop").click()  # as soon as it can be clicked
+    said = tab.wait_for_selector("#batch-status:has-text('Stopped')").inner_text()
+    edited = int(re.search(r"(\d+) of 60", said).group(1))
+    assert 1 <= edited < 60
+    assert tab.locator("#batch-start").is_enabled()
+    with tab.expect_download() as download:  # what was finished is not lost
+        tab.locator("#batch-result").click()
+    download.value.save_as(tmp_path / "out.zip")
+    with zipfile.ZipFile(tmp_path / "out.zip") as archive:
+        assert len(archive.namelist()) == edited
+
+
 def test_a_batch_without_photos_says_so(tab):
     tab.get_by_role("tab", name="Batch").click()
     tab.locator("#batch-start").click()

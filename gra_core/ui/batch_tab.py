@@ -30,6 +30,7 @@ class BatchTab:
 
     def __init__(self, studio: Studio, panel: EditPanel) -> None:
         self.studio, self.panel = studio, panel
+        self.stopping: set[str | None] = set()
         with gr.Column(elem_id="batch"):
             gr.Markdown(words.BATCH)
             self.summary = gr.HTML(self._settings({}), elem_id="batch-settings")
@@ -72,29 +73,26 @@ class BatchTab:
         outputs = [self.status, self.result, self.start, self.stop]
         tab.select(self.on_open, self.panel.sliders, [self.summary], **common)
         self.folder.upload(self.on_folder, [self.folder], [self.files], **common)
-        run = self.start.click(
+        self.start.click(
             self.on_start,
             [self.files, self.view, self.format, *self.panel.sliders],
             outputs,
             **common | ONE_AT_A_TIME,
         )
-        self.stop.click(self.on_stop, None, outputs, cancels=[run], **common)
+        self.stop.click(self.on_stop, None, [self.stop], **common)
 
     def on_open(self, *values: object) -> str:
         """The tab was opened: says what the sliders will do."""
         return self._settings(self.panel.read(values))
 
     def on_folder(self, files: list[dict] | None) -> list[str]:
-        """A folder was chosen: its files are listed like single ones."""
-        return [file["path"] for file in files or []]
+        """A folder was chosen: its photos are listed like single ones, what else is in it is left out."""
+        return [file["path"] for file in files or [] if Path(file["path"]).suffix.lower() in SUFFIXES]
 
-    def on_stop(self) -> dict:
-        """The visitor has enough."""
-        return {
-            self.status: note("ready", "Stopped. Nothing was kept."),
-            self.start: gr.update(interactive=True),
-            self.stop: gr.update(interactive=False),
-        }
+    def on_stop(self, request: gr.Request) -> dict:
+        """The visitor has enough: the photo in hand is the last one."""
+        self.stopping.add(request.session_hash)
+        return gr.update(interactive=False)
 
     def on_start(
         self, request: gr.Request, files: list[dict] | None, view: str, file_format: str, *values: object
@@ -103,6 +101,7 @@ class BatchTab:
         if not files:
             yield {self.status: note("error", words.BATCH_EMPTY)}
             return
+        self.stopping.discard(request.session_hash)
         done = {self.start: gr.update(interactive=True), self.stop: gr.update(interactive=False)}
         yield {
             self.status: _progress(0, 1, "Starting"),
@@ -114,7 +113,7 @@ class BatchTab:
             items = list_items([Path(file["path"]) for file in files])
             shelf = self.studio.visitors.shelf(request.session_hash, "batch")
             path = shelf.path(RESULT_NAME)
-            failures: list[tuple[str, str]] = []
+            edited, failures, stopped = 0, [], ""
             with ZipSink(path) as sink:
                 for outcome in edit_batch(
                     self.studio.editor,
@@ -128,12 +127,16 @@ class BatchTab:
                 ):
                     if outcome.error:
                         failures.append((outcome.name, outcome.error))
+                    edited += outcome.error is None
+                    if request.session_hash in self.stopping:
+                        self.stopping.discard(request.session_hash)
+                        stopped = "Stopped: "
+                        break
                     yield {self.status: _progress(outcome.done, outcome.total, outcome.name) + _errors(failures)}
         except Exception as error:
             yield {**done, self.status: note("error", explain(error))}
             return
-        edited = len(items) - len(failures)
-        message = f"{edited} of {len(items)} photos edited."
+        message = f"{stopped}{edited} of {len(items)} photos edited."
         yield {
             **done,
             self.status: note("ready" if edited else "error", message) + _errors(failures),

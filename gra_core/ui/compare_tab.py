@@ -167,7 +167,7 @@ def _row_html(row: Row) -> str:
         for stage in row.comparison.stages
     )
     return (
-        f'<section class="comparison-row"><h3>{html.escape(row.name)}</h3><div class="columns">{"".join(columns)}</div>'
+        f'<section class="comparison-row"><h2>{html.escape(row.name)}</h2><div class="columns">{"".join(columns)}</div>'
         f"<p>{html.escape(words.COMPARE_NOTE.strip())}</p>"
         '<div class="maps"><table><caption>What each stage of GRA does</caption><thead><tr><th scope="col">Stage</th>'
         '<th scope="col">Residual found</th><th scope="col">Residual aligned</th>'
