@@ -8,7 +8,8 @@
 3. Sum atoms so that each edit moves its own score alone (`response.combine`), which also chooses its rows, and scale it
    to the effect wanted (`recipes`).
 4. Measure these first edits on other faces, learn from the difference what the atoms do (`Responses.updated`), and sum
-   them anew. Edits with an anchor stay near a boundary of W.
+   them anew. Edits with an anchor stay near a boundary of W; kept edits
+   are shipped as the start file has them.
 
 A folder of samples holds `w.npy`, float32 (N, 512), and the pictures `00000.jpg`, `00001.jpg`, ... of 256 px. Their
 measures are kept in `measures.npz` beside them, as long as the glasses probe stays the same. With `glasses.csv`
@@ -20,6 +21,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +139,11 @@ def build_edits(
         texts = (recipe.key, recipe.label, recipe.hint, -MAX_STRENGTH, MAX_STRENGTH, vector, recipe.group)
         edits.append(EditDirection(*texts, recipe.caveat, provenance, kind="interfacegan"))
     return edits
+
+
+def as_kept(edit: EditDirection, start: EditDirection) -> EditDirection:
+    """The edit with offset and provenance of the start file, and with the recipe's words."""
+    return replace(edit, vector=start.vector, provenance=start.provenance)
 
 
 def _sample_files(folder: Path) -> tuple[np.ndarray, list[Path]]:
@@ -294,6 +301,8 @@ def _fit(args: argparse.Namespace) -> int:
     amounts = final_amounts(names, responses.updated(first, slopes))
     edits = build_edits(amounts, atoms, boundaries, len(w), 2 * args.faces)
     shipped = {recipe.key for recipe in RECIPES if recipe.shipped}
+    kept = {recipe.key for recipe in RECIPES if recipe.kept}
+    edits = [as_kept(edit, start[edit.key]) if edit.key in kept else edit for edit in edits]
     edits = [edit for edit in edits if edit.key in shipped or args.all]
     save_directions(args.out, edits, {PROBE: probe, check.SPREAD: spread.astype(np.float32)})
     record_checksum(args.out)

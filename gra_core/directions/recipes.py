@@ -47,6 +47,8 @@ class Recipe:
         scale: what the offset is multiplied by at the end: below 1 where the check found that ±100 moved the person too
             far, or moved the score no more.
         trim: what is added of other edits at the end, by key, against leaks that the check found; before `scale`.
+        kept: whether the offset of the file that the fit starts from is shipped as it is; the fitted one then only
+            serves the others, as what their leaks and trims are counted in.
         shipped: whether the edit passed the check; others are fitted only so that their scores are held.
         along: scores that may move along; the caveat says so.
         caveat: what else changes.
@@ -62,6 +64,7 @@ class Recipe:
     along: tuple[str, ...] = ()
     scale: float = 1.0
     trim: Mapping[str, float] = field(default_factory=dict)
+    kept: bool = False
     shipped: bool = True
     caveat: str = ""
 
@@ -79,6 +82,7 @@ RECIPES = (
         "+ smiles more, - looks more serious.",
         "Expression",
         effect=1.8,
+        kept=True,
         anchor=0.06,
         scale=0.9,
         trim={"mouth_open": -0.28},
@@ -90,11 +94,12 @@ RECIPES = (
         "+ older, - younger.",
         "Face",
         effect=2.6,
+        kept=True,
         anchor=0.02,
         scale=0.82,
         trim={"smile": 0.45, "brow_slope": -0.2},
         along=("hair_grey", "hair_light"),
-        caveat="Hair turns grey with age; below -80 some faces become children.",
+        caveat="Hair turns grey with age; below -80 most faces become small children.",
     ),
     Recipe(
         "yaw",
@@ -102,6 +107,7 @@ RECIPES = (
         "+ turns the head to the right of the picture, - to the left.",
         "Face",
         effect=2.0,
+        kept=True,
         anchor=0.02,
         caveat="Hair and background move along with the head.",
     ),
@@ -111,11 +117,12 @@ RECIPES = (
         "+ puts glasses on, - takes glasses off.",
         "Accessories",
         effect=1.8,
+        kept=True,
         anchor=0.01,
         scale=0.7,
         trim={"age": 0.2},
         longest=16.0,
-        caveat="- is for people who wear glasses; children rarely get any.",
+        caveat="- is for people who wear glasses; without any, it makes the eyes smaller.",
     ),
     Recipe(
         "gender",
@@ -123,10 +130,11 @@ RECIPES = (
         "+ more masculine, - more feminine.",
         "Face",
         effect=2.0,
+        kept=True,
         anchor=0.01,
         scale=0.7,
         longest=14.0,
-        caveat="Hair length and facial hair may change along with it.",
+        caveat="Hair length and facial hair change along with it.",
     ),
     Recipe("mouth_open", "Open mouth", "+ opens the mouth, - closes it.", "Expression", effect=2.2),
     Recipe("eyes_open", "Open eyes", "+ opens the eyes wider, - narrows them.", "Expression", effect=2.6),
