@@ -8,8 +8,7 @@
 3. Sum atoms so that each edit moves its own score alone (`response.combine`), which also chooses its rows, and scale it
    to the effect wanted (`recipes`).
 4. Measure these first edits on other faces, learn from the difference what the atoms do (`Responses.updated`), and sum
-   them anew. Edits with an anchor stay near a boundary of W; kept edits
-   are shipped as the start file has them.
+   them anew. Kept edits are shipped as the file that the fit starts from has them.
 
 A folder of samples holds `w.npy`, float32 (N, 512), and the pictures `00000.jpg`, `00001.jpg`, ... of 256 px. Their
 measures are kept in `measures.npz` beside them, as long as the glasses probe stays the same. With `glasses.csv`
@@ -94,20 +93,20 @@ def first_amounts(responses: Responses) -> np.ndarray:
 
 
 def final_amounts(names: Sequence[str], responses: Responses) -> np.ndarray:
-    """As `first_amounts`, from what trying them taught, with the recipes' anchors, and without those given up.
+    """As `first_amounts`, from what trying them taught, and without those given up; kept ones are the start file's.
 
     `names` are those of the atoms.
     """
-    coarse = np.array([not name.endswith(".fine") for name in names])
     recipes = [recipe for recipe in RECIPES if recipe.key not in GIVEN_UP]
     rows = {}
     for recipe in recipes:
-        start, step = None, STEP
-        if recipe.anchor:
-            start, step = np.array([float(name == f"{recipe.key}.{START}") for name in names]), recipe.anchor
-        weights = leak_weights(recipe, (*IGNORED, *GIVEN_UP))
-        amounts = combine(responses, SCORES.index(recipe.key), weights, step, start=start, movable=coarse)
-        rows[recipe.key] = _scaled(recipe, responses, amounts)
+        if recipe.kept:
+            rows[recipe.key] = np.array([float(name == f"{recipe.key}.{START}") for name in names])
+            rows[recipe.key] *= MAX_STRENGTH / STRENGTH
+        else:
+            weights = leak_weights(recipe, (*IGNORED, *GIVEN_UP))
+            amounts = combine(responses, SCORES.index(recipe.key), weights, STEP)
+            rows[recipe.key] = _scaled(recipe, responses, amounts)
     return np.stack([r.scale * (rows[r.key] + sum(part * rows[key] for key, part in r.trim.items())) for r in recipes])
 
 
@@ -131,19 +130,14 @@ def build_edits(
     edits = []
     vectors = np.tensordot(amounts, np.stack(list(atoms.values())), 1).astype(np.float32)
     for recipe, vector in zip((r for r in RECIPES if r.key not in GIVEN_UP), vectors, strict=True):
-        base = "InterFaceGAN boundary in W" + ("" if recipe.anchor else " on bands of rows")
         provenance = (
-            f"{base}, {samples} generated faces, {boundaries[recipe.key].accuracy:.3f} of the extremes of held-out "
-            f"halves on the right side; leaks taken out by effects measured on {faces} faces"
+            f"InterFaceGAN boundary in W on bands of rows, {samples} generated faces, "
+            f"{boundaries[recipe.key].accuracy:.3f} of the extremes of held-out halves on the right side; leaks taken "
+            f"out by effects measured on {faces} faces"
         )
         texts = (recipe.key, recipe.label, recipe.hint, -MAX_STRENGTH, MAX_STRENGTH, vector, recipe.group)
         edits.append(EditDirection(*texts, recipe.caveat, provenance, kind="interfacegan"))
     return edits
-
-
-def as_kept(edit: EditDirection, start: EditDirection) -> EditDirection:
-    """The edit with offset and provenance of the start file, and with the recipe's words."""
-    return replace(edit, vector=start.vector, provenance=start.provenance)
 
 
 def _sample_files(folder: Path) -> tuple[np.ndarray, list[Path]]:
@@ -302,7 +296,7 @@ def _fit(args: argparse.Namespace) -> int:
     edits = build_edits(amounts, atoms, boundaries, len(w), 2 * args.faces)
     shipped = {recipe.key for recipe in RECIPES if recipe.shipped}
     kept = {recipe.key for recipe in RECIPES if recipe.kept}
-    edits = [as_kept(edit, start[edit.key]) if edit.key in kept else edit for edit in edits]
+    edits = [replace(edit, provenance=start[edit.key].provenance) if edit.key in kept else edit for edit in edits]
     edits = [edit for edit in edits if edit.key in shipped or args.all]
     save_directions(args.out, edits, {PROBE: probe, check.SPREAD: spread.astype(np.float32)})
     record_checksum(args.out)

@@ -42,13 +42,10 @@ class Recipe:
         group: heading on the page.
         effect: what +100 is to add to the score, in standard deviations of the score over generated faces.
         longest: length of the offset in W+ that +100 does not exceed, whatever `effect` asks for.
-        anchor: above 0, the edit stays near that of the file that the fit starts from, which is a boundary of W, the
-            nearer the larger; it then moves no fine rows beyond those of the boundary.
         scale: what the offset is multiplied by at the end: below 1 where the check found that ±100 moved the person too
             far, or moved the score no more.
         trim: what is added of other edits at the end, by key, against leaks that the check found; before `scale`.
-        kept: whether the offset of the file that the fit starts from is shipped as it is; the fitted one then only
-            serves the others, as what their leaks and trims are counted in.
+        kept: whether the offset of the file that the fit starts from is shipped as it is.
         shipped: whether the edit passed the check; others are fitted only so that their scores are held.
         along: scores that may move along; the caveat says so.
         caveat: what else changes.
@@ -60,7 +57,6 @@ class Recipe:
     group: str
     effect: float = 2.0
     longest: float = 12.0
-    anchor: float = 0.0
     along: tuple[str, ...] = ()
     scale: float = 1.0
     trim: Mapping[str, float] = field(default_factory=dict)
@@ -81,11 +77,7 @@ RECIPES = (
         "Smile",
         "+ smiles more, - looks more serious.",
         "Expression",
-        effect=1.8,
         kept=True,
-        anchor=0.06,
-        scale=0.9,
-        trim={"mouth_open": -0.28},
         caveat="A strong smile also narrows the eyes and lifts the cheeks.",
     ),
     Recipe(
@@ -93,11 +85,7 @@ RECIPES = (
         "Age",
         "+ older, - younger.",
         "Face",
-        effect=2.6,
         kept=True,
-        anchor=0.02,
-        scale=0.82,
-        trim={"smile": 0.45, "brow_slope": -0.2},
         along=("hair_grey", "hair_light"),
         caveat="Hair turns grey with age; below -80 most faces become small children.",
     ),
@@ -106,9 +94,7 @@ RECIPES = (
         "Turn head",
         "+ turns the head to the right of the picture, - to the left.",
         "Face",
-        effect=2.0,
         kept=True,
-        anchor=0.02,
         caveat="Hair and background move along with the head.",
     ),
     Recipe(
@@ -116,12 +102,7 @@ RECIPES = (
         "Glasses",
         "+ puts glasses on, - takes glasses off.",
         "Accessories",
-        effect=1.8,
         kept=True,
-        anchor=0.01,
-        scale=0.7,
-        trim={"age": 0.2},
-        longest=16.0,
         caveat="- is for people who wear glasses; without any, it makes the eyes smaller.",
     ),
     Recipe(
@@ -129,11 +110,7 @@ RECIPES = (
         "Masculine or feminine",
         "+ more masculine, - more feminine.",
         "Face",
-        effect=2.0,
         kept=True,
-        anchor=0.01,
-        scale=0.7,
-        longest=14.0,
         caveat="Hair length and facial hair change along with it.",
     ),
     Recipe("mouth_open", "Open mouth", "+ opens the mouth, - closes it.", "Expression", effect=2.2),

@@ -101,8 +101,6 @@ def combine(
     weights: np.ndarray,
     step: float,
     spread: float = SPREAD,
-    start: np.ndarray | None = None,
-    movable: np.ndarray | None = None,
 ) -> np.ndarray:
     """Amounts of the atoms whose sum moves score `own` by 1 and all else least.
 
@@ -112,8 +110,6 @@ def combine(
         weights: (S,) how much a leak into each score matters; 0 for those that may move. That of `own` is ignored.
         step: how much length matters, per squared unit of W.
         spread: how much the differences between faces matter, beside the mean.
-        start: (K,) amounts to stay near: only the length of what is added counts, and its effect on `own` is none.
-        movable: (K,) bool, with `start`: atoms of which something may be added.
 
     Returns:
         (K,) amounts.
@@ -124,13 +120,5 @@ def combine(
     deviation = responses.deviation
     matrix += spread * np.einsum("kns,s,lns->kl", deviation, square, deviation) / deviation.shape[1]
     effect = responses.mean[:, own]
-    if start is None:
-        amounts = np.linalg.solve(matrix + step * responses.gram, effect)
-    else:
-        pick = np.flatnonzero(np.ones(len(start), bool) if movable is None else movable)
-        inner = np.linalg.inv((matrix + step * responses.gram)[np.ix_(pick, pick)])
-        added, mine = -inner @ (matrix @ start)[pick], effect[pick]
-        added -= (mine @ added) / (mine @ inner @ mine) * (inner @ mine)
-        amounts = start.copy()
-        amounts[pick] += added
+    amounts = np.linalg.solve(matrix + step * responses.gram, effect)
     return amounts / (amounts @ effect)
