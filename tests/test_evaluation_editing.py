@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from gra_core.constants import CHECKPOINT_DIR, NUM_STYLES, STYLE_DIM
-from gra_core.directions.fit import GENERATOR_FILE, load_generator, sample_w
 from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, load_directions
+from gra_core.directions.sampling import GENERATOR_FILE, load_generator, sample_w
 from gra_core.errors import GRAError
 from gra_core.evaluation import editing
 from gra_core.evaluation import evaluate as evaluation
