@@ -152,6 +152,7 @@ def test_a_photo_can_be_dropped_and_pasted(tab, photo_file, aligned, way):
 def test_the_webcam_takes_a_photo(tab):
     tab.locator("#upload").get_by_label("Capture from camera").click()
     tab.locator("#upload").get_by_role("button", name=re.compile("webcam", re.I)).first.click()
+    tab.wait_for_function("document.querySelector('#upload video')?.videoWidth > 0")
     tab.locator("#upload").get_by_label("capture photo").click()
     assert "No face" in tab.wait_for_selector("#status [role=alert]").inner_text()  # the test camera shows a pattern
 
