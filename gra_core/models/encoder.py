@@ -30,7 +30,7 @@ UNBOUNDED = 1e4
 MAPPING_SLOPE = 0.2
 """Negative slope of the mapping network's last leaky ReLU."""
 
-LATENT_SAMPLES = 100_000
+LATENT_SAMPLES = 30_000
 
 ROUNDS = 1
 """Encoder runs per photo: the first beside the average face, each further one beside the reconstruction so far."""
