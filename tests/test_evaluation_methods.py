@@ -62,8 +62,8 @@ def test_background_counts_only_where_the_person_is_not(meter, face, random_lpip
     on_person, behind = portrait.copy(), portrait.copy()
     on_person.paste((255, 0, 0), (0, 0, 400, 1024))
     behind.paste((255, 0, 0), (700, 0, 1024, 1024))
-    assert meter.background_lpips(on_person, portrait, random_lpips) == 0
-    assert meter.background_lpips(behind, portrait, random_lpips) > 0.01
+    assert meter.background_lpips(on_person, meter.background(portrait), random_lpips) == 0
+    assert meter.background_lpips(behind, meter.background(portrait), random_lpips) > 0.01
 
 
 def test_missing_person_segmentation_is_named(tmp_path):
@@ -90,7 +90,8 @@ def test_attribute_change_counts_the_way_the_slider_says(face, tmp_path, random_
         lpips=random_lpips,
         meter=SimpleNamespace(
             scores=lambda picture: {"smile": float(np.asarray(picture).mean())},
-            background_lpips=lambda result, portrait, lpips: 0.25,
+            background=lambda portrait: None,
+            background_lpips=lambda result, background, lpips: 0.25,
         ),
     )
     for move in ("smile+60", "smile-60"):

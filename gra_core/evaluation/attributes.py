@@ -5,6 +5,7 @@ A method that edits weakly keeps identity and background for free, so each is re
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,14 @@ from gra_core.images import image_to_tensor
 
 PERSON_MARGIN = 9
 """The person's mask is widened by half of this, in pixels of 256."""
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """A portrait (1, 3, 256, 256) whose background results are compared with, and its person mask (1, 1, 256, 256)."""
+
+    picture: Tensor
+    person: Tensor
 
 
 class AttributeMeter:
@@ -49,10 +58,15 @@ class AttributeMeter:
         mask = torch.from_numpy(self._person(picture.cpu().numpy()))
         return F.max_pool2d((mask > 0.5).float(), PERSON_MARGIN, 1, PERSON_MARGIN // 2)
 
-    def background_lpips(self, result: Image.Image, portrait: Image.Image, lpips: LPIPS) -> float:
+    def background(self, portrait: Image.Image) -> Background:
+        """What results are compared with by `background_lpips`, once per portrait."""
+        picture = resize(image_to_tensor(portrait), SCORE_SIZE)
+        return Background(picture, self.person(picture))
+
+    def background_lpips(self, result: Image.Image, source: Background, lpips: LPIPS) -> float:
         """LPIPS at 256 px between portrait and result, where neither shows the person; the rest counts as equal."""
-        small, source = (resize(image_to_tensor(p), SCORE_SIZE) for p in (result, portrait))
-        person = torch.maximum(self.person(small), self.person(source))
+        small = resize(image_to_tensor(result), SCORE_SIZE)
+        person = torch.maximum(self.person(small), source.person)
         device = lpips.shift.device
         with torch.inference_mode():
-            return lpips(torch.lerp(small, source, person).to(device), source.to(device)).item()
+            return lpips(torch.lerp(small, source.picture, person).to(device), source.picture.to(device)).item()

@@ -27,7 +27,7 @@ from gra_core.alignment import FaceAligner, ffhq_quad
 from gra_core.constants import IMAGE_SIZE, MAX_STRENGTH
 from gra_core.editor import PortraitEditor
 from gra_core.errors import GRAError, StrengthError, UnknownEditError, UnreadableImageError
-from gra_core.evaluation.attributes import AttributeMeter
+from gra_core.evaluation.attributes import AttributeMeter, Background
 from gra_core.evaluation.editing import exact_edits_table, measure_exact_edits, render_exact, source_codes
 from gra_core.evaluation.groups import groups_table, measure_groups
 from gra_core.evaluation.identity import face_descriptor, identity_distance
@@ -404,6 +404,8 @@ class _Measurement:
     def __call__(self, portrait: Portrait, methods: Mapping[str, Method]) -> dict:
         """The entry of one portrait."""
         descriptor = face_descriptor(portrait.crop)
+        features = self._features(image_to_tensor(portrait.crop)) if self._features else None
+        background = self._meter.background(portrait.crop) if self._meter else None
         inversions = {}
         entry = {
             "was_aligned": portrait.was_aligned,
@@ -419,14 +421,15 @@ class _Measurement:
             reconstruction = _compare(picture, portrait, self._lpips)
             reconstruction["identity"] = identity_distance(face_descriptor(picture), descriptor)
             reconstruction["seconds"] = seconds
-            self._remember(name, picture, portrait.crop)
+            if self._features:
+                self._seen.setdefault(name, []).append((features, self._features(image_to_tensor(picture))))
             before = self._meter.scores(picture) if self._meter else {}
             moves = {}
             for move, strengths in self._settings.items():
                 picture, seconds = _timed(method.edit, inversion, strengths)
                 figures = {"identity": identity_distance(face_descriptor(picture), descriptor), "seconds": seconds}
                 if self._meter:
-                    figures |= self._effect(picture, portrait.crop, before, strengths)
+                    figures |= self._effect(picture, background, before, strengths)
                 moves[move] = {key: rounded(value) for key, value in figures.items()}
             entry["methods"][name] = {
                 "invert_seconds": rounded(invert_seconds),
@@ -443,20 +446,15 @@ class _Measurement:
             if len(pairs) > 1
         }
 
-    def _remember(self, name: str, picture: Image.Image, portrait: Image.Image) -> None:
-        if self._features:
-            pair = tuple(self._features(image_to_tensor(image)) for image in (portrait, picture))
-            self._seen.setdefault(name, []).append(pair)
-
     def _effect(
-        self, picture: Image.Image, portrait: Image.Image, before: Mapping[str, float], strengths: Mapping[str, float]
+        self, picture: Image.Image, background: Background, before: Mapping[str, float], strengths: Mapping[str, float]
     ) -> dict[str, float | None]:
         """How far the attribute moved the way the slider says (None: not scored), and LPIPS of the background."""
         ((key, value),) = strengths.items()
         change = None
         if key in before:
             change = float(np.sign(value)) * (self._meter.scores(picture)[key] - before[key])
-        return {"change": change, "background": self._meter.background_lpips(picture, portrait, self._lpips)}
+        return {"change": change, "background": self._meter.background_lpips(picture, background, self._lpips)}
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from gra_core.ui.edit_tab import ONE_AT_A_TIME
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW
 from gra_core.ui.studio import Studio
-from gra_core.ui.widgets import explain, note
+from gra_core.ui.widgets import choice, explain, note
 
 RESULT_NAME = "portraits-edited.zip"
 
@@ -45,22 +45,8 @@ class BatchTab:
                 self.folder = gr.UploadButton(
                     "Choose a folder", file_count="directory", min_width=190, scale=0, elem_id="batch-folder"
                 )
-                self.view = gr.Radio(
-                    [PHOTO_VIEW, FACE_VIEW],
-                    value=PHOTO_VIEW,
-                    label="Result",
-                    show_label=False,
-                    container=False,
-                    elem_id="batch-view",
-                )
-                self.format = gr.Radio(
-                    list(FORMAT_CHOICES),
-                    value=next(iter(FORMAT_CHOICES)),
-                    label="Format",
-                    show_label=False,
-                    container=False,
-                    elem_id="batch-format",
-                )
+                self.view = choice("Result", [PHOTO_VIEW, FACE_VIEW], "batch-view")
+                self.format = choice("Format", list(FORMAT_CHOICES), "batch-format")
             with gr.Row(elem_classes="bar"):
                 self.start = gr.Button("Edit all photos", variant="primary", min_width=150, elem_id="batch-start")
                 self.stop = gr.Button("Stop", min_width=80, scale=0, interactive=False, elem_id="batch-stop")

@@ -20,7 +20,7 @@ from gra_core.ui.examples import example_files
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Session
 from gra_core.ui.studio import Studio
-from gra_core.ui.widgets import HERE, explain, note, picker, picker_value, pictures_value, viewer
+from gra_core.ui.widgets import HERE, choice, explain, note, picker, picker_value, pictures_value, viewer
 
 ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
 """All work with the model waits in one line: two edits at once would only make both slower."""
@@ -69,26 +69,10 @@ class EditTab:
         self.faces = picker("Faces in the photo", "faces", visible=False)
         with gr.Column(visible=False, elem_id="stage-bar") as self.bar:
             with gr.Row(elem_classes="bar"):
-                self.view = gr.Radio(
-                    [FACE_VIEW, PHOTO_VIEW],
-                    value=FACE_VIEW,
-                    label="Show",
-                    show_label=False,
-                    container=False,
-                    min_width=230,
-                    elem_id="view",
-                )
+                self.view = choice("Show", [FACE_VIEW, PHOTO_VIEW], "view", min_width=230)
                 self.another = gr.Button("New photo", size="md", min_width=110, scale=0, elem_id="another")
             with gr.Row(elem_classes="bar"):
-                self.format = gr.Radio(
-                    list(FORMAT_CHOICES),
-                    value=next(iter(FORMAT_CHOICES)),
-                    label="Format",
-                    show_label=False,
-                    container=False,
-                    min_width=230,
-                    elem_id="format",
-                )
+                self.format = choice("Format", list(FORMAT_CHOICES), "format", min_width=230)
                 self.mark = gr.Checkbox(
                     label="Write “AI-edited” into the corner", container=False, min_width=200, elem_id="mark"
                 )

@@ -1,6 +1,7 @@
-"""Widgets that Gradio does not have: the before/after viewer, and a row of pictures or words to choose from.
+"""Widgets that the tabs share, two of which Gradio does not have: the before/after viewer, and a row of pictures or
+words to choose from.
 
-Both are plain HTML with a few lines of script beside this file, usable by keyboard and screen reader.
+These two are plain HTML with a few lines of script beside this file, usable by keyboard and screen reader.
 """
 
 from __future__ import annotations
@@ -88,3 +89,10 @@ def data_url(picture: Image.Image, side: int) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=85)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def choice(label: str, choices: list[str], elem_id: str, **options: int) -> gr.Radio:
+    """A row of buttons, the first one chosen; the label is for screen readers."""
+    return gr.Radio(
+        choices, value=choices[0], label=label, show_label=False, container=False, elem_id=elem_id, **options
+    )
