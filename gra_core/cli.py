@@ -95,37 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(batch)
     batch.set_defaults(run=run_batch)
 
-    evaluate = commands.add_parser("evaluate", help="measure quality on a folder of portraits")
-    evaluate.add_argument("folder", type=Path, metavar="DIR", help="aligned portraits or raw photos")
-    evaluate.add_argument("--out", type=Path, required=True, metavar="FILE", help="the report, .json")
-    evaluate.add_argument("--limit", type=_count, metavar="N", help="take only the first N pictures")
-    evaluate.add_argument("--methods", nargs="+", metavar="NAME", help="methods to compare (default: all)")
-    evaluate.add_argument(
-        "--edits", nargs="+", default=["smile", "age", "yaw"], metavar="NAME", help="edits to measure (smile age yaw)"
-    )
-    evaluate.add_argument("--strength", type=float, default=60.0, metavar="VALUE", help="of each edit, + and - (60)")
-    evaluate.add_argument(
-        "--edits-exact",
-        type=_count_or_none,
-        default=0,
-        metavar="N",
-        help="also measure the edits on N generated faces, whose true edit is known (0: off)",
-    )
-    evaluate.add_argument("--baselines", type=Path, metavar="DIR", help="trained streams of other designs to compare")
-    evaluate.add_argument(
-        "--optimize", type=_count, default=0, metavar="N", help="also optimise code and generator for N pictures (slow)"
-    )
-    evaluate.add_argument("--nets", type=Path, metavar="DIR", help="scoring nets: attribute change and background too")
-    evaluate.add_argument(
-        "--groups",
-        type=_count,
-        default=0,
-        metavar="N",
-        help="also N portraits and N generated faces, by kind of picture",
-    )
-    evaluate.add_argument("--kid", action="store_true", help="also the kernel distance on EfficientNet-Lite0 features")
-    _add_model(evaluate)
-    evaluate.set_defaults(run=run_evaluate)
+    _add_evaluate(commands)
 
     benchmark = commands.add_parser("benchmark", help="measure speed and memory")
     benchmark.add_argument("--out", type=Path, required=True, metavar="FILE", help="the report, .json")
@@ -235,6 +205,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         groups=args.groups,
         checkpoints=args.checkpoints,
         device=args.device,
+        processes=args.processes,
     )
     print(f"Wrote {args.out}")
 
@@ -471,6 +442,41 @@ def _print_table(edits: Sequence[EditDirection]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         print("  ".join([cell.ljust(width) for cell, width in zip(row, widths, strict=False)] + [row[4]]).rstrip())
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    evaluate = commands.add_parser("evaluate", help="measure quality on a folder of portraits")
+    evaluate.add_argument("folder", type=Path, metavar="DIR", help="aligned portraits or raw photos")
+    evaluate.add_argument("--out", type=Path, required=True, metavar="FILE", help="the report, .json")
+    evaluate.add_argument("--limit", type=_count, metavar="N", help="take only the first N pictures")
+    evaluate.add_argument("--methods", nargs="+", metavar="NAME", help="methods to compare (default: all)")
+    evaluate.add_argument(
+        "--edits", nargs="+", default=["smile", "age", "yaw"], metavar="NAME", help="edits to measure (smile age yaw)"
+    )
+    evaluate.add_argument("--strength", type=float, default=60.0, metavar="VALUE", help="of each edit, + and - (60)")
+    evaluate.add_argument(
+        "--edits-exact",
+        type=_count_or_none,
+        default=0,
+        metavar="N",
+        help="also measure the edits on N generated faces, whose true edit is known (0: off)",
+    )
+    evaluate.add_argument("--baselines", type=Path, metavar="DIR", help="trained streams of other designs to compare")
+    evaluate.add_argument(
+        "--optimize", type=_count, default=0, metavar="N", help="also optimise code and generator for N pictures (slow)"
+    )
+    evaluate.add_argument("--nets", type=Path, metavar="DIR", help="scoring nets: attribute change and background too")
+    evaluate.add_argument(
+        "--groups",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="also N portraits and N generated faces, by kind of picture",
+    )
+    evaluate.add_argument("--processes", type=_count, default=1, metavar="N", help="that share the work (1)")
+    evaluate.add_argument("--kid", action="store_true", help="also the kernel distance on EfficientNet-Lite0 features")
+    _add_model(evaluate)
+    evaluate.set_defaults(run=run_evaluate)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:

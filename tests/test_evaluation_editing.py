@@ -16,6 +16,7 @@ from gra_core.evaluation import evaluate as evaluation
 from gra_core.evaluation.identity import face_descriptor, identity_distance
 from gra_core.evaluation.methods import Method, standard_methods
 from gra_core.evaluation.metrics import mse
+from gra_core.evaluation.workers import Bench, Workers
 from gra_core.images import image_to_tensor, tensor_to_image
 
 SIDE, PATTERNS = 256, 6
@@ -77,8 +78,8 @@ def linear_editor(face) -> LinearEditor:
 @pytest.fixture(scope="module")
 def measure(linear_editor, random_lpips):
     def run(count=COUNT, **options):
-        methods = standard_methods(linear_editor)
-        return editing.measure_exact_edits(linear_editor, count, SETTINGS, methods, random_lpips, **options)
+        bench = Bench(linear_editor, SETTINGS, standard_methods(linear_editor), random_lpips)
+        return editing.measure_exact_edits(Workers(bench), count, **options)
 
     return run
 
@@ -118,7 +119,7 @@ def test_methods_see_only_the_picture_of_the_source(linear_editor, random_lpips)
     source = editing.render_exact(linear_editor, editing.source_codes(linear_editor.generator, 1), {})
     methods = {"copy": Method(seen.append, lambda inversion, strengths: source)}
     settings = {move: SETTINGS[move] for move in ("smile+60", "age-60")}
-    measured = editing.measure_exact_edits(linear_editor, 1, settings, methods, random_lpips)
+    measured = editing.measure_exact_edits(Workers(Bench(linear_editor, settings, methods, random_lpips)), 1)
     assert [picture.tobytes() for picture in seen] == [source.tobytes()]  # inverted once for all edits
     for figures in measured["summary"].values():
         assert figures["copy"] == figures["unedited"]

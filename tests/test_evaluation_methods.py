@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gra_core.directions.person import PersonMask
 from gra_core.directions.tfjs import GraphModel
@@ -19,6 +19,7 @@ from gra_core.evaluation.attributes import AttributeMeter
 from gra_core.evaluation.kid import PictureFeatures, kernel_distance
 from gra_core.evaluation.methods import Method, standard_methods, trained_methods
 from gra_core.evaluation.optimization import Optimization
+from gra_core.evaluation.workers import Bench, Workers
 from gra_core.images import image_to_tensor
 from gra_core.models.encoder import to_encoder_size
 from gra_core.models.streams import DESIGNS, Streams
@@ -213,9 +214,12 @@ def test_groups_tell_what_a_picture_shows(face):
 
 def test_each_kind_of_picture_is_measured_and_bad_ones_are_marked(face, random_lpips):
     """A method that can do all but colours: only pictures without colour come out right."""
-    colourless = Method(lambda picture: picture, lambda picture, strengths: picture.convert("L").convert("RGB"))
+    colourless = SimpleNamespace(
+        invert=lambda picture: picture, edit=lambda picture, _: ImageOps.grayscale(picture).convert("RGB")
+    )
     meter = SimpleNamespace(scores=lambda picture: {"age": 30.0, "yaw": 0.0})
-    found = groups.measure_groups([face], colourless, meter, random_lpips)
+    workers = Workers(Bench(colourless, {}, {}, random_lpips, meter=meter))
+    found = groups.measure_groups(workers, lambda bench, picture: picture, [face])
     assert found["no colour"]["mean"] == 0
     assert found["warm cast"]["mean"] > 1.5 * found["all unaltered"]["mean"] > 0
     assert set(groups.ALTERATIONS) < set(found)

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -19,7 +21,17 @@ from gra_core.models.encoder import Encoder
 from gra_core.models.face import FaceNet
 from gra_core.models.generator import Generator
 from gra_core.models.streams import Streams
-from gra_core.training.data import RealFaces, apply_tone, inverse_flow, random_flow, random_offsets, random_tone
+from gra_core.training.data import (
+    NamedOffsets,
+    RealFaces,
+    apply_tone,
+    from_bytes,
+    inverse_flow,
+    random_flow,
+    random_offsets,
+    random_tone,
+    to_bytes,
+)
 from gra_core.training.losses import VGG_SLICES, ShiftTolerantLPIPS, load_face_net
 from gra_core.training.runtime import (
     AverageWeights,
@@ -154,9 +166,9 @@ def test_inverse_flow_undoes_a_warp():
 
 def test_random_edits_differ_and_leave_most_late_rows_alone():
     torch.manual_seed(0)
-    named = torch.zeros(2, 16, 512)
-    named[:, :8] = torch.randn(2, 8, 512)
-    offsets = random_offsets(Generator(), named, 200)
+    vectors = torch.zeros(2, 16, 512)
+    vectors[:, :8] = torch.randn(2, 8, 512)
+    offsets = random_offsets(Generator(), NamedOffsets(vectors, torch.ones(2)), 200)
     assert offsets.shape == (200, 16, 512)
     assert offsets[:, :8].any((1, 2)).all()
     assert 0.1 < offsets[:, 8:].any((1, 2)).float().mean() < 0.5
@@ -178,8 +190,29 @@ def test_real_faces_are_read_resized_and_mirrored(photos):
     originals = faces.pictures.float() / 127.5 - 1
     mirrored = [min((d - o).abs().max() for o in originals) > 0.1 for d in drawn]
     assert 0.2 < sum(mirrored) / 64 < 0.8
-    faces.add(torch.full((200, 3, 64, 64), 2.0))
+    faces.add(torch.full((200, 3, 64, 64), 255, dtype=torch.uint8))
     assert (faces.sample(64) == 1).all((1, 2, 3)).float().mean() > 0.8
+
+
+def test_companions_are_drawn_and_mirrored_with_their_photos(photos):
+    faces = RealFaces(photos, 64, CPU)
+    drawn, same, grey = faces.sample_with(16, faces.pictures, faces.pictures[:, :1])
+    assert torch.equal(drawn, same)
+    assert torch.equal(drawn[:, :1], grey)
+
+
+def test_large_edits_are_drawn_more_often():
+    torch.manual_seed(0)
+    edits = {key: SimpleNamespace(vector=np.full((16, 512), i, np.float32)) for i, key in enumerate(("yaw", "lips"))}
+    named = NamedOffsets.of(edits, CPU)
+    drawn = named.draw(2, 500)
+    assert drawn.shape == (2, 500, 16, 512)
+    assert 0.7 < (drawn[..., 0, 0] == 0).float().mean() < 0.9
+
+
+def test_bytes_come_back():
+    picture = torch.linspace(-1.2, 1.2, 100)
+    torch.testing.assert_close(from_bytes(to_bytes(picture)), picture.clamp(-1, 1), atol=0.004, rtol=0)
 
 
 def test_a_folder_without_pictures_is_an_error(tmp_path):

@@ -32,6 +32,7 @@ def test_backgrounds_show_what_is_behind_and_nobody():
     backgrounds = Backgrounds(faces, lambda pictures: person(256).expand(len(pictures), -1, -1, -1).numpy())
     plates = backgrounds.sample(3, 256)
     torch.testing.assert_close(plates, BLUE.expand(3, 3, 256, 256), atol=0.02, rtol=0)
+    assert torch.equal(backgrounds.masks[:1] == 255, person(256) > 0)
 
 
 def test_a_person_is_set_before_another_background():

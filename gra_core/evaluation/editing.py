@@ -32,8 +32,8 @@ if TYPE_CHECKING:  # evaluate.py runs this module; the types alone come from it
 
     from gra_core.editor import PortraitEditor
     from gra_core.evaluation.evaluate import Progress
-    from gra_core.evaluation.methods import Method
     from gra_core.evaluation.perceptual import LPIPS
+    from gra_core.evaluation.workers import Bench, Workers
 
 SOURCE_SEED = 2000
 """Seed of the sources; fitting and checking directions take others by default."""
@@ -72,26 +72,18 @@ def render_exact(editor: PortraitEditor, code: Tensor, strengths: Mapping[str, f
 
     Args:
         editor: whose generator and edits are taken.
-        code: W+ code (1, 16, 512).
+        code: W+ code (1, 16, 512), on any device.
         strengths: slider values.
     """
     offset = torch.from_numpy(edit_offset(editor.edits, strengths))
-    return tensor_to_image(editor.generator(code + offset.to(code)))
+    return tensor_to_image(editor.generator((code + offset.to(code)).to(editor.generator.mean_w.device)))
 
 
-def measure_exact_edits(
-    editor: PortraitEditor,
-    count: int,
-    settings: Mapping[str, Mapping[str, float]],
-    methods: Mapping[str, Method],
-    lpips: LPIPS,
-    *,
-    progress: Progress | None = None,
-) -> dict:
-    """Measure each method on `count` generated faces (1 or more) and each of `settings`; ready for JSON.
+def measure_exact_edits(workers: Workers, count: int, *, progress: Progress | None = None) -> dict:
+    """Measure each method of the workers' benches on `count` generated faces (1 or more); ready for JSON.
 
-    `settings`: slider values by name, each of one edit: {"smile+60": {"smile": 60.0}, ...}. Repeating it with the
-    same editor and count on the same machine gives the same figures.
+    The benches' `settings`: slider values by name, each of one edit: {"smile+60": {"smile": 60.0}, ...}. Repeating it
+    with the same editor and count on the same machine gives the same figures.
 
     The result: `settings`; `per_source`, for each face a list entry `moves` with, for each name in `settings`, for
     each method and for "unedited", the distances to the target `lpips`, `mse` (both at 256 px) and `identity`;
@@ -99,9 +91,10 @@ def measure_exact_edits(
     `n`, `mean`, `median` and `ci95`. An edit's moves on one face are alike, so they are averaged first: n counts
     faces, and the bootstrap draws faces.
     """
+    settings = workers.bench.settings
+    codes = source_codes(workers.bench.editor.generator, count).cpu().split(1)
     per_source = []
-    for done, code in enumerate(source_codes(editor.generator, count).split(1), start=1):
-        moves = _measure_source(editor, code, settings, methods, lpips)
+    for done, moves in enumerate(workers.map(_measure_source, codes), start=1):
         per_source.append({"moves": moves})
         if progress:
             means = _mean(list(moves.values()))
@@ -116,7 +109,7 @@ def measure_exact_edits(
             "seed": SOURCE_SEED,
             "truncation": SOURCE_TRUNCATION,
             "edits": list(settings),
-            "methods": [UNEDITED, *methods],
+            "methods": [UNEDITED, *workers.bench.methods],
             "metric_px": METRIC_SIZE,
             "interval": interval_settings("sources"),
         },
@@ -141,18 +134,13 @@ def exact_edits_table(result: Mapping) -> str:
     return "\n".join([line, "", *markdown_rows(rows)]) + "\n"
 
 
-def _measure_source(
-    editor: PortraitEditor,
-    code: Tensor,
-    settings: Mapping[str, Mapping[str, float]],
-    methods: Mapping[str, Method],
-    lpips: LPIPS,
-) -> dict[str, dict[str, dict[str, float]]]:
+def _measure_source(bench: Bench, code: Tensor) -> dict[str, dict[str, dict[str, float]]]:
+    editor, methods, lpips = bench.editor, bench.methods, bench.lpips
     source = render_exact(editor, code, {})
     inversions = {invert: invert(source) for invert in {method.invert for method in methods.values()}}
     unedited = _see(source, lpips)
     moves = {}
-    for move, strengths in settings.items():
+    for move, strengths in bench.settings.items():
         target = _see(render_exact(editor, code, strengths), lpips)
         results = {UNEDITED: unedited}
         for name, method in methods.items():

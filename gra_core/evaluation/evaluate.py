@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from gra_core.alignment import FaceAligner, ffhq_quad
 from gra_core.constants import IMAGE_SIZE, MAX_STRENGTH
 from gra_core.editor import PortraitEditor
 from gra_core.errors import GRAError, StrengthError, UnknownEditError, UnreadableImageError
-from gra_core.evaluation.attributes import AttributeMeter, Background
+from gra_core.evaluation.attributes import AttributeMeter
 from gra_core.evaluation.editing import exact_edits_table, measure_exact_edits, render_exact, source_codes
 from gra_core.evaluation.groups import groups_table, measure_groups
 from gra_core.evaluation.identity import face_descriptor, identity_distance
@@ -37,6 +38,7 @@ from gra_core.evaluation.metrics import METRIC_SIZE, RESIZING, ms_ssim, mse, psn
 from gra_core.evaluation.optimization import optimization_methods
 from gra_core.evaluation.perceptual import LPIPS, load_lpips
 from gra_core.evaluation.summary import figure_text, interval_settings, markdown_rows, rounded, summarize_entries
+from gra_core.evaluation.workers import Bench, Workers
 from gra_core.images import image_to_tensor, load_image
 
 SCHEMA = "gra-evaluation/1"
@@ -121,6 +123,7 @@ def evaluate(
     lpips: LPIPS | None = None,
     meter: AttributeMeter | None = None,
     features: PictureFeatures | None = None,
+    workers: Workers | None = None,
 ) -> dict:
     """Measure each method on each picture; returns the report, ready for JSON.
 
@@ -130,7 +133,8 @@ def evaluate(
     256 px, and at 1024 px where the portrait has at least 900 px of its own. An edit has no right answer in a photo:
     its identity distance to the portrait and its time are measured, and with a `meter` how far the attribute moved
     from the method's own reconstruction in the edit's direction (`change`, in the units of the meter) and the LPIPS
-    of the background. With `features`, the kernel distance of portraits and reconstructions is measured.
+    of the background. With `features`, the kernel distance of portraits and reconstructions is measured. `workers`
+    measure with benches of their own, in place of what is given here; by default this process does it all.
 
     The report: `schema`, `created` (UTC), `settings`, `versions`, `per_image` (one entry for each picture measured:
     `file`, `was_aligned`, `native_px`, `faces`, and for each of `methods` its `invert_seconds`, `reconstruction` and
@@ -141,33 +145,31 @@ def evaluate(
     weights of a metric are missing. A picture that cannot be measured is listed in `skipped`.
     """
     settings = _edit_settings(editor, edits, strength)
-    aligner = aligner or FaceAligner()
-    lpips = lpips or load_lpips()
     methods = standard_methods(editor) if methods is None else methods
+    if workers is None:
+        aligner, lpips = aligner or FaceAligner(), lpips or load_lpips()
+        workers = Workers(Bench(editor, settings, methods, lpips, slow_methods or {}, aligner, meter, features))
     paths = [Path(path) for path in paths][:limit]
-    measure = _Measurement(settings, lpips, meter, features)
 
-    per_image, skipped = [], []
-    for done, path in enumerate(paths, start=1):
-        started = time.perf_counter()
-        try:
-            chosen = {**methods, **(slow_methods or {})} if len(per_image) < slow_limit else methods
-            entry = {"file": path.name, **measure(load_portrait(path, aligner), chosen)}
-        except GRAError as error:
-            skipped.append({"file": path.name, "reason": str(error)})
-            line = f"{path.name}: skipped: {error}"
+    per_image, skipped, seen = [], [], []
+    tasks = [(path, number < slow_limit) for number, path in enumerate(paths)]
+    for done, (entry, pairs) in enumerate(workers.map(_measure_file, tasks), start=1):
+        if "reason" in entry:
+            skipped.append(entry)
+            line = f"skipped: {entry['reason']}"
         else:
             per_image.append(entry)
+            seen.append(pairs)
             figures = (f"{name} LPIPS {m['reconstruction']['lpips']:.4f}" for name, m in entry["methods"].items())
-            line = f"{path.name}: {', '.join(figures)} ({time.perf_counter() - started:.1f} s)"
+            line = ", ".join(figures)
         if progress:
-            progress(done, len(paths), line)
+            progress(done, len(paths), f"{entry['file']}: {line}")
 
     return {
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "settings": {
-            "methods": [*methods, *(slow_methods or {})],
+            "methods": [*methods, *workers.bench.slow_methods],
             "edits": list(settings),
             "strength": strength,
             "limit": limit,
@@ -190,7 +192,7 @@ def evaluate(
             "platform": platform.platform(),
         },
         "per_image": per_image,
-        "summary": summarize(per_image, measure.kernel_distances()),
+        "summary": summarize(per_image, _kernel_distances(seen)),
         "skipped": skipped,
     }
 
@@ -275,6 +277,7 @@ def run(
     groups: int = 0,
     checkpoints: str | Path | None = None,
     device: str | None = None,
+    processes: int = 1,
 ) -> dict:
     """Evaluate the pictures in `directory` with the published model, print the table and return the report.
 
@@ -285,8 +288,8 @@ def run(
     measure kernel distances. `groups`: how pictures of each kind are reconstructed, on so many portraits and as many
     generated faces, under `groups` of the report (see `measure_groups`; needs `nets`). `edits_exact`: the same edits
     are measured on so many generated faces too, where the right result is known, and go under `exact_edits` of the
-    report (see `measure_exact_edits`). `checkpoints`, `device`: see `PortraitEditor.from_pretrained`. Progress goes to
-    the standard error stream.
+    report (see `measure_exact_edits`). `checkpoints`, `device`: see `PortraitEditor.from_pretrained`. `processes`
+    share the work; each needs the memory of a whole editor. Progress goes to the standard error stream.
 
     Raises what `list_pictures`, `PortraitEditor.from_pretrained` and `evaluate` raise, GRAError for an unknown
     method or exact edits without edits, OSError when `out` cannot be written (before anything is measured).
@@ -298,40 +301,27 @@ def run(
     if edits_exact and not edits:
         raise GRAError("Exact edits need at least one edit.")
     paths = list_pictures(directory)
+    make = partial(_make_bench, methods, edits, strength, baselines, bool(optimize), nets, kid, checkpoints, device)
     with _writer(out) as write:
-        editor = PortraitEditor.from_pretrained(checkpoints, device)
-        known = standard_methods(editor) | (trained_methods(editor, Path(baselines)) if baselines else {})
-        _check_methods(methods, known)
-        chosen = {name: known[name] for name in methods or known}
-        lpips = load_lpips(device=device or "cpu")
-        meter = AttributeMeter(Path(nets)) if nets else None
-        report = evaluate(
-            editor,
-            paths,
-            edits,
-            strength,
-            limit=limit,
-            progress=_print_progress,
-            methods=chosen,
-            slow_methods=optimization_methods(editor, lpips) if optimize else None,
-            slow_limit=optimize,
-            lpips=lpips,
-            meter=meter,
-            features=PictureFeatures(device or "cpu") if kid else None,
-        )
-        if edits_exact:
-            settings = _edit_settings(editor, edits, strength)
-            report["exact_edits"] = measure_exact_edits(
-                editor, edits_exact, settings, chosen, lpips, progress=_print_progress
+        bench = make()
+        with Workers(bench, make, processes) as workers:
+            report = evaluate(
+                bench.editor,
+                paths,
+                edits,
+                strength,
+                limit=limit,
+                progress=_print_progress,
+                methods=bench.methods,
+                slow_limit=optimize,
+                workers=workers,
             )
-        if groups:
-            aligner = FaceAligner()
-            sets = {
-                "portraits": (load_portrait(path, aligner).crop for path in paths[:groups]),
-                "generated": (render_exact(editor, c, {}) for c in source_codes(editor.generator, groups).split(1)),
-            }
-            method = standard_methods(editor)[GRA]
-            report["groups"] = {name: measure_groups(faces, method, meter, lpips) for name, faces in sets.items()}
+            if edits_exact:
+                report["exact_edits"] = measure_exact_edits(workers, edits_exact, progress=_print_progress)
+            if groups:
+                codes = source_codes(bench.editor.generator, groups).cpu().split(1)
+                report["groups"] = {"portraits": measure_groups(workers, _portrait_crop, paths[:groups])}
+                report["groups"]["generated"] = measure_groups(workers, _generated_face, codes)
         write(report)
     print(markdown_table(report), end="")
     if groups:
@@ -339,6 +329,42 @@ def run(
     if edits_exact:
         print("\n" + exact_edits_table(report["exact_edits"]), end="")
     return report
+
+
+def _make_bench(
+    methods: Sequence[str] | None,
+    edits: Sequence[str],
+    strength: float,
+    baselines: str | Path | None,
+    optimizes: bool,
+    nets: str | Path | None,
+    kid: bool,
+    checkpoints: str | Path | None,
+    device: str | None,
+) -> Bench:
+    """What `run` measures with, from its arguments."""
+    editor = PortraitEditor.from_pretrained(checkpoints, device)
+    known = standard_methods(editor) | (trained_methods(editor, Path(baselines)) if baselines else {})
+    _check_methods(methods, known)
+    lpips = load_lpips(device=device or "cpu")
+    return Bench(
+        editor,
+        _edit_settings(editor, edits, strength),
+        {name: known[name] for name in methods or known},
+        lpips,
+        optimization_methods(editor, lpips) if optimizes else {},
+        FaceAligner(),
+        AttributeMeter(Path(nets)) if nets else None,
+        PictureFeatures(device or "cpu") if kid else None,
+    )
+
+
+def _portrait_crop(bench: Bench, path: Path) -> Image.Image:
+    return load_portrait(path, bench.aligner).crop
+
+
+def _generated_face(bench: Bench, code: Tensor) -> Image.Image:
+    return render_exact(bench.editor, code, {})
 
 
 def _check_methods(names: Sequence[str] | None, known: Iterable[str]) -> None:
@@ -388,73 +414,78 @@ def _edit_settings(editor: PortraitEditor, edits: Sequence[str], strength: float
     return settings
 
 
-class _Measurement:
-    """Measures one portrait after the other, and remembers the features of all of them."""
+Seen = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Features of a portrait and of its reconstruction, by method."""
 
-    def __init__(
-        self,
-        settings: Mapping[str, Mapping[str, float]],
-        lpips: LPIPS,
-        meter: AttributeMeter | None,
-        features: PictureFeatures | None,
-    ) -> None:
-        self._settings, self._lpips, self._meter, self._features = settings, lpips, meter, features
-        self._seen: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 
-    def __call__(self, portrait: Portrait, methods: Mapping[str, Method]) -> dict:
-        """The entry of one portrait."""
-        descriptor = face_descriptor(portrait.crop)
-        features = self._features(image_to_tensor(portrait.crop)) if self._features else None
-        background = self._meter.background(portrait.crop) if self._meter else None
-        inversions = {}
-        entry = {
-            "was_aligned": portrait.was_aligned,
-            "native_px": round(portrait.native_px, 1),
-            "faces": portrait.faces,
-            "methods": {},
+def _measure_file(bench: Bench, task: tuple[Path, bool]) -> tuple[dict, Seen]:
+    """The entry of one picture, or why it was skipped; `task` says whether the slow methods are measured too."""
+    path, slow = task
+    try:
+        portrait = load_portrait(path, bench.aligner)
+        entry, seen = _measure_portrait(bench, portrait, {**bench.methods, **(bench.slow_methods if slow else {})})
+    except GRAError as error:
+        return {"file": path.name, "reason": str(error)}, {}
+    return {"file": path.name, **entry}, seen
+
+
+def _measure_portrait(bench: Bench, portrait: Portrait, methods: Mapping[str, Method]) -> tuple[dict, Seen]:
+    meter, descriptor = bench.meter, face_descriptor(portrait.crop)
+    features = bench.features(image_to_tensor(portrait.crop)) if bench.features else None
+    background = meter.background(portrait.crop) if meter else None
+    inversions, seen = {}, {}
+    entry = {
+        "was_aligned": portrait.was_aligned,
+        "native_px": round(portrait.native_px, 1),
+        "faces": portrait.faces,
+        "methods": {},
+    }
+    for name, method in methods.items():
+        if method.invert not in inversions:
+            inversions[method.invert] = _timed(method.invert, portrait.crop)
+        inversion, invert_seconds = inversions[method.invert]
+        picture, seconds = _timed(method.edit, inversion, {})
+        reconstruction = _compare(picture, portrait, bench.lpips)
+        reconstruction["identity"] = identity_distance(face_descriptor(picture), descriptor)
+        reconstruction["seconds"] = seconds
+        if bench.features:
+            seen[name] = (features, bench.features(image_to_tensor(picture)))
+        before = meter.scores(picture) if meter else {}
+        moves = {}
+        for move, strengths in bench.settings.items():
+            picture, seconds = _timed(method.edit, inversion, strengths)
+            figures = {"identity": identity_distance(face_descriptor(picture), descriptor), "seconds": seconds}
+            if meter:
+                figures["change"] = _attribute_change(meter, picture, before, strengths)
+                figures["background"] = meter.background_lpips(picture, background, bench.lpips)
+            moves[move] = {key: rounded(value) for key, value in figures.items()}
+        entry["methods"][name] = {
+            "invert_seconds": rounded(invert_seconds),
+            "reconstruction": {key: rounded(value) for key, value in reconstruction.items()},
+            "edits": moves,
         }
-        for name, method in methods.items():
-            if method.invert not in inversions:
-                inversions[method.invert] = _timed(method.invert, portrait.crop)
-            inversion, invert_seconds = inversions[method.invert]
-            picture, seconds = _timed(method.edit, inversion, {})
-            reconstruction = _compare(picture, portrait, self._lpips)
-            reconstruction["identity"] = identity_distance(face_descriptor(picture), descriptor)
-            reconstruction["seconds"] = seconds
-            if self._features:
-                self._seen.setdefault(name, []).append((features, self._features(image_to_tensor(picture))))
-            before = self._meter.scores(picture) if self._meter else {}
-            moves = {}
-            for move, strengths in self._settings.items():
-                picture, seconds = _timed(method.edit, inversion, strengths)
-                figures = {"identity": identity_distance(face_descriptor(picture), descriptor), "seconds": seconds}
-                if self._meter:
-                    figures |= self._effect(picture, background, before, strengths)
-                moves[move] = {key: rounded(value) for key, value in figures.items()}
-            entry["methods"][name] = {
-                "invert_seconds": rounded(invert_seconds),
-                "reconstruction": {key: rounded(value) for key, value in reconstruction.items()},
-                "edits": moves,
-            }
-        return entry
+    return entry, seen
 
-    def kernel_distances(self) -> dict[str, float]:
-        """Kernel distance of each method's reconstructions to the portraits; needs two portraits or more."""
-        return {
-            name: kernel_distance(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
-            for name, pairs in self._seen.items()
-            if len(pairs) > 1
-        }
 
-    def _effect(
-        self, picture: Image.Image, background: Background, before: Mapping[str, float], strengths: Mapping[str, float]
-    ) -> dict[str, float | None]:
-        """How far the attribute moved the way the slider says (None: not scored), and LPIPS of the background."""
-        ((key, value),) = strengths.items()
-        change = None
-        if key in before:
-            change = float(np.sign(value)) * (self._meter.scores(picture)[key] - before[key])
-        return {"change": change, "background": self._meter.background_lpips(picture, background, self._lpips)}
+def _attribute_change(
+    meter: AttributeMeter, picture: Image.Image, before: Mapping[str, float], strengths: Mapping[str, float]
+) -> float | None:
+    """How far the attribute moved the way the slider says; None if it is not scored."""
+    ((key, value),) = strengths.items()
+    return float(np.sign(value)) * (meter.scores(picture)[key] - before[key]) if key in before else None
+
+
+def _kernel_distances(seen: Sequence[Seen]) -> dict[str, float]:
+    """Kernel distance of each method's reconstructions to the portraits; needs two portraits or more."""
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for pairs in seen:
+        for name, pair in pairs.items():
+            found.setdefault(name, []).append(pair)
+    return {
+        name: kernel_distance(*(np.concatenate(side) for side in zip(*pairs, strict=True)))
+        for name, pairs in found.items()
+        if len(pairs) > 1
+    }
 
 
 @torch.inference_mode()

@@ -7,17 +7,17 @@ it (no colour, a colour cast, few pixels, something before the face, a crop that
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from gra_core.constants import IMAGE_SIZE
-from gra_core.evaluation.attributes import AttributeMeter
-from gra_core.evaluation.methods import Method
 from gra_core.evaluation.metrics import METRIC_SIZE, resize
-from gra_core.evaluation.perceptual import LPIPS
 from gra_core.evaluation.summary import figure_text, markdown_rows, summarize_entries
+from gra_core.evaluation.workers import Bench, Workers
 from gra_core.images import image_to_tensor
 
 TILT = 12
@@ -92,29 +92,35 @@ def groups_of(picture: Image.Image, scores: Mapping[str, float]) -> list[str]:
     return names
 
 
-@torch.inference_mode()
-def measure_groups(
-    portraits: Iterable[Image.Image], method: Method, meter: AttributeMeter, lpips: LPIPS
-) -> dict[str, dict]:
-    """LPIPS at 256 px between picture and reconstruction by group: n, mean, median, ci95.
+def measure_groups(workers: Workers, show: Callable[[Bench, Any], Image.Image], items: Iterable) -> dict[str, dict]:
+    """LPIPS at 256 px between picture and the editor's reconstruction by group: n, mean, median, ci95.
 
-    `portraits`: aligned faces, RGB; other sizes than 1024 px are resized.
+    `show` makes of each item an aligned face, RGB; other sizes than 1024 px are resized.
     """
     found: dict[str, list[float]] = {}
+    for distances in workers.map(partial(_measure_groups, show), items):
+        for name, distance in distances:
+            found.setdefault(name, []).append(distance)
+    return {name: summarize_entries(values) for name, values in found.items()}
+
+
+@torch.inference_mode()
+def _measure_groups(show: Callable[[Bench, Any], Image.Image], bench: Bench, item: object) -> list[tuple[str, float]]:
+    """LPIPS of one portrait, as it is and altered, with the name of each group that the picture is in."""
+    lpips, editor = bench.lpips, bench.editor
+    found = []
 
     def measure(picture: Image.Image, names: Sequence[str]) -> None:
-        result = method.edit(method.invert(picture), {})
+        result = editor.edit(editor.invert(picture), {})
         pair = (resize(image_to_tensor(p).to(lpips.shift.device), METRIC_SIZE) for p in (result, picture))
         distance = lpips(*pair).item()
-        for name in names:
-            found.setdefault(name, []).append(distance)
+        found.extend((name, distance) for name in names)
 
-    for portrait in portraits:
-        picture = portrait.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
-        measure(picture, groups_of(picture, meter.scores(picture)))
-        for name, alter in ALTERATIONS.items():
-            measure(alter(picture), [name])
-    return {name: summarize_entries(values) for name, values in found.items()}
+    picture = show(bench, item).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
+    measure(picture, groups_of(picture, bench.meter.scores(picture)))
+    for name, alter in ALTERATIONS.items():
+        measure(alter(picture), [name])
+    return found
 
 
 def groups_table(groups: Mapping[str, Mapping[str, dict]]) -> str:

@@ -10,18 +10,25 @@ from torch import Tensor
 
 from gra_core.directions.person import PersonMask
 from gra_core.models.encoder import to_encoder_size
-from gra_core.training.data import RealFaces
+from gra_core.training.data import RealFaces, from_bytes, to_bytes
 
 PLATE_MARGIN = 15
 """So many pixels of 256 around a person count as the person when what is behind is painted over."""
 PLATE_SIZE = 512
 HOLE = 1e-3
+CERTAIN = 0.3
+"""Certainty from which on a mask shows a person, where taking somebody for background would do harm."""
 
 
 def person_masks(segment: PersonMask, pictures: Tensor) -> Tensor:
     """Masks (B, 1, 256, 256) of pictures (B, 3, S, S) in [-1, 1], on their device."""
     small = to_encoder_size(pictures).float().cpu().numpy()
     return torch.from_numpy(segment(small)).to(pictures.device)
+
+
+def widened(mask: Tensor, margin: int) -> Tensor:
+    """The region (B, 1, S, S), 0 or 1, that a person's mask marks, wider by `margin` pixels all round."""
+    return F.max_pool2d((mask > CERTAIN).float(), 2 * margin + 1, 1, margin)
 
 
 def paint_over(picture: Tensor, keep: Tensor) -> Tensor:
@@ -41,22 +48,29 @@ def paint_over(picture: Tensor, keep: Tensor) -> Tensor:
 
 
 class Backgrounds:
-    """What is behind the people of the training photos, without the people; on the device, as uint8."""
+    """What is behind the people of the training photos, without the people; on the device, as uint8.
+
+    Attributes:
+        plates: (N, 3, 512, 512).
+        masks: where the people were, (N, 1, 256, 256).
+    """
 
     def __init__(self, faces: RealFaces, segment: PersonMask) -> None:
-        plates = []
+        plates, masks = [], []
         for batch in faces.pictures.split(16):
-            photo = batch.float() / 127.5 - 1
-            margin = F.max_pool2d((person_masks(segment, photo) > 0.3).float(), 2 * PLATE_MARGIN + 1, 1, PLATE_MARGIN)
+            photo = from_bytes(batch)
+            mask = person_masks(segment, photo)
+            masks.append(to_bytes(2 * mask - 1))
+            margin = widened(mask, PLATE_MARGIN)
             small = F.avg_pool2d(photo, photo.shape[-1] // PLATE_SIZE)
             plate = paint_over(small, 1 - F.interpolate(margin, size=PLATE_SIZE))
-            plates.append((plate.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8))
-        self.plates = torch.cat(plates)
+            plates.append(to_bytes(plate))
+        self.plates, self.masks = torch.cat(plates), torch.cat(masks)
 
     def sample(self, count: int, size: int) -> Tensor:
         """Random plates (count, 3, size, size) in [-1, 1], mirrored, turned upside down, or both, or neither."""
         device = self.plates.device
-        plates = self.plates[torch.randint(len(self.plates), (count,), device=device)].float() / 127.5 - 1
+        plates = from_bytes(self.plates[torch.randint(len(self.plates), (count,), device=device)])
         for axis in (2, 3):
             turn = torch.rand(count, 1, 1, 1, device=device) < 0.5
             plates = torch.where(turn, plates.flip(axis), plates)

