@@ -2,10 +2,12 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from gra_core.training.adversary import FEATURE_CHANNELS, Adversary, adversary_loss, realism_loss
 from gra_core.training.backgrounds import Backgrounds, paint_over, set_before
+from gra_core.training.streams import EXTENT_SHARE, StreamTraining, resized_flow
 
 RED, BLUE = (torch.tensor(colour)[:, None, None] for colour in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0)))
 
@@ -64,3 +66,46 @@ def test_the_adversary_learns_and_pushes_pictures_towards_photos():
     realism_loss(adversary(picture)).backward()
     pushes = [-x.grad.mean() for x in picture[1:]]
     assert all(push > 0 for push in pushes)  # photos' features are the larger ones
+
+
+def free_pairs(shift: float, person: float) -> dict[str, torch.Tensor]:
+    """One free pair: the generator's edit changes all by `shift`; a person fills the left half if `person` is 1."""
+    left = torch.cat((torch.full((1, 1, 128, 64), person), torch.zeros(1, 1, 128, 64)), 3)
+    return {"change": torch.full((1, 3, 128, 128), shift), "person": left, "behind": left.flip(3)}
+
+
+def test_the_person_is_to_change_and_what_is_behind_to_stay():
+    right = torch.zeros(1, 3, 1024, 1024)
+    right[..., :512] = 0.05
+    terms = StreamTraining.change(None, right, free_pairs(0.05, 1))
+    assert max(terms.values()) < 1e-6
+    wrong = StreamTraining.change(None, right.flip(3), free_pairs(0.05, 1))
+    assert min(wrong.values()) > 0.04
+    light = StreamTraining.change(None, torch.full_like(right, 0.3), free_pairs(0.3, 1))
+    assert max(light.values()) < 1e-6
+    assert all(x.isfinite() for x in StreamTraining.change(None, right, free_pairs(0.3, 0)).values())
+
+
+def test_without_masks_all_is_to_change_as_the_generators_edit():
+    batch = {"change": torch.full((1, 3, 128, 128), 0.2)}
+    assert StreamTraining.change(None, torch.full((1, 3, 1024, 1024), 0.2), batch)["change"] < 1e-6
+    assert set(StreamTraining.change(None, torch.zeros(1, 3, 1024, 1024), batch)) == {"change"}
+
+
+def test_a_weak_edit_falls_short_and_a_strong_one_does_not():
+    """Features here are the pictures themselves; the generator's edit brightens by 0.4."""
+
+    def features(picture: torch.Tensor) -> list[torch.Tensor]:
+        return [picture] * 5
+
+    training = SimpleNamespace(perceptual=SimpleNamespace(features=features))
+    black = torch.zeros(1, 3, 256, 256)
+    batch = {"source": black, "low_rate": torch.cat((black, black + 0.4))}
+    none, half, whole = (StreamTraining.extent(training, black + x, batch).item() for x in (0.0, 0.1, 0.4))
+    assert none == pytest.approx(EXTENT_SHARE)
+    assert half == pytest.approx(EXTENT_SHARE - 0.25)
+    assert whole == 0
+
+
+def test_a_flow_is_the_same_way_at_a_coarser_stage():
+    assert torch.equal(resized_flow(torch.full((1, 2, 128, 128), 8.0), 16), torch.ones(1, 2, 16, 16))

@@ -67,6 +67,7 @@ LOSS_WEIGHTS = {
     "flow": 0.1,
     "photometric": 0.2,
     "change": 1.0,
+    "extent": 0.2,
     "background": 0.5,
     "still": 0.1,
     "realism": 0.05,
@@ -74,9 +75,9 @@ LOSS_WEIGHTS = {
 """`rec_*`: the Reconstruction Stream's picture before the pixel residual. `edit_*`: the final picture of exact and
 misaligned pairs. `features_*`: the same picture before the pixel residual. `*_detail*`: L1 and ST-LPIPS on a 256 px
 window at full size. `flow`: correspondence of misaligned pairs. `photometric`: source picture moved by the finest
-correspondence against the target of exact and returned pairs. `change`: free edits, the person. `background`, `still`:
-free edits, picture and correspondence where there is nobody. `realism`: the adversary's opinion of free edits, whole at
-256 px and in a window."""
+correspondence against the target of exact and returned pairs. `change`, `extent`: free edits, the person.
+`background`, `still`: free edits, picture and correspondence where there is nobody. `realism`: the adversary's opinion
+of free edits, whole at 256 px and in a window."""
 
 SHARES = {"returned": 0.0, "misaligned": 0.25, "free": 0.25}
 SHARES_WITH_VARIANTS = {"returned": 0.25, "misaligned": 0.125, "free": 0.25}
@@ -105,6 +106,11 @@ Pair = tuple[str, Tensor, Tensor]
 
 GENERATOR_CHUNK = 4
 CHANGE_SIDE = 128
+EXTENT_SHARE = 0.5
+"""So much of the generator's change of a feature is asked for. Good edits of photos reach it; they differ in the rest."""
+
+EXTENT_FIRST_SLICE = 2
+"""Of the perceptual net: those before it see edges and skin, which a photo and the generator never share."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -224,6 +230,7 @@ class StreamTraining(Training):
             "edited": torch.cat((edited, photo_codes, free_codes + free_offset)),
             "flow": inverse_flow(flow[self.counts["returned"] :]),
             "change": F.avg_pool2d(low_after - low_before, IMAGE_SIZE // CHANGE_SIDE),
+            "low_rate": to_encoder_size(torch.cat((low_before, low_after)).clamp(-1, 1)),
         }
         if masks:
             before, after = masks[0] / 2 + 0.5, person_masks(self.segment, low_after.clamp(-1, 1))
@@ -285,6 +292,7 @@ class StreamTraining(Training):
         if self.module.design.alignment != "none":
             terms |= self.correspondence(flows, batch)
         terms |= self.change(final[paired:] - batch["source"][paired:], batch)
+        terms["extent"] = self.extent(to_encoder_size(final[paired:]), batch)
         if self.adversary:
             terms["realism"] = self.realism(final[paired:], self.real.sample(self.counts["free"]))
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
@@ -375,6 +383,25 @@ class StreamTraining(Training):
             print(f"held-out {name}: mse {values[0]:.5f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
         print(f"held-out no edit at full size: mse {full_size:.5f}", flush=True)
         save_grid(torch.cat(rows), self.args.out / "streams.jpg")
+
+    def extent(self, mine: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """How far pictures (F, 3, 256, 256) fall short of what the generator's own edit does to perceptual features.
+
+        Only the part along the generator's change counts, so that a photo need not become the generator's picture. It
+        is what tells a half smile from a whole one, and an old face from a grey-haired one.
+        """
+        count, features = len(mine), self.perceptual.features
+        with torch.no_grad():
+            before = [f.float() for f in features(to_encoder_size(batch["source"][-count:]))]
+            low = [f.float() for f in features(batch["low_rate"])]
+        shortfalls = []
+        for own, source, pair in list(zip(features(mine), before, low, strict=True))[EXTENT_FIRST_SLICE:]:
+            wanted = pair[count:] - pair[:count]
+            if "person" in batch:
+                wanted = wanted * F.adaptive_avg_pool2d(batch["person"], wanted.shape[-2:])
+            share = (wanted * (own.float() - source)).sum((1, 2, 3)) / wanted.square().sum((1, 2, 3)).clamp_min(1e-6)
+            shortfalls.append(F.relu(EXTENT_SHARE - share))
+        return torch.stack(shortfalls).mean()
 
 
 def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
