@@ -107,7 +107,7 @@ Pair = tuple[str, Tensor, Tensor]
 GENERATOR_CHUNK = 4
 CHANGE_SIDE = 128
 EXTENT_SHARE = 0.5
-"""So much of the generator's change of a feature is asked for. Good edits of photos reach it; they differ in the rest."""
+"""So much of the generator's change of a feature is asked for: good edits of photos reach it."""
 
 EXTENT_FIRST_SLICE = 2
 """Of the perceptual net: those before it see edges and skin, which a photo and the generator never share."""
