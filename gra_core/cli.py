@@ -189,6 +189,10 @@ def run_evaluate(args: argparse.Namespace) -> None:
     check_output(args.out, {".json"})
 
     from gra_core.evaluation import evaluate
+    from gra_core.export import FORMATS
+
+    if args.grid:
+        check_output(args.grid, FORMATS)
 
     evaluate.run(
         args.folder,
@@ -206,6 +210,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
         checkpoints=args.checkpoints,
         device=args.device,
         processes=args.processes,
+        grid=args.grid,
     )
     print(f"Wrote {args.out}")
 
@@ -473,6 +478,7 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help="also N portraits and N generated faces, by kind of picture",
     )
+    evaluate.add_argument("--grid", type=Path, metavar="FILE", help="also a picture of what each method does")
     evaluate.add_argument("--processes", type=_count, default=1, metavar="N", help="that share the work (1)")
     evaluate.add_argument("--kid", action="store_true", help="also the kernel distance on EfficientNet-Lite0 features")
     _add_model(evaluate)

@@ -11,7 +11,7 @@ from gra_core.constants import CHECKPOINT_DIR, NUM_STYLES, STYLE_DIM
 from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, load_directions
 from gra_core.directions.sampling import GENERATOR_FILE, load_generator, sample_w
 from gra_core.errors import GRAError
-from gra_core.evaluation import editing
+from gra_core.evaluation import editing, grid
 from gra_core.evaluation import evaluate as evaluation
 from gra_core.evaluation.identity import face_descriptor, identity_distance
 from gra_core.evaluation.methods import Method, standard_methods
@@ -112,6 +112,24 @@ def test_sources_are_the_same_each_time_and_more_of_them_begin_with_the_fewer(li
     three = editing.source_codes(linear_editor.generator, 3)
     assert torch.equal(three[:2], editing.source_codes(linear_editor.generator, 2))
     assert not torch.equal(three[0], three[1])
+
+
+def test_grid_shows_every_method_on_every_source(linear_editor, random_lpips):
+    bench = Bench(linear_editor, {"smile+60": {"smile": 60.0}}, standard_methods(linear_editor), random_lpips)
+    picture = np.asarray(grid.draw_grid(bench))
+    sources = len(grid.grid_sources(bench))
+    assert sources == grid.GENERATED
+    row, column = grid.LABEL_HEIGHT + grid.SIDE, grid.SIDE + grid.GAP
+    assert picture.shape == (sources * (grid.LABEL_HEIGHT + 2 * row + grid.GAP), grid.GAP + 3 * column, 3)
+    top = 2 * grid.LABEL_HEIGHT
+
+    def cell(method, number):
+        left = grid.GAP + number * column
+        return picture[top + method * row : top + method * row + grid.SIDE, left : left + grid.SIDE].astype(int)
+
+    assert np.array_equal(cell(0, 0), cell(1, 0))  # the source
+    whole, half = (np.abs(cell(method, 2) - cell(method, 0)).mean() for method in (1, 0))
+    assert whole > half > 0  # in the order of the methods: low_rate does half
 
 
 def test_methods_see_only_the_picture_of_the_source(linear_editor, random_lpips):

@@ -30,6 +30,7 @@ from gra_core.editor import PortraitEditor
 from gra_core.errors import GRAError, StrengthError, UnknownEditError, UnreadableImageError
 from gra_core.evaluation.attributes import AttributeMeter
 from gra_core.evaluation.editing import exact_edits_table, measure_exact_edits, render_exact, source_codes
+from gra_core.evaluation.grid import draw_grid
 from gra_core.evaluation.groups import groups_table, measure_groups
 from gra_core.evaluation.identity import face_descriptor, identity_distance
 from gra_core.evaluation.kid import PictureFeatures, kernel_distance
@@ -278,6 +279,7 @@ def run(
     checkpoints: str | Path | None = None,
     device: str | None = None,
     processes: int = 1,
+    grid: str | Path | None = None,
 ) -> dict:
     """Evaluate the pictures in `directory` with the published model, print the table and return the report.
 
@@ -289,7 +291,8 @@ def run(
     generated faces, under `groups` of the report (see `measure_groups`; needs `nets`). `edits_exact`: the same edits
     are measured on so many generated faces too, where the right result is known, and go under `exact_edits` of the
     report (see `measure_exact_edits`). `checkpoints`, `device`: see `PortraitEditor.from_pretrained`. `processes`
-    share the work; each needs the memory of a whole editor. Progress goes to the standard error stream.
+    share the work; each needs the memory of a whole editor. `grid`: where to draw what each method does to generated
+    faces and the astronaut. Progress goes to the standard error stream.
 
     Raises what `list_pictures`, `PortraitEditor.from_pretrained` and `evaluate` raise, GRAError for an unknown
     method or exact edits without edits, OSError when `out` cannot be written (before anything is measured).
@@ -304,6 +307,8 @@ def run(
     make = partial(_make_bench, methods, edits, strength, baselines, bool(optimize), nets, kid, checkpoints, device)
     with _writer(out) as write:
         bench = make()
+        if grid:
+            draw_grid(bench).save(grid)
         with Workers(bench, make, processes) as workers:
             report = evaluate(
                 bench.editor,
