@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gra_core.models.editing import SelectiveAttention, neighbourhood, sample_at, upscale_flow
+from gra_core.models.editing import SelectiveAttention, neighbourhood, sample_at, upscale_flow, window_similarity
 from gra_core.models.encoder import Encoder, LatentSpace, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
 from gra_core.models.layers import GENERATOR_CHANNELS, RESIDUAL_CHANNELS, STAGES, GateFusion, StreamsDesign
@@ -188,3 +188,13 @@ def test_neighbourhood_lists_the_window_row_by_row():
     x = torch.arange(25.0).view(1, 1, 5, 5)
     window = neighbourhood(x, 1)[0, :, 0, 2, 2]
     assert window.tolist() == [6, 7, 8, 11, 12, 13, 16, 17, 18]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_similarities_are_the_same_with_and_without_gradients(layout):
+    query, key = (torch.randn(2, 8, 12, 12).contiguous(memory_format=layout) for _ in range(2))
+    with torch.no_grad():
+        fast = window_similarity(query, key, 2)
+    torch.testing.assert_close(fast, window_similarity(query, key, 2), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(fast[:, 12], (query * key).sum(1))  # the middle of the window
+    torch.testing.assert_close(fast[:, 13, :, :-1], (query[..., :-1] * key[..., 1:]).sum(1))  # one to the right

@@ -115,6 +115,24 @@ def neighbourhood(x: Tensor, radius: int) -> Tensor:
     return columns.view(batch, channels, side * side, height, width).transpose(1, 2)
 
 
+def window_similarity(query: Tensor, key: Tensor, radius: int) -> Tensor:
+    """Inner products of each query with the keys in a window around it.
+
+    Query and key (B, C, H, W) -> (B, (2r+1)^2, H, W), keys in the order of `neighbourhood`.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return (query[:, None] * neighbourhood(key, radius)).sum(2)
+    # Shift by shift: the products of one shift stay in the cache, where all at once do not.
+    batch, _, height, width = query.shape
+    side = 2 * radius + 1
+    padded = F.pad(key, (radius,) * 4, mode="replicate")
+    similarity = query.new_empty(batch, side * side, height, width)
+    for i in range(side * side):
+        y, x = divmod(i, side)
+        torch.sum(query * padded[:, :, y : y + height, x : x + width], 1, out=similarity[:, i])
+    return similarity
+
+
 class SelectiveAttention(nn.Module):
     """Where each position of the edited feature comes from in the source feature.
 
@@ -172,7 +190,7 @@ class SelectiveAttention(nn.Module):
             similarity = (query * key).sum(1, keepdim=True)
             return coarse_flow, torch.cat((query - key, torch.zeros_like(similarity), similarity), 1)
         moved_key = sample_at(key, coarse_flow)
-        similarity = (query[:, None] * neighbourhood(moved_key, self.radius)).sum(2)
+        similarity = window_similarity(query, moved_key, self.radius)
         prior = F.softplus(self.distance_prior) * self.steps.square().sum(1)[:, None, None]
         score = self.log_sharpness.exp() * similarity - prior
         selected, index = score.topk(self.selected_keys, dim=1)
