@@ -28,7 +28,7 @@ from serving import (
 from gra_core.alignment import FaceAligner
 from gra_core.directions.registry import load_directions
 from gra_core.errors import CheckpointError, FaceTooSmallError, NoFaceError, UnreadableImageError
-from gra_core.ui import edit_tab, gpu, page, presets, session, words
+from gra_core.ui import edit_tab, gpu, own_edits, page, presets, session, words
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW
 from gra_core.ui.shelf import KEPT_FILES, Shelf
@@ -355,8 +355,9 @@ def test_a_face_that_is_too_small_leaves_the_chosen_one(tab, studio, pair_file, 
 
 def test_every_edit_has_its_slider(tab):
     edits = many_edits()
-    assert [slider.elem_id for slider in tab.panel.sliders] == [f"edit-{key}" for key in edits]
-    for slider, edit in zip(tab.panel.sliders, edits.values(), strict=True):
+    sliders = tab.panel.sliders[: len(edits)]
+    assert [slider.elem_id for slider in sliders] == [f"edit-{key}" for key in edits]
+    for slider, edit in zip(sliders, edits.values(), strict=True):
         assert (slider.minimum, slider.maximum, slider.value) == (edit.minimum, edit.maximum, 0)
         assert (slider.label, slider.info) == (edit.label, edit.hint)
 
@@ -365,10 +366,22 @@ def test_many_edits_are_folded_by_group():
     edits = many_edits()
     with gr.Blocks() as blocks:
         panel = EditPanel(edits)
-    assert [slider.label for slider in panel.sliders] == [edit.label for edit in edits.values()]
+    assert [slider.label for slider in panel.sliders][: len(edits)] == [edit.label for edit in edits.values()]
     folds = [block for block in blocks.blocks.values() if isinstance(block, gr.Accordion)]
-    assert [fold.label for fold in folds] == ["Face", "More 0", "More 1", "More 2", "More 3"]
-    assert [fold.open for fold in folds] == [True, False, False, False, False]
+    first, more, *_, own = folds
+    assert (first.label, first.open) == (words.FIRST, True)
+    assert (more.label, more.open) == ("More 0: extra 0, extra 1, extra 2, extra 3, extra 4", False)
+    assert (own.label, own.open) == ("Your own edits", False)
+    assert len(folds) == 6
+
+
+def test_the_most_wanted_sliders_come_first():
+    edits = load_directions()
+    with gr.Blocks() as blocks:
+        panel = EditPanel(edits)
+    by_place = [block.label for block in blocks.blocks.values() if isinstance(block, gr.Slider)]
+    assert by_place[:5] == ["Smile", "Age", "Turn head", "Glasses", "Masculine or feminine"]
+    assert len(panel.sliders) == len(edits) + own_edits.MOST
 
 
 def test_presets_are_of_edits_that_there_are():
@@ -423,3 +436,6 @@ def test_the_application_edits_and_compares(astronaut, photo_file, editor, tmp_p
 def test_the_page_can_be_built_without_the_model(studio):
     assert page.build_page(studio) is not None
     assert page.launch_options()["run_history"] is False
+    for thread in threading.enumerate():
+        if thread.name == "warm-up":
+            thread.join()  # a thread in native code at the end of the program would end it with a crash

@@ -4,9 +4,16 @@ const frame = find("frame");
 const divider = find("divider");
 const hold = find("hold");
 
-const split = () => frame.style.setProperty("--split", divider.value + "%");
+// A label stands only where its side of the line has room for it.
+const split = () => {
+  frame.style.setProperty("--split", divider.value + "%");
+  const line = (divider.value / 100) * frame.clientWidth;
+  const [left, right] = [find("left"), find("right")];
+  left.classList.toggle("out", line < left.offsetLeft + left.offsetWidth + 4);
+  right.classList.toggle("out", line > right.offsetLeft - 4);
+};
 divider.addEventListener("input", split);
-split();
+new ResizeObserver(split).observe(frame);
 
 const peek = (on) => () => {
   frame.classList.toggle("peek", on);

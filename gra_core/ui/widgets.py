@@ -1,7 +1,7 @@
-"""Widgets that the tabs share, two of which Gradio does not have: the before/after viewer, and a row of pictures or
-words to choose from.
+"""Widgets that the tabs share, three of which Gradio does not have: the before/after viewer, a player of animations,
+and a row of pictures or words to choose from.
 
-These two are plain HTML with a few lines of script beside this file, usable by keyboard and screen reader.
+These are plain HTML with a few lines of script beside this file, usable by keyboard and screen reader.
 """
 
 from __future__ import annotations
@@ -30,6 +30,17 @@ def viewer(elem_id: str) -> gr.HTML:
     return gr.HTML(
         html_template=(HERE / "viewer.html").read_text(encoding="utf-8"),
         js_on_load=(HERE / "viewer.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        visible=False,
+        elem_id=elem_id,
+    )
+
+
+def player(elem_id: str) -> gr.HTML:
+    """An animated picture or a video; set it with `file_value`."""
+    return gr.HTML(
+        html_template='<div class="player"></div>',
+        js_on_load=(HERE / "player.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         visible=False,
         elem_id=elem_id,

@@ -17,6 +17,21 @@ LINK = "The link holds the slider settings, never the photo. It was copied where
 LOADED = "Settings loaded: {settings}."
 UNKNOWN = " Not known here: {names}."
 UNCHANGED = "Nothing is changed yet."
+FIRST = "Most wanted"
+
+OWN = """
+A direction file for StyleGAN2-FFHQ (`.npy`, `.pt`, `.safetensors`) or a StyleCLIP mapper becomes a slider. Only you see
+it, until you close the page.
+"""
+NEUTRAL = "a face"
+DESCRIBE = """
+The first time, this downloads the network CLIP (600 MB) to the computer that runs the page; then each description takes
+about a minute. Some descriptions work better than others.
+"""
+READING = "Reading {name}"
+ADDED = "“{label}” is a slider now, under Your own edits."
+DESCRIBING = "Looking for “{target}”. This takes about a minute, and longer the first time"
+REMOVED = "The slider was removed."
 
 PRIVACY = """
 The photo is processed by the computer that runs this page and is sent nowhere else. It is held in memory, with a few
