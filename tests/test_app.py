@@ -122,6 +122,58 @@ def test_a_lent_card_gives_the_same_results_in_main_memory(monkeypatch, editor, 
     assert gpu.size_in_bytes(inversion) > 12_000_000  # the pixel residual alone
 
 
+def test_the_page_works_with_a_lent_card(monkeypatch, editor, photo_file, tmp_path):
+    """Upload, move, an edit of one's own and a comparison where `spaces` lends the card, as on ZeroGPU."""
+    import functools
+    import pickle
+    from importlib.machinery import ModuleSpec
+
+    from gra_core.editor import PortraitEditor
+    from gra_core.ui import compare_tab
+
+    loans = []
+
+    def lend(duration):
+        def mark(function):
+            def call(*values):
+                loans.append(function.__name__)
+                return pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(values)))))
+
+            return call
+
+        return mark
+
+    spaces = types.ModuleType("spaces")
+    spaces.__spec__, spaces.GPU = ModuleSpec("spaces", None), lend
+    monkeypatch.setitem(sys.modules, "spaces", spaces)
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    monkeypatch.setattr(PortraitEditor, "from_pretrained", lambda **_where: editor)
+    monkeypatch.setattr(gpu, "LoanedEditor", functools.partial(gpu.LoanedEditor, device="cpu"))
+    monkeypatch.setattr("gra_core.ui.shelf.get_upload_folder", lambda: str(tmp_path))
+    monkeypatch.setenv("GRA_LPIPS_WEIGHTS", str(tmp_path / "absent.pt"))
+    lent = Studio()
+    lent.warm_up().join()
+    assert loans == []  # a loan that nobody asked for would be counted all the same
+    with gr.Blocks():
+        tab, compare = edit_tab.EditTab(lent), compare_tab.CompareTab(lent)
+    *_, last = tab.on_upload(VISITOR, {"path": str(photo_file), "orig_name": "me.png"}, *zeros(tab))
+    assert words.READY in last[tab.status]
+    values = np.zeros((16, 512), np.float32)
+    values[4:8] = 0.3
+    np.save(tmp_path / "curly.npy", values)
+    *_, last = tab.on_file(VISITOR, {"path": str(tmp_path / "curly.npy"), "orig_name": "curly.npy"}, 1, *zeros(tab))
+    visit = lent.visitors.get("one")
+    moved = zeros(tab)
+    moved[0], moved[len(lent.edits)] = 40, 50
+    answer = tab.on_move(VISITOR, visit.portrait.history.turn, FACE_VIEW, *moved)
+    expected = editor.edit(editor.invert(visit.portrait.aligned.image), {"smile": 40, "curly": 50}, visit.edits)
+    with Image.open(answer[tab.viewer]["value"]["after"]["path"]) as shown:
+        assert difference(shown.convert("RGB"), expected) < 0.01
+    *_, last = compare.on_example(VISITOR, "smile", 60)
+    assert "Done: Smile +60" in last[compare.status]
+    assert loans == ["invert", "lent_edit", "lent_edit", "run"]
+
+
 def test_no_card_is_lent_elsewhere(monkeypatch):
     assert not gpu.on_loan()
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
