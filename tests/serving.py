@@ -189,6 +189,18 @@ def upload(tab, path: Path | str | dict) -> None:
     tab.wait_for_selector("#status .ready")
 
 
+def axe_flaws(tab) -> list[str]:
+    """What axe-core finds serious or critical on the page as it stands."""
+    from axe_core_python.sync_playwright import Axe
+
+    found = Axe().run(tab)["violations"]
+    return [
+        f"{rule['id']}: {[node['html'][:160] for node in rule['nodes'][:4]]}"
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+    ]
+
+
 @contextlib.contextmanager
 def launched(port: int) -> Iterator[str]:
     """Address of a page with the stand-in, served by this process: there at once, and gone at once."""

@@ -14,6 +14,7 @@ from PIL import Image
 from serving import (
     ORIGINAL,
     StandIn,
+    axe_flaws,
     chromium,
     difference,
     eventually,
@@ -474,6 +475,7 @@ def test_the_application_edits_and_compares(astronaut, photo_file, editor, tmp_p
         tab.locator("#compare-example").click()
         tab.wait_for_selector("#compare-sheet", state="visible")
         assert words.NO_LPIPS in tab.locator("#compare-status").inner_text()
+        assert axe_flaws(tab) == []
         titles = tab.locator(".comparison-row figcaption b").all_inner_texts()
         assert titles == ["Input", "Low-rate code", "One-shot, not aligned", "Gradual, not aligned", "GRA"]
         assert tab.locator(".comparison-row dl").last.inner_text().split()[::2] == ["MSE", "Identity"]

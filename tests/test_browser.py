@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, ImageStat
 from serving import (
     ORIGINAL,
     StandIn,
+    axe_flaws,
     chromium,
     difference,
     eventually,
@@ -309,7 +310,7 @@ def test_a_direction_file_becomes_a_slider_for_its_visitor(ready, browser, url, 
     mirrored = ImageOps.mirror(render())
     eventually(ready, like(mirrored))
     assert "Curly hair +40" in ready.locator("#summary").inner_text()
-    assert serious(ready) == []
+    assert axe_flaws(ready) == []
     ready.locator("#animate button.label-wrap").click()
     ready.locator("#animate-edit input").click()
     ready.get_by_role("option", name="Curly hair").wait_for()
@@ -569,7 +570,7 @@ def test_a_folder_can_be_chosen(tab, photo_file, tmp_path):
     tab.locator("#batch-start").click()
     tab.wait_for_selector("#batch-result", state="visible")
     assert "1 of 1 photos edited" in tab.locator("#batch-status").inner_text()
-    assert serious(tab) == []
+    assert axe_flaws(tab) == []
 
 
 def test_a_batch_can_be_stopped(tab, photo_file, tmp_path):
@@ -601,34 +602,22 @@ def test_a_batch_without_photos_says_so(tab):
 # --- reach ---------------------------------------------------------------------------------------------------------
 
 
-def serious(tab) -> list[str]:
-    """What axe-core finds serious or critical on the page as it stands."""
-    from axe_core_python.sync_playwright import Axe
-
-    found = Axe().run(tab)["violations"]
-    return [
-        f"{rule['id']}: {[node['html'][:160] for node in rule['nodes'][:4]]}"
-        for rule in found
-        if rule["impact"] in ("serious", "critical")
-    ]
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(browser, url, photo_file, scheme):
     with browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900}) as context:
         tab = context.new_page()
         visit(tab, url)
-        assert serious(tab) == []
+        assert axe_flaws(tab) == []
         upload(tab, photo_file)
         for fold in ("#animate", "#share"):
             tab.locator(f"{fold} button.label-wrap").click()
         tab.wait_for_selector("#copy-link", state="visible")
-        assert serious(tab) == []
+        assert axe_flaws(tab) == []
         for name in ("Batch", "Compare"):
             tab.get_by_role("tab", name=name).click()
             tab.wait_for_selector(f"#{name.lower()}", state="visible")
             tab.wait_for_timeout(300)
-            assert serious(tab) == [], name
+            assert axe_flaws(tab) == [], name
 
 
 def test_light_and_dark(browser, url):

@@ -169,7 +169,8 @@ def _row_html(row: Row) -> str:
     return (
         f'<section class="comparison-row"><h2>{html.escape(row.name)}</h2><div class="columns">{"".join(columns)}</div>'
         f"<p>{html.escape(words.COMPARE_NOTE.strip())}</p>"
-        '<div class="maps"><table><caption>What each stage of GRA does</caption><thead><tr><th scope="col">Stage</th>'
+        '<div class="maps" tabindex="0" role="region" aria-label="Maps">'  # scrolls on a phone: by keyboard, too
+        '<table><caption>What each stage of GRA does</caption><thead><tr><th scope="col">Stage</th>'
         '<th scope="col">Residual found</th><th scope="col">Residual aligned</th>'
         '<th scope="col">Where it comes from (hue: direction, depth of colour: distance)</th>'
         f'<th scope="col">Farthest</th></tr></thead><tbody>{stages}</tbody></table></div></section>'

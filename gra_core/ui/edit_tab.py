@@ -85,12 +85,12 @@ class EditTab:
         with gr.Column(visible=False, elem_id="stage-bar") as self.bar:
             with gr.Row(elem_classes="bar"):
                 self.view = choice("Show", [FACE_VIEW, PHOTO_VIEW], "view", min_width=230)
-                self.another = gr.Button("New photo", size="md", min_width=110, scale=0, elem_id="another")
-            with gr.Row(elem_classes="bar"):
                 self.format = choice("Format", list(FORMAT_CHOICES), "format", min_width=230)
+            with gr.Row(elem_classes="bar"):
                 self.mark = gr.Checkbox(
                     label="Write “AI-edited” into the corner", container=False, min_width=200, elem_id="mark"
                 )
+                self.another = gr.Button("New photo", size="md", min_width=110, scale=0, elem_id="another")
                 self.download = gr.Button("Download", variant="primary", size="md", min_width=130, elem_id="download")
         self.file = gr.DownloadButton("Download", visible="hidden", elem_id="download-file")
 

@@ -50,6 +50,7 @@ const show = async () => {
   try {
     const [before, after] = await Promise.all([loaded(value.before.url), loaded(value.after.url)]);
     if (ticket !== newest) return;
+    frame.classList.remove("waiting");
     frame.style.setProperty("--shape", after.naturalWidth / after.naturalHeight);
     find("before").src = before.src;
     find("after").src = after.src;
@@ -58,5 +59,12 @@ const show = async () => {
     // The file is gone already: a newer picture is on its way.
   }
 };
+let patience;
+document.addEventListener("input", (event) => {
+  if (!event.target.closest(".edit-slider")) return;
+  frame.classList.add("waiting");
+  clearTimeout(patience); // a place that changes nothing brings no picture
+  patience = setTimeout(() => frame.classList.remove("waiting"), 4000);
+});
 watch("value", show);
 show();
