@@ -30,6 +30,7 @@ from gra_core.alignment import FaceAligner
 from gra_core.directions.registry import load_directions
 from gra_core.errors import CheckpointError, FaceTooSmallError, NoFaceError, UnreadableImageError
 from gra_core.ui import edit_tab, gpu, own_edits, page, presets, session, words
+from gra_core.ui.examples import example_files
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW
 from gra_core.ui.shelf import KEPT_FILES, Shelf
@@ -448,7 +449,7 @@ def test_presets_are_of_edits_that_there_are():
 # --- the application as users start it -------------------------------------------------------------------------------
 
 
-def test_the_application_edits_and_compares(astronaut, photo_file, editor, tmp_path, monkeypatch):
+def test_the_application_edits_and_compares(astronaut, photo_file, bad_files, editor, tmp_path, monkeypatch):
     """The real model behind the real page: what is shown and downloaded is what the editor makes."""
     monkeypatch.setenv("GRA_LPIPS_WEIGHTS", str(tmp_path / "absent.pt"))
     with served(tmp_path, ["app.py"]) as url, chromium() as browser:
@@ -472,14 +473,20 @@ def test_the_application_edits_and_compares(astronaut, photo_file, editor, tmp_p
             assert difference(result, serious) < 0.1
 
         tab.get_by_role("tab", name="Compare").click()
-        tab.locator("#compare-example").click()
+        photos = [photo_file, bad_files["nobody.png"], example_files()[1]]
+        tab.set_input_files("#compare-files input[type=file]", photos)
+        tab.wait_for_selector("#compare-files .file-preview")
+        tab.locator("#compare-start").click()
         tab.wait_for_selector("#compare-sheet", state="visible")
         assert words.NO_LPIPS in tab.locator("#compare-status").inner_text()
+        assert "nobody.png: No face found" in tab.locator("#compare-status").inner_text()
+        names = tab.locator(".comparison-row h2").all_inner_texts()
+        assert names == [photo_file.name, example_files()[1].name]
         assert axe_flaws(tab) == []
-        titles = tab.locator(".comparison-row figcaption b").all_inner_texts()
+        titles = tab.locator(".comparison-row").first.locator("figcaption b").all_inner_texts()
         assert titles == ["Input", "Low-rate code", "One-shot, not aligned", "Gradual, not aligned", "GRA"]
         assert tab.locator(".comparison-row dl").last.inner_text().split()[::2] == ["MSE", "Identity"]
-        assert tab.locator(".comparison-row .maps img").count() == 12
+        assert tab.locator(".comparison-row .maps img").count() == 24
         with tab.expect_download() as download:
             tab.locator("#compare-sheet").click()
         assert download.value.suggested_filename == "comparison-smile+60.png"

@@ -43,7 +43,8 @@ IN_WORDS_STRENGTH = 60
 """Where the slider of an edit in words stands at first: who describes an edit wants to see it."""
 
 SCRIPTS = {
-    name: (HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("download", "save_text", "share_link", "paste")
+    name: (HERE / f"{name}.js").read_text(encoding="utf-8")
+    for name in ("download", "save_text", "share_link", "photos")
 }
 
 
@@ -149,7 +150,7 @@ class EditTab:
             self.on_describe,
             [panel.neutral, panel.target, *sliders],
             outputs,
-            # Not in the model's line: it takes a minute, and others can edit meanwhile.
+            # Not in the model's line: it takes a while, and others can edit meanwhile.
             **common | {"concurrency_id": "words"},
         ).then(self.on_added, [self.turn, self.view], outputs, **common)
         for index, remover in enumerate(panel.removers):
@@ -163,7 +164,7 @@ class EditTab:
             None, [self.text], [self.link], js=SCRIPTS["share_link"], api_visibility="private"
         )
         blocks.load(self.on_visit, None, [self.status, *panel.outputs], **quick)
-        blocks.load(None, js=SCRIPTS["paste"], api_visibility="private")
+        blocks.load(None, js=SCRIPTS["photos"], api_visibility="private")
         blocks.unload(self.on_leave)
 
     # --- a photo comes and goes ------------------------------------------------------------------------------------

@@ -26,11 +26,11 @@ it, until you close the page.
 NEUTRAL = "a face"
 DESCRIBE = """
 The first time, this downloads the network CLIP (600 MB) to the computer that runs the page; then each description takes
-about a minute. Some descriptions work better than others.
+about ten seconds. Some descriptions work better than others.
 """
 READING = "Reading {name}"
 ADDED = "“{label}” is a slider now, under Your own edits."
-DESCRIBING = "Looking for “{target}”. This takes about a minute, and longer the first time"
+DESCRIBING = "Looking for “{target}”. This takes some ten seconds, and longer the first time"
 REMOVED = "The slider was removed."
 
 PRIVACY = """
