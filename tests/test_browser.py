@@ -628,7 +628,7 @@ def test_axe_finds_nothing_serious(browser, url, photo_file, scheme):
         visit(tab, url)
         assert axe_flaws(tab) == []
         upload(tab, photo_file)
-        for fold in ("#animate", "#share"):
+        for fold in ("#own", "#animate", "#share"):
             tab.locator(f"{fold} button.label-wrap").click()
         tab.wait_for_selector("#copy-link", state="visible")
         assert axe_flaws(tab) == []
@@ -655,7 +655,7 @@ def test_light_and_dark(browser, url):
         assert background() > 600  # the choice lasts
 
 
-def test_the_page_fits_a_phone(browser, url, photo_file):
+def test_the_page_fits_a_phone(browser, url, photo_file, tmp_path):
     with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
         tab = context.new_page()
         visit(tab, url)
@@ -667,6 +667,11 @@ def test_the_page_fits_a_phone(browser, url, photo_file):
         box = tab.locator("#comparison").bounding_box()
         assert box["y"] >= -1  # the picture stays in sight
         assert box["y"] + box["height"] < slider.bounding_box()["y"] + 1
+        (tmp_path / "other.json").write_text("{}")
+        tab.locator("#share button.label-wrap").click()
+        tab.set_input_files("#load-settings input[type=file], input[accept='.json']", tmp_path / "other.json")
+        message = tab.wait_for_selector("#status .error").bounding_box()  # in sight, wherever the page is scrolled to
+        assert 400 < message["y"] < 844 - message["height"]
         for name in ("Batch", "Compare"):
             tab.get_by_role("tab", name=name).click()
             tab.wait_for_selector(f"#{name.lower()}", state="visible")

@@ -37,7 +37,8 @@ PRIVACY = """
 The photo is processed by the computer that runs this page and is sent nowhere else. It is held in memory, with a few
 temporary pictures on disk for your browser to show. Photo and results are deleted when you close the page or choose
 another photo, at the latest about an hour after you last used the page. They are not used for training, and no
-statistics are collected. Links and settings files hold slider positions only.
+statistics are collected. Links and settings files hold slider positions only. Edits of your own are forgotten when you
+close the page; the file that you added is deleted as soon as it is read.
 
 What you download carries a note in its metadata that it was edited by AI (PNG text, XMP, the IPTC digital source type),
 and nothing of the original's metadata, such as place and time.
