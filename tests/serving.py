@@ -190,9 +190,16 @@ def upload(tab, path: Path | str | dict) -> None:
 
 
 def axe_flaws(tab) -> list[str]:
-    """What axe-core finds serious or critical on the page as it stands."""
+    """What axe-core finds serious or critical on the page as it stands, once it stands still."""
     from axe_core_python.sync_playwright import Axe
 
+    # A button that fades from one look to the other is pale for a moment.
+    tab.evaluate(
+        """async () => {
+            const passing = (change) => change.effect.getComputedTiming().iterations !== Infinity;
+            await Promise.allSettled(document.getAnimations().filter(passing).map((change) => change.finished));
+        }"""
+    )
     found = Axe().run(tab)["violations"]
     return [
         f"{rule['id']}: {[node['html'][:160] for node in rule['nodes'][:4]]}"

@@ -635,7 +635,6 @@ def test_axe_finds_nothing_serious(browser, url, photo_file, scheme):
         for name in ("Batch", "Compare"):
             tab.get_by_role("tab", name=name).click()
             tab.wait_for_selector(f"#{name.lower()}", state="visible")
-            tab.wait_for_timeout(300)
             assert axe_flaws(tab) == [], name
 
 

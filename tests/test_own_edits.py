@@ -170,6 +170,8 @@ def test_a_visit_that_ended_leaves_no_sliders_behind(tab, photo_file, tmp_path):
     answer = tab.on_move(ME, history.turn, FACE_VIEW, *values_of(tab, own0=50))
     assert words.EXPIRED in answer[tab.status]
     assert shown(tab, answer) == []
+    *_, last = tab.on_upload(ME, uploaded(photo_file), *values_of(tab, own0=50))
+    assert shown(tab, last) == []  # also where the page did not hear of it, for want of a photo
 
 
 def test_a_description_becomes_a_slider_that_shows_at_once(tab, photo_file):

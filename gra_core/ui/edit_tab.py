@@ -233,7 +233,11 @@ class EditTab:
             session.portrait.history.set(self.panel.read(values, edits))
             visitors.put(visitor, session)
             several = words.SEVERAL.format(count=len(session.faces)) if len(session.faces) > 1 else ""
-            yield {**self._rendered(session, FACE_VIEW, several + words.READY), self.bar: gr.update(visible=True)}
+            yield {
+                **self._rendered(session, FACE_VIEW, several + words.READY),
+                **self.panel.show_own(session.portrait.history.current, visitors.edits(visitor)),
+                self.bar: gr.update(visible=True),
+            }
         except Exception as error:
             if session is not None:
                 session.shelf.clear(after=10)
