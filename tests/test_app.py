@@ -29,7 +29,7 @@ from serving import (
 from gra_core.alignment import FaceAligner
 from gra_core.directions.registry import load_directions
 from gra_core.errors import CheckpointError, FaceTooSmallError, NoFaceError, UnreadableImageError
-from gra_core.ui import edit_tab, gpu, own_edits, page, presets, session, words
+from gra_core.ui import batch_tab, edit_tab, gpu, own_edits, page, presets, session, words
 from gra_core.ui.examples import example_files
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW
@@ -500,3 +500,10 @@ def test_the_page_can_be_built_without_the_model(studio):
     for thread in threading.enumerate():
         if thread.name == "warm-up":
             thread.join()  # a thread in native code at the end of the program would end it with a crash
+
+
+def test_a_batch_that_has_to_wait_says_so(studio):
+    with gr.Blocks():
+        tab = batch_tab.BatchTab(studio, EditPanel(studio.edits))
+    assert words.BATCH_WAITING in tab.on_wait([{"path": "a.png"}])
+    assert words.BATCH_WAITING not in tab.on_wait(None)

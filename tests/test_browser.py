@@ -592,7 +592,7 @@ def test_a_folder_can_be_chosen(tab, photo_file, tmp_path):
     assert axe_flaws(tab) == []
 
 
-def test_a_batch_can_be_stopped(tab, photo_file, tmp_path):
+def test_a_batch_can_be_stopped_and_holds_nobody_up(tab, url, photo_file, tmp_path):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for index in range(60):
             archive.write(photo_file, f"{index}.png")
@@ -600,7 +600,12 @@ def test_a_batch_can_be_stopped(tab, photo_file, tmp_path):
     tab.set_input_files("#batch-files input[type=file]", tmp_path / "photos.zip")
     tab.wait_for_selector("#batch-files .file-preview")
     tab.locator("#batch-start").click()
-    tab.locator("#batch-stop").click()  # as soon as it can be clicked
+    tab.wait_for_selector("#batch-stop:not([disabled])")
+    other = tab.context.new_page()
+    visit(other, url)
+    upload(other, photo_file)
+    other.close()
+    tab.locator("#batch-stop").click()
     said = tab.wait_for_selector("#batch-status:has-text('Stopped')").inner_text()
     edited = int(re.search(r"(\d+) of 60", said).group(1))
     assert 1 <= edited < 60

@@ -12,7 +12,6 @@ from gra_core.batch import SUFFIXES, ZipSink, edit_batch, list_items
 from gra_core.directions.registry import EditDirection
 from gra_core.export import FORMAT_CHOICES, describe
 from gra_core.ui import words
-from gra_core.ui.edit_tab import ONE_AT_A_TIME
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW
 from gra_core.ui.studio import Studio
@@ -60,11 +59,12 @@ class BatchTab:
         outputs = [self.status, self.result, self.start, self.stop]
         tab.select(self.on_open, self.panel.sliders, [self.summary], **common)
         self.folder.upload(self.on_folder, [self.folder], [self.files], **common)
-        self.start.click(
+        self.start.click(self.on_wait, [self.files], [self.status], **common).then(
             self.on_start,
             [self.files, self.view, self.format, *self.panel.sliders],
             outputs,
-            **common | ONE_AT_A_TIME,
+            # Batches wait for each other, not for those who edit: else one visitor's folder would stop all the others.
+            **common | {"concurrency_id": "batch", "concurrency_limit": 1},
         )
         self.stop.click(self.on_stop, None, [self.stop], **common)
 
@@ -81,6 +81,10 @@ class BatchTab:
         """The visitor has enough: the photo in hand is the last one."""
         self.stopping.add(request.session_hash)
         return gr.update(interactive=False)
+
+    def on_wait(self, files: list[dict] | None) -> str:
+        """Says at once that the batch was asked for: another visitor's may have to end before."""
+        return _progress(0, 1, words.BATCH_WAITING) if files else ""
 
     def on_start(
         self, request: gr.Request, files: list[dict] | None, view: str, file_format: str, *values: object

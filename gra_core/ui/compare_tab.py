@@ -16,7 +16,6 @@ from gra_core.export import describe, result_name, save_picture
 from gra_core.images import load_image
 from gra_core.ui import words
 from gra_core.ui.contact_sheet import Row, draw_sheet, figure_texts
-from gra_core.ui.edit_tab import ONE_AT_A_TIME
 from gra_core.ui.examples import example_files
 from gra_core.ui.studio import Studio
 from gra_core.ui.widgets import data_url, explain, note
@@ -86,7 +85,9 @@ class CompareTab:
 
     def connect(self) -> None:
         """Wire the events."""
-        common = {"preprocess": False, "api_visibility": "private", **ONE_AT_A_TIME}
+        # In a line of its own, as batches are.
+        line = {"concurrency_id": "compare", "concurrency_limit": 1, "show_progress": "hidden"}
+        common = {"preprocess": False, "api_visibility": "private", **line}
         outputs = [self.status, self.results, self.sheet]
         settings = [self.key, self.strength]
         self.start.click(self.on_start, [self.files, *settings], outputs, **common)

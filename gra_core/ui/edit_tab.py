@@ -37,7 +37,7 @@ from gra_core.ui.widgets import (
 )
 
 ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
-"""All work with the model waits in one line: two edits at once would only make both slower."""
+"""Edits wait in one line: two at once would only make both slower."""
 
 IN_WORDS_STRENGTH = 60
 """Where the slider of an edit in words stands at first: who describes an edit wants to see it."""

@@ -55,6 +55,7 @@ Edit many photos alike: set the sliders in the tab *Edit*, then drop photos or a
 face is edited. A photo that cannot be edited is listed; the others go on.
 """
 BATCH_NOTHING = "All sliders are at 0. Set them in the tab Edit first, or the photos come back as they are."
+BATCH_WAITING = "Waiting for its turn"
 BATCH_EMPTY = "Choose photos, a folder or a zip first."
 
 COMPARE = """
