@@ -163,7 +163,7 @@ def test_the_page_works_with_a_lent_card(monkeypatch, editor, photo_file, tmp_pa
     values = np.zeros((16, 512), np.float32)
     values[4:8] = 0.3
     np.save(tmp_path / "curly.npy", values)
-    *_, last = tab.on_file(VISITOR, {"path": str(tmp_path / "curly.npy"), "orig_name": "curly.npy"}, 1, *zeros(tab))
+    *_, last = tab.own.on_file(VISITOR, {"path": str(tmp_path / "curly.npy"), "orig_name": "curly.npy"}, *zeros(tab))
     visit = lent.visitors.get("one")
     moved = zeros(tab)
     moved[0], moved[len(lent.edits)] = 40, 50

@@ -12,7 +12,7 @@ from test_directions_text import clip_folder  # noqa: F401 - a fixture
 
 from gra_core.directions.text import TextDirections
 from gra_core.errors import DirectionFileError, GRAError, MissingPackageError
-from gra_core.ui import edit_tab, gpu, own_edits, studio, words
+from gra_core.ui import edit_tab, gpu, own_edits, own_fold, studio, words
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW
 from gra_core.ui.studio import Studio
@@ -73,7 +73,7 @@ def test_a_file_becomes_a_slider_of_that_visitor_only(tab, photo_file, tmp_path)
     for visitor in (ME, YOU):
         open_photo(tab, photo_file, visitor)
     file = direction_file(tmp_path)
-    busy, last = tab.on_file(ME, uploaded(file), 1, *values_of(tab))
+    busy, last = tab.own.on_file(ME, uploaded(file), *values_of(tab))
     assert "Curly hair.npy" in busy[tab.status]
     assert shown(tab, last) == ["Curly hair"]
     assert ("Curly hair", "curly_hair") in last[tab.moved]["choices"]
@@ -91,7 +91,7 @@ def test_a_file_becomes_a_slider_of_that_visitor_only(tab, photo_file, tmp_path)
 
 def test_own_edits_take_part_in_everything(tab, photo_file, tmp_path):
     history = open_photo(tab, photo_file)
-    list(tab.on_file(ME, uploaded(direction_file(tmp_path)), 1, *values_of(tab)))
+    list(tab.own.on_file(ME, uploaded(direction_file(tmp_path)), *values_of(tab)))
     answer = tab.on_move(ME, history.turn, FACE_VIEW, *values_of(tab, smile=20, own0=-60))
     assert "Smile +20, Curly hair -60" in answer[tab.panel.summary]
     assert '"curly_hair": -60' in tab.on_save(ME, *values_of(tab, own0=-60))
@@ -109,11 +109,12 @@ def test_own_edits_take_part_in_everything(tab, photo_file, tmp_path):
 def test_removing_an_edit_takes_it_out_of_the_picture_and_the_history(tab, photo_file, tmp_path):
     history = open_photo(tab, photo_file)
     for name in ("a.npy", "b.npy"):
-        list(tab.on_file(ME, uploaded(direction_file(tmp_path, name)), 1, *values_of(tab)))
+        list(tab.own.on_file(ME, uploaded(direction_file(tmp_path, name)), *values_of(tab)))
     tab.on_move(ME, history.turn, FACE_VIEW, *values_of(tab, own0=30))
     tab.on_move(ME, history.turn, FACE_VIEW, *values_of(tab, own0=30, own1=40))
-    answer = tab.on_remove(0, ME, history.turn, FACE_VIEW, *values_of(tab, own0=30, own1=40))
+    answer = tab.own.on_remove(0, ME, history.turn, FACE_VIEW, *values_of(tab, own0=30, own1=40))
     assert shown(tab, answer) == ["b"]
+    assert words.REMOVED in answer[tab.status]
     assert answer[tab.panel.own_sliders[0]]["value"] == 40
     assert history.current == {"b": 40}
     assert answer[tab.turn] == history.turn
@@ -122,14 +123,14 @@ def test_removing_an_edit_takes_it_out_of_the_picture_and_the_history(tab, photo
     assert not history.can_undo  # the step that moved nothing but the removed one is gone
     history.redo()
     assert history.current == {"b": 40}
-    assert shown(tab, tab.on_remove(3, ME, history.turn, FACE_VIEW, *values_of(tab))) == ["b"]  # there is no fourth
+    assert shown(tab, tab.own.on_remove(3, ME, history.turn, FACE_VIEW, *values_of(tab))) == ["b"]  # there is no fourth
 
 
 def test_without_a_photo_too(tab, tmp_path):
     for name in ("a.npy", "b.npy"):
-        *_, last = tab.on_file(ME, uploaded(direction_file(tmp_path, name)), 0, *values_of(tab, own0=25))
+        *_, last = tab.own.on_file(ME, uploaded(direction_file(tmp_path, name)), *values_of(tab, own0=25))
     assert last[tab.panel.own_sliders[0]]["value"] == 25
-    answer = tab.on_remove(0, ME, 0, FACE_VIEW, *values_of(tab, own0=25, own1=35))
+    answer = tab.own.on_remove(0, ME, 0, FACE_VIEW, *values_of(tab, own0=25, own1=35))
     assert shown(tab, answer) == ["b"]
     assert answer[tab.panel.own_sliders[0]]["value"] == 35
 
@@ -147,25 +148,25 @@ def test_bad_files_are_explained_and_the_page_goes_on(tab, photo_file, tmp_path)
         ("two.pt", "2 tensors"),
         ("huge.pt", "larger"),
     ):
-        *_, last = tab.on_file(ME, uploaded(tmp_path / name), 1, *values_of(tab))
+        *_, last = tab.own.on_file(ME, uploaded(tmp_path / name), *values_of(tab))
         assert 'role="alert"' in last[tab.status]
         assert said in last[tab.status]
         assert not (tmp_path / name).exists()
-    *_, last = tab.on_file(ME, uploaded(direction_file(tmp_path)), 1, *values_of(tab))
+    *_, last = tab.own.on_file(ME, uploaded(direction_file(tmp_path)), *values_of(tab))
     assert shown(tab, last) == ["Curly hair"]
 
 
 def test_there_is_room_for_few(tab, tmp_path):
     for _ in range(own_edits.MOST):
-        *_, last = tab.on_file(ME, uploaded(direction_file(tmp_path, "smile.npy")), 0, *values_of(tab))
+        *_, last = tab.own.on_file(ME, uploaded(direction_file(tmp_path, "smile.npy")), *values_of(tab))
     assert shown(tab, last) == ["smile (2)", "smile (3)", "smile (4)", "smile (5)", "smile (6)", "smile (7)"]
-    *_, last = tab.on_file(ME, uploaded(direction_file(tmp_path)), 0, *values_of(tab))
+    *_, last = tab.own.on_file(ME, uploaded(direction_file(tmp_path)), *values_of(tab))
     assert "Remove one first" in last[tab.status]
 
 
 def test_a_visit_that_ended_leaves_no_sliders_behind(tab, photo_file, tmp_path):
     history = open_photo(tab, photo_file)
-    list(tab.on_file(ME, uploaded(direction_file(tmp_path)), 1, *values_of(tab)))
+    list(tab.own.on_file(ME, uploaded(direction_file(tmp_path)), *values_of(tab)))
     tab.studio.visitors.leave("me")
     answer = tab.on_move(ME, history.turn, FACE_VIEW, *values_of(tab, own0=50))
     assert words.EXPIRED in answer[tab.status]
@@ -177,14 +178,14 @@ def test_a_visit_that_ended_leaves_no_sliders_behind(tab, photo_file, tmp_path):
 def test_a_description_becomes_a_slider_that_shows_at_once(tab, photo_file):
     history = open_photo(tab, photo_file)
     turn = history.turn
-    busy, last = tab.on_describe(ME, "", "freckles", *values_of(tab))
+    busy, last = tab.own.on_describe(ME, "", "freckles", *values_of(tab))
     assert "freckles" in busy[tab.status]
     assert shown(tab, last) == ["freckles"]
-    assert last[tab.panel.own_sliders[0]]["value"] == edit_tab.IN_WORDS_STRENGTH
-    assert history.current == {"text_edit": edit_tab.IN_WORDS_STRENGTH}
-    assert tab.viewer in tab.on_added(ME, turn, FACE_VIEW)
-    assert tab.viewer not in tab.on_added(ME, history.turn, FACE_VIEW)  # nothing was added: an error stays to be read
-    *_, last = tab.on_describe(ME, "a face", " ", *values_of(tab))
+    assert last[tab.panel.own_sliders[0]]["value"] == own_fold.IN_WORDS_STRENGTH
+    assert history.current == {"text_edit": own_fold.IN_WORDS_STRENGTH}
+    assert tab.viewer in tab.own.on_added(ME, turn, FACE_VIEW)
+    assert tab.viewer not in tab.own.on_added(ME, history.turn, FACE_VIEW)  # an error stays to be read
+    *_, last = tab.own.on_describe(ME, "a face", " ", *values_of(tab))
     assert "Describe the edit" in last[tab.status]
 
 
@@ -192,8 +193,8 @@ def test_clip_that_cannot_be_had_is_explained(tab):
     def refuse():
         raise MissingPackageError("CLIP could not be downloaded.")
 
-    tab.studio = Studio(StandIn, many_edits, refuse)
-    *_, last = tab.on_describe(ME, "", "freckles", *values_of(tab))
+    tab.own.studio = Studio(StandIn, many_edits, refuse)
+    *_, last = tab.own.on_describe(ME, "", "freckles", *values_of(tab))
     assert "could not be downloaded" in last[tab.status]
 
 

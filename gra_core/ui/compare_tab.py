@@ -18,7 +18,7 @@ from gra_core.ui import words
 from gra_core.ui.contact_sheet import Row, draw_sheet, figure_texts
 from gra_core.ui.examples import example_files
 from gra_core.ui.studio import Studio
-from gra_core.ui.widgets import data_url, explain, note
+from gra_core.ui.widgets import choices_of, data_url, explain, note
 
 if TYPE_CHECKING:
     from gra_core.evaluation.perceptual import LPIPS
@@ -54,7 +54,7 @@ class CompareTab:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self.metrics = Metrics()
-        choices = [(edit.label, key) for key, edit in studio.edits.items()]
+        choices = choices_of(studio.edits)
         with gr.Column(elem_id="compare"):
             gr.Markdown(words.COMPARE)
             self.files = gr.File(

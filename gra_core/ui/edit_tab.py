@@ -5,27 +5,27 @@ Answers to events are dictionaries of what changes, or a stream of them while th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import gradio as gr
 
 from gra_core import settings
 from gra_core.directions import text
-from gra_core.directions.registry import EditDirection
 from gra_core.errors import SettingsError
 from gra_core.export import FORMAT_CHOICES, animation_formats, describe
 from gra_core.images import load_image
-from gra_core.ui import own_edits, words
 from gra_core.ui import session as work
+from gra_core.ui import words
 from gra_core.ui.examples import example_files
+from gra_core.ui.own_fold import OwnFold
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Session
 from gra_core.ui.studio import Studio
 from gra_core.ui.widgets import (
     HERE,
     choice,
+    choices_of,
     explain,
     file_value,
     note,
@@ -38,9 +38,6 @@ from gra_core.ui.widgets import (
 
 ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
 """Edits wait in one line: two at once would only make both slower."""
-
-IN_WORDS_STRENGTH = 60
-"""Where the slider of an edit in words stands at first: who describes an edit wants to see it."""
 
 SCRIPTS = {
     name: (HERE / f"{name}.js").read_text(encoding="utf-8")
@@ -60,6 +57,7 @@ class EditTab:
                 self._draw_stage()
             with gr.Column(scale=2, min_width=320, elem_id="side"):
                 self.panel = EditPanel(studio.edits, in_words=text.is_available())
+                self.own = OwnFold(self)
                 with gr.Accordion("Animate an edit", open=False, elem_id="animate"):
                     self._draw_animation()
                 with gr.Accordion("Save or share the settings", open=False, elem_id="share"):
@@ -96,7 +94,7 @@ class EditTab:
         self.file = gr.DownloadButton("Download", visible="hidden", elem_id="download-file")
 
     def _draw_animation(self) -> None:
-        choices = _choices(self.studio.edits)
+        choices = choices_of(self.studio.edits)
         self.moved = gr.Dropdown(choices, value=choices[0][1], label="Edit", elem_id="animate-edit")
         self.kind = gr.Radio(list(animation_formats()), value="GIF", label="Format", elem_id="animate-format")
         self.animate = gr.Button("Make the animation", size="md", elem_id="animate-go")
@@ -144,17 +142,7 @@ class EditTab:
         self.download.click(
             self.on_download, [self.turn, self.view, self.format, self.mark, *sliders], outputs, **common
         ).then(None, [self.file], js=SCRIPTS["download"], api_visibility="private")
-        panel.file.upload(self.on_file, [panel.file, self.turn, *sliders], outputs, **common)
-        gr.on(
-            [panel.describe.click, panel.target.submit],
-            self.on_describe,
-            [panel.neutral, panel.target, *sliders],
-            outputs,
-            # Not in the model's line: it takes a while, and others can edit meanwhile.
-            **common | {"concurrency_id": "words"},
-        ).then(self.on_added, [self.turn, self.view], outputs, **common)
-        for index, remover in enumerate(panel.removers):
-            remover.click(self._remover(index), [self.turn, self.view, *sliders], outputs, **common)
+        self.own.connect(outputs, common)
         self.animate.click(self.on_animate, [self.turn, self.moved, self.kind, *sliders], outputs, **common)
         self.save.click(self.on_save, sliders, [self.text], **quick).then(
             None, [self.text], js=SCRIPTS["save_text"], api_visibility="private"
@@ -193,14 +181,14 @@ class EditTab:
     def on_another(self, request: gr.Request) -> dict:
         """Back to the start."""
         self.studio.visitors.drop(request.session_hash)
-        shown = self.panel.show({}, self._edits(request))
+        shown = self.panel.show({}, self.studio.edits_of(request.session_hash))
         return {**self._empty(), self.status: note("ready", words.CHOOSE), **shown}
 
     def on_face(self, request: gr.Request, event: gr.SelectData, turn: float, view: str) -> Iterator[dict]:
         """Another face of the photo was chosen."""
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            yield self._no_photo(request, turn)
+            yield self.no_photo(request, turn)
             return
         if event.index == session.index:
             return
@@ -209,7 +197,7 @@ class EditTab:
             aligned = work.align_face(self.studio, session, event.index)
             session = work.choose_face(self.studio, session, event.index, aligned)
             self.studio.visitors.put(request.session_hash, session)
-            yield {**self._rendered(session, view), self.faces: _faces(session)}
+            yield {**self.rendered(session, view), self.faces: _faces(session)}
         except Exception as error:
             yield {self.status: note("error", explain(error))}
 
@@ -220,7 +208,7 @@ class EditTab:
         session = None
         try:
             yield {self.status: note("busy", words.FINDING)}
-            edits = self._edits(request)
+            edits = self.studio.edits_of(request.session_hash)
             session = work.open_photo(self.studio, path, name, edits=edits)
             aligned = work.align_face(self.studio, session, 0)
             crop = work.show_crop(session, aligned, 0)
@@ -234,7 +222,7 @@ class EditTab:
             visitors.put(visitor, session)
             several = words.SEVERAL.format(count=len(session.faces)) if len(session.faces) > 1 else ""
             yield {
-                **self._rendered(session, FACE_VIEW, several + words.READY),
+                **self.rendered(session, FACE_VIEW, several + words.READY),
                 **self.panel.show_own(session.portrait.history.current, visitors.edits(visitor)),
                 self.bar: gr.update(visible=True),
             }
@@ -249,20 +237,20 @@ class EditTab:
     def on_move(self, request: gr.Request, turn: float, view: str, *values: object) -> dict:
         """A slider moved."""
         session = self.studio.visitors.get(request.session_hash)
-        edits = self._edits(request)
+        edits = self.studio.edits_of(request.session_hash)
         strengths = self.panel.read(values, edits)
         if session is None:
-            return {**self._no_photo(request, turn), **self.panel.show(strengths, edits, sliders=False)}
+            return {**self.no_photo(request, turn), **self.panel.show(strengths, edits, sliders=False)}
         history = session.portrait.history
         if turn != history.turn or strengths == history.current:  # too late, or the end of a drag that is shown already
             return {self.status: gr.skip()}
         history.record(strengths)
-        return self._answer(session, view, sliders=False)
+        return self.answer(session, view, sliders=False)
 
     def on_view(self, request: gr.Request, turn: float, view: str) -> dict:
         """The view was switched."""
         session = self.studio.visitors.get(request.session_hash)
-        return self._no_photo(request, turn) if session is None else self._answer(session, view, sliders=False)
+        return self.no_photo(request, turn) if session is None else self.answer(session, view, sliders=False)
 
     def on_reset(self, request: gr.Request, turn: float, view: str) -> dict:
         """All sliders go to 0."""
@@ -283,107 +271,19 @@ class EditTab:
     def _step(self, request: gr.Request, turn: float, view: str, step: str) -> dict:
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            return self._no_photo(request, turn)
+            return self.no_photo(request, turn)
         getattr(session.portrait.history, step)()
-        return self._answer(session, view)
+        return self.answer(session, view)
 
     def _set(self, request: gr.Request, turn: float, view: str, strengths: Mapping[str, float]) -> dict:
         """All sliders go where they are told."""
         session = self.studio.visitors.get(request.session_hash)
-        edits = self._edits(request)
+        edits = self.studio.edits_of(request.session_hash)
         strengths = settings.clean(edits, strengths)
         if session is None:
-            return {**self._no_photo(request, turn), **self.panel.show(strengths, edits)}
+            return {**self.no_photo(request, turn), **self.panel.show(strengths, edits)}
         session.portrait.history.set(strengths)
-        return self._answer(session, view)
-
-    # --- edits of one's own ----------------------------------------------------------------------------------------
-
-    def on_file(self, request: gr.Request, file: dict, turn: float, *values: object) -> Iterator[dict]:
-        """A file with an edit was chosen."""
-        path = Path(file["path"])
-        name = file.get("orig_name") or path.name
-        try:
-            yield {self.status: note("busy", words.READING.format(name=name))}
-            edit = own_edits.read_edit(path, name, self.studio.editor.average_code)
-            yield self._add(request, edit, values)
-        except Exception as error:
-            yield {self.status: note("error", explain(error))}
-        finally:
-            path.unlink(missing_ok=True)
-
-    def on_describe(self, request: gr.Request, neutral: str, target: str, *values: object) -> Iterator[dict]:
-        """An edit was described."""
-        try:
-            yield {self.status: note("busy", words.DESCRIBING.format(target=target))}
-            edit = self.studio.describe_edit(neutral or words.NEUTRAL, target or "")
-            yield self._add(request, edit, values, IN_WORDS_STRENGTH)
-        except Exception as error:
-            yield {self.status: note("error", explain(error))}
-
-    def on_added(self, request: gr.Request, turn: float, view: str) -> dict:
-        """An edit came with a strength: the picture follows, and what was said of the edit stays."""
-        session = self.studio.visitors.get(request.session_hash)
-        if session is None or turn == session.portrait.history.turn:
-            return {self.status: gr.skip()}
-        try:
-            return {**self._rendered(session, view), self.status: gr.skip()}
-        except Exception as error:
-            return {self.status: note("error", explain(error))}
-
-    def _remover(self, index: int) -> Callable[..., dict]:
-        """The handler of one button; Gradio reads its annotations, which rules `functools.partial` out."""
-
-        def on_remove(request: gr.Request, turn: float, view: str, *values: object) -> dict:
-            return self.on_remove(index, request, turn, view, *values)
-
-        return on_remove
-
-    def on_remove(self, index: int, request: gr.Request, turn: float, view: str, *values: object) -> dict:
-        """An edit of one's own is not wanted any more."""
-        visitors, visitor = self.studio.visitors, request.session_hash
-        strengths = self.panel.read(values, self._edits(request))
-        own = list(visitors.edits(visitor))
-        for key in own[index : index + 1]:
-            visitors.remove_edit(visitor, key)
-            strengths.pop(key, None)
-        session = visitors.get(visitor)
-        if session is None:
-            shown = self._no_photo(request, turn) if turn else self.panel.show(strengths, self._edits(request))
-        else:
-            for portrait in session.portraits.values():
-                for key in own[index : index + 1]:
-                    portrait.history.forget(key)
-            session = replace(session, edits=self._edits(request))
-            visitors.put(visitor, session)
-            shown, strengths = self._answer(session, view), session.portrait.history.current
-        return {self.status: note("ready", words.REMOVED), **shown, **self._show_own(request, strengths)}
-
-    def _add(self, request: gr.Request, edit: EditDirection, values: tuple[object, ...], strength: float = 0) -> dict:
-        """Keep an edit for the visitor; what changes on the page, but for the picture."""
-        visitors, visitor = self.studio.visitors, request.session_hash
-        strengths = self.panel.read(values, self._edits(request))
-        edit = visitors.add_edit(visitor, edit, self.studio.edits)
-        session = visitors.get(visitor)
-        if session is not None:
-            session = replace(session, edits=self._edits(request))
-            visitors.put(visitor, session)
-            strengths = session.portrait.history.current
-        if strength:
-            strengths = {**strengths, edit.key: strength}
-            if session is not None:
-                session.portrait.history.set(strengths)
-        return {self.status: note("ready", words.ADDED.format(label=edit.label)), **self._show_own(request, strengths)}
-
-    def _show_own(self, request: gr.Request, strengths: Mapping[str, float]) -> dict:
-        """What changes on the page when edits of the visitor's own come or go."""
-        own = self.studio.visitors.edits(request.session_hash)
-        choices = _choices(self.studio.edits | own)
-        return {**self.panel.show_own(strengths, own), self.moved: gr.update(choices=choices, value=choices[0][1])}
-
-    def _edits(self, request: gr.Request) -> dict[str, EditDirection]:
-        """The edits that the visitor can choose from."""
-        return self.studio.edits_of(request.session_hash)
+        return self.answer(session, view)
 
     # --- results and settings ------------------------------------------------------------------------------------
 
@@ -393,7 +293,7 @@ class EditTab:
         """Makes the file that the browser fetches next."""
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            return {**self._no_photo(request, turn), self.file: None}
+            return {**self.no_photo(request, turn), self.file: None}
         try:
             suffix = FORMAT_CHOICES[file_format]
             strengths = self.panel.read(values, session.edits)
@@ -405,7 +305,7 @@ class EditTab:
         """Makes an animation of one edit."""
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            yield self._no_photo(request, turn)
+            yield self.no_photo(request, turn)
             return
         try:
             total = work.SWEEP_FRAMES
@@ -426,7 +326,7 @@ class EditTab:
 
     def on_save(self, request: gr.Request, *values: object) -> str:
         """The text of a settings file."""
-        return settings.to_json(self.panel.read(values, self._edits(request)))
+        return settings.to_json(self.panel.read(values, self.studio.edits_of(request.session_hash)))
 
     def on_share(self, *values: object) -> tuple[str, dict, str]:
         """The query of a link; the browser makes the link of it. Edits of one's own are for no one else."""
@@ -437,30 +337,30 @@ class EditTab:
         """A settings file was chosen."""
         try:
             content = Path(file["path"]).read_bytes()
-            strengths, unknown = settings.from_json(content, self._edits(request))
+            strengths, unknown = settings.from_json(content, self.studio.edits_of(request.session_hash))
         except SettingsError as error:
             return {self.status: note("error", str(error))}
-        message = words.LOADED.format(settings=describe(strengths, self._edits(request)))
+        message = words.LOADED.format(settings=describe(strengths, self.studio.edits_of(request.session_hash)))
         if unknown:
             message += words.UNKNOWN.format(names=", ".join(unknown)[:200])
         return {**self._set(request, turn, view, strengths), self.status: note("ready", message)}
 
     # --- what the page shows -------------------------------------------------------------------------------------
 
-    def _answer(self, session: Session, view: str, *, sliders: bool = True) -> dict:
+    def answer(self, session: Session, view: str, message: str | None = words.READY, *, sliders: bool = True) -> dict:
         """The page after new settings, or a message why there is no new picture."""
         try:
-            return self._rendered(session, view, sliders=sliders)
+            return self.rendered(session, view, message, sliders=sliders)
         except Exception as error:
             return {self.status: note("error", explain(error))}
 
-    def _rendered(self, session: Session, view: str, message: str = words.READY, *, sliders: bool = True) -> dict:
-        """The page with the picture of the chosen face's settings."""
+    def rendered(self, session: Session, view: str, message: str | None = words.READY, *, sliders: bool = True) -> dict:
+        """The page with the picture of the chosen face's settings; without a message that line stays as it is."""
         history = session.portrait.history
         pictures = work.render(self.studio, session, history.current, view)
         return {
             self.turn: history.turn,
-            self.status: note("ready", message),
+            self.status: note("ready", message) if message else gr.skip(),
             self.viewer: gr.update(value=pictures_value(*pictures), visible=True),
             **self.panel.reflect(history, session.edits, sliders=sliders),
         }
@@ -492,10 +392,10 @@ class EditTab:
             self.panel.redo: gr.update(interactive=False),
         }
 
-    def _no_photo(self, request: gr.Request, turn: float) -> dict:
+    def no_photo(self, request: gr.Request, turn: float) -> dict:
         """The page when there is nothing to edit: not yet, or not any more."""
         if turn:
-            return {**self._empty(), **self._show_own(request, {}), self.status: note("error", words.EXPIRED)}
+            return {**self._empty(), **self.own.show(request, {}), self.status: note("error", words.EXPIRED)}
         return {self.status: note("ready", words.WAITING)}
 
 
@@ -503,8 +403,3 @@ def _faces(session: Session) -> dict[str, object]:
     """Value of the face picker."""
     names = [f"Face {index}" for index in range(1, len(session.faces) + 1)]
     return picker_value(names, session.thumbnails(), session.index)
-
-
-def _choices(edits: Mapping[str, EditDirection]) -> list[tuple[str, str]]:
-    """What a drop-down offers: label and key of each edit."""
-    return [(edit.label, key) for key, edit in edits.items()]

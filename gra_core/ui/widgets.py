@@ -10,12 +10,13 @@ import base64
 import html
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gradio as gr
 from PIL import Image
 
+from gra_core.directions.registry import EditDirection
 from gra_core.errors import GRAError
 from gra_core.ui import words
 
@@ -100,6 +101,11 @@ def data_url(picture: Image.Image, side: int) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=85)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def choices_of(edits: Mapping[str, EditDirection]) -> list[tuple[str, str]]:
+    """What a drop-down of edits offers: label and key of each."""
+    return [(edit.label, key) for key, edit in edits.items()]
 
 
 def choice(label: str, choices: list[str], elem_id: str, **options: int) -> gr.Radio:
