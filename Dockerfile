@@ -4,14 +4,16 @@
 FROM python:3.11-slim
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# requirements-text.txt also brings edits in words.
+ARG REQUIREMENTS=requirements.txt
 
 # An ordinary user, as Hugging Face Spaces expects; Gradio keeps its temporary files under /tmp.
 RUN useradd --create-home --uid 1000 editor
 WORKDIR /home/editor/app
 
-COPY requirements.txt .
+COPY requirements.txt requirements-text.txt ./
 RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" "$(grep '^torch==' requirements.txt)" \
-    && pip install --no-cache-dir -r requirements.txt
+    && pip install --no-cache-dir -r "$REQUIREMENTS"
 
 COPY --chown=editor . .
 USER editor

@@ -4,7 +4,8 @@
 # make clean   remove .venv and caches
 #
 # Variables: PORT and HOST of the editor; PYTHON (3.11 or newer) that creates .venv; CPU=1 takes PyTorch's small
-# CPU wheels on Linux, where the default ones bring several gigabytes of CUDA; PIP_FLAGS goes to pip as it is.
+# CPU wheels on Linux, where the default ones bring several gigabytes of CUDA; WORDS=1 also installs what edits in words
+# need; PIP_FLAGS goes to pip as it is.
 
 PORT ?= 7860
 HOST ?= 127.0.0.1
@@ -22,7 +23,7 @@ BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 .PHONY: app test lint clean browser
 .DEFAULT_GOAL := app
 
-app: $(VENV)/.installed
+app: $(VENV)/.installed $(if $(WORDS),$(VENV)/.installed-words)
 	GRADIO_SERVER_NAME=$(HOST) GRADIO_SERVER_PORT=$(PORT) $(BIN)/python app.py
 
 test: lint browser
@@ -50,7 +51,12 @@ $(VENV)/.created:
 	touch $@
 
 $(VENV)/.installed: requirements.txt $(VENV)/.created
+	@echo "Installing what the editor needs, once. This takes some minutes."
 	$(PIP) $(PIP_FLAGS) -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-words: requirements-text.txt $(VENV)/.installed
+	$(PIP) $(PIP_FLAGS) -r requirements-text.txt
 	touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt requirements.txt $(VENV)/.created

@@ -21,6 +21,7 @@ from gra_core.export import describe, result_name, save_picture
 from gra_core.images import load_image
 
 if TYPE_CHECKING:
+    from gra_core.directions.registry import EditDirection
     from gra_core.editor import PortraitEditor
 
 SUFFIXES = frozenset(
@@ -107,6 +108,7 @@ def edit_batch(
     *,
     whole_photo: bool = True,
     suffix: str = ".png",
+    edits: Mapping[str, EditDirection] | None = None,
     unexpected: Callable[[Exception], None] | None = None,
 ) -> Iterator[Outcome]:
     """Edit the largest face of each photo; yields an outcome after each, and writes REPORT at the end if need be.
@@ -119,17 +121,19 @@ def edit_batch(
         sink: where the results go.
         whole_photo: write the whole photo, else the aligned face of 1024 px.
         suffix: format of the results, one of `export.FORMATS`.
+        edits: the edits that `strengths` names; the editor's own by default.
         unexpected: told of errors that are not the photo's.
 
     Raises:
         OSError: the sink cannot be written to.
     """
+    edits = editor.edits if edits is None else edits
     taken: set[str] = set()
     failures = []
     for done, item in enumerate(items, start=1):
         error = None
         try:
-            content = _edit(editor, aligner, item, strengths, whole_photo=whole_photo, suffix=suffix)
+            content = _edit(editor, aligner, item, strengths, edits, whole_photo=whole_photo, suffix=suffix)
         except GRAError as reason:
             error = str(reason)
         except Exception as reason:  # one bad file never stops the rest
@@ -198,17 +202,18 @@ def _edit(
     aligner: FaceAligner,
     item: Item,
     strengths: Mapping[str, float],
+    edits: Mapping[str, EditDirection],
     *,
     whole_photo: bool,
     suffix: str,
 ) -> bytes:
     photo = load_image(item.read())
     aligned = aligner.align(photo, aligner.detect(photo)[0])
-    result: Image.Image = editor.edit(editor.invert(aligned.image), strengths)
+    result: Image.Image = editor.edit(editor.invert(aligned.image), strengths, edits)
     if whole_photo:
         result = paste_back(photo, result, aligned)
     buffer = io.BytesIO()
-    save_picture(result, buffer, suffix, describe(strengths, editor.edits))
+    save_picture(result, buffer, suffix, describe(strengths, edits))
     return buffer.getvalue()
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -96,13 +97,19 @@ class PortraitEditor:
         return codes, self.streams.editing.prepare(residuals)
 
     @torch.inference_mode()
-    def edit(self, inversion: Inversion, strengths: Mapping[str, float]) -> Image.Image:
+    def edit(
+        self,
+        inversion: Inversion,
+        strengths: Mapping[str, float],
+        edits: Mapping[str, EditDirection] | None = None,
+    ) -> Image.Image:
         """Render an edit: the Editing Stream once.
 
         Args:
             inversion: of the photo.
             strengths: slider values by edit key, within each slider's range; missing keys and 0 change nothing.
                 Empty: the reconstruction.
+            edits: the edits to choose from, by key, such as a visitor's own beside `self.edits`, the default.
 
         Returns:
             RGB picture, 1024 x 1024.
@@ -111,7 +118,7 @@ class PortraitEditor:
             UnknownEditError: A key is not in `edits`.
             StrengthError: A value is not a number or out of range.
         """
-        codes = self._edited_codes(inversion, strengths)
+        codes = self._edited_codes(inversion, strengths, edits)
         return tensor_to_image(self.streams.editing(self.generator, codes, inversion.source).picture)
 
     @torch.inference_mode()
@@ -119,6 +126,17 @@ class PortraitEditor:
         """The generator's picture of the (edited) code alone, without residuals; for comparison. As `edit`."""
         return tensor_to_image(self.generator(self._edited_codes(inversion, strengths or {})))
 
-    def _edited_codes(self, inversion: Inversion, strengths: Mapping[str, float]) -> Tensor:
-        offset = torch.from_numpy(edit_offset(self.edits, strengths, inversion.codes[0].float().cpu().numpy()))
+    @property
+    def average_code(self) -> np.ndarray:
+        """Code of the average face, (512,) float32."""
+        return self.generator.mean_w.float().cpu().numpy()
+
+    def _edited_codes(
+        self,
+        inversion: Inversion,
+        strengths: Mapping[str, float],
+        edits: Mapping[str, EditDirection] | None = None,
+    ) -> Tensor:
+        code = inversion.codes[0].float().cpu().numpy()
+        offset = torch.from_numpy(edit_offset(self.edits if edits is None else edits, strengths, code))
         return inversion.codes + offset.to(self.device, inversion.codes.dtype)

@@ -7,6 +7,7 @@ camera) is copied.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -37,8 +38,15 @@ VISIBLE_MARK = "AI-edited"
 MAX_NAME = 120
 
 FRAME_MILLISECONDS = 120
-REST_MILLISECONDS = 700
-"""How long an animation shows each step, and its two ends."""
+REST_MILLISECONDS = 720
+"""How long an animation shows each step, and its two ends: multiples of a video's 40 ms."""
+
+VIDEO_MILLISECONDS = 40
+VIDEO_ROUNDS = 2
+"""Time of one frame of a video, and how often it goes there and back: most players do not repeat it."""
+
+XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
+"""Name of the box that holds XMP in an MP4 (XMP specification, part 3, 1.1.4)."""
 
 
 def describe(strengths: Mapping[str, float], edits: Mapping[str, EditDirection]) -> str:
@@ -91,17 +99,26 @@ def sweep_values(edit: EditDirection, steps: int) -> list[float]:
     return [round(edit.minimum + (edit.maximum - edit.minimum) * i / (steps - 1)) for i in range(steps)]
 
 
+def animation_formats() -> dict[str, str]:
+    """What a person chooses from for an animation -> the suffix. Videos need the package av."""
+    video = {"MP4": ".mp4"} if importlib.util.find_spec("av") else {}
+    return {"GIF": ".gif", "WebP": ".webp", **video}
+
+
 def save_sweep(frames: Sequence[Image.Image], path: Path, note: str = "") -> None:
     """Write an animation that goes through the frames, rests, comes back, and repeats.
 
     Args:
-        frames: RGB pictures of one size, at least two.
-        path: ends in .gif or .webp.
+        frames: RGB pictures of one size, at least two; of even width and height for a video.
+        path: ends in one of the suffixes of `animation_formats`.
         note: what was edited, in words, for the metadata.
     """
     loop = [*frames, *frames[-2:0:-1]]
     durations = [FRAME_MILLISECONDS] * len(loop)
     durations[0] = durations[len(frames) - 1] = REST_MILLISECONDS
+    if path.suffix == ".mp4":
+        _save_video(loop, durations, path, note)
+        return
     options: dict[str, object] = {"save_all": True, "duration": durations, "loop": 0}
     if path.suffix == ".gif":
         # One palette for all frames: a palette for each makes the background flicker.
@@ -111,6 +128,25 @@ def save_sweep(frames: Sequence[Image.Image], path: Path, note: str = "") -> Non
     else:
         options |= {"quality": 85, "method": 2, "xmp": _xmp(note)}
     loop[0].save(path, append_images=loop[1:], **options)
+
+
+def _save_video(loop: Sequence[Image.Image], durations: Sequence[int], path: Path, note: str) -> None:
+    """H.264 at a constant rate, which every player and messenger takes; ends where it began."""
+    import av  # noqa: PLC0415 - slow, and for videos only
+
+    with av.open(path, "w", options={"movflags": "faststart"}) as container:
+        container.metadata["comment"] = _sentence(note)
+        stream = container.add_stream("libx264", rate=1000 // VIDEO_MILLISECONDS, options={"crf": "18"})
+        stream.width, stream.height = loop[0].size
+        stream.pix_fmt = "yuv420p"
+        steps = [*zip(loop, durations, strict=True)] * VIDEO_ROUNDS + [(loop[0], VIDEO_MILLISECONDS)]
+        for picture, duration in steps:
+            for _ in range(duration // VIDEO_MILLISECONDS):
+                container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+    content = XMP_BOX + _xmp(note)
+    with path.open("ab") as file:
+        file.write((8 + len(content)).to_bytes(4, "big") + b"uuid" + content)
 
 
 def _mosaic(frames: Iterable[Image.Image]) -> Image.Image:

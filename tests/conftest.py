@@ -67,6 +67,15 @@ def editor():
 
 
 @pytest.fixture(scope="session")
+def url(tmp_path_factory):
+    """Address of the page with a quick stand-in for the model, in a process of its own."""
+    from serving import SERVER, served
+
+    with served(tmp_path_factory.mktemp("page"), [SERVER]) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
 def bad_files(tmp_path_factory) -> dict[str, Path]:
     """Files that are not photos of a face, by what is wrong with them."""
     folder = tmp_path_factory.mktemp("bad")

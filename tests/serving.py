@@ -17,10 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageOps
+from torch import nn
 
 from gra_core.constants import PROJECT_ROOT
 from gra_core.directions.registry import EditDirection, load_directions
+from gra_core.errors import GRAError
+
+SERVER = str(Path(__file__))
+"""The program that serves the page with the stand-in."""
 
 CHROMIUM_OPTIONS = [
     "--no-sandbox",
@@ -34,19 +39,25 @@ CHROMIUM_OPTIONS = [
 ]
 
 
+GROUPS = ("Face", "More 0", "More 1", "More 2", "More 3")
+
+
 def many_edits() -> dict[str, EditDirection]:
     """Five real edits and twenty made-up ones in four groups: as many as the page has to keep in order."""
     real = load_directions()
     edits = {key: real[key] for key in ("smile", "age", "yaw", "gender", "glasses")}
     edits |= {key: replace(edit, group="Face") for key, edit in edits.items()}
     for index in range(20):
-        words = {"key": f"extra{index}", "label": f"Extra {index}", "group": f"More {index // 5}"}
+        words = {"key": f"extra{index}", "label": f"Extra {index}", "group": GROUPS[1 + index // 5]}
         edits[words["key"]] = replace(edits["smile"], **words, minimum=-100.0 * (index % 2))
     return edits
 
 
 class StandIn:
-    """In the editor's place: smile makes the picture brighter, age takes colour out."""
+    """In the editor's place: smile makes the picture brighter, age takes colour out, edits of one's own mirror it."""
+
+    average_code = np.zeros(512, np.float32)
+    generator = nn.Identity()
 
     def __init__(self) -> None:
         self.inverted = 0
@@ -56,18 +67,34 @@ class StandIn:
         self.inverted += 1
         return aligned
 
-    def edit(self, inversion: Image.Image, strengths: dict[str, float]) -> Image.Image:
+    def edit(self, inversion: Image.Image, strengths: dict[str, float], edits: dict | None = None) -> Image.Image:
+        if any(edits[key].group not in GROUPS for key, value in strengths.items() if value and edits):
+            inversion = ImageOps.mirror(inversion)
         bright = ImageEnhance.Brightness(inversion).enhance(1 + strengths.get("smile", 0) / 200)
         return ImageEnhance.Color(bright).enhance(1 - max(strengths.get("age", 0), 0) / 100)
 
 
+class StandInWords:
+    """In CLIP's place: any description is an edit, after a moment."""
+
+    def direction(self, _generator: object, neutral: str, target: str) -> EditDirection:
+        if not target.strip():
+            raise GRAError("Describe the edit.")
+        smile = many_edits()["smile"]
+        return replace(smile, key="text_edit", label=target, hint=f"From {neutral}.", group="In words", kind="text")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @contextlib.contextmanager
-def served(folder: Path, command: list[str], port: int | None = None) -> Iterator[str]:
+def served(folder: Path, command: list[str]) -> Iterator[str]:
     """Address of a page that `command` serves; fails when the server printed a traceback."""
-    if port is None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+    port = free_port()
     environment = os.environ | {
         "GRADIO_SERVER_NAME": "127.0.0.1",
         "GRADIO_SERVER_PORT": str(port),
@@ -162,8 +189,48 @@ def upload(tab, path: Path | str | dict) -> None:
     tab.wait_for_selector("#status .ready")
 
 
-if __name__ == "__main__":
-    from gra_core.ui.page import build_page, launch_options
+def axe_flaws(tab) -> list[str]:
+    """What axe-core finds serious or critical on the page as it stands, once it stands still."""
+    from axe_core_python.sync_playwright import Axe
+
+    # A button that fades from one look to the other is pale for a moment.
+    tab.evaluate(
+        """async () => {
+            const passing = (change) => change.effect.getComputedTiming().iterations !== Infinity;
+            await Promise.allSettled(document.getAnimations().filter(passing).map((change) => change.finished));
+        }"""
+    )
+    found = Axe().run(tab)["violations"]
+    return [
+        f"{rule['id']}: {[node['html'][:160] for node in rule['nodes'][:4]]}"
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+    ]
+
+
+@contextlib.contextmanager
+def launched(port: int) -> Iterator[str]:
+    """Address of a page with the stand-in, served by this process: there at once, and gone at once."""
+    from gra_core.ui.page import launch_options
+
+    page, place = stand_in_page(), {"server_name": "127.0.0.1", "server_port": port}
+    _, address, _ = page.launch(**launch_options(), **place, prevent_thread_lock=True, quiet=True)
+    try:
+        yield address.rstrip("/")
+    finally:
+        page.close(verbose=False)
+
+
+def stand_in_page() -> object:
+    from gra_core.ui.page import build_page
     from gra_core.ui.studio import Studio
 
-    build_page(Studio(StandIn, many_edits)).launch(**launch_options())
+    return build_page(Studio(StandIn, many_edits, StandInWords))
+
+
+if __name__ == "__main__":
+    from gra_core.ui import visitors
+    from gra_core.ui.page import launch_options
+
+    visitors.PATIENCE = 1.0  # files of a visitor who left go sooner, so that tests need not wait
+    stand_in_page().launch(**launch_options())

@@ -6,16 +6,10 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import StandIn, difference, many_edits, served
+from serving import StandIn, difference, many_edits
 
 from gra_core.alignment import FaceAligner, paste_back
 from gra_core.constants import PROJECT_ROOT
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("api"), [str(PROJECT_ROOT / "tests" / "serving.py")]) as address:
-        yield address
 
 
 @pytest.fixture(scope="module")

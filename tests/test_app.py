@@ -14,6 +14,7 @@ from PIL import Image
 from serving import (
     ORIGINAL,
     StandIn,
+    axe_flaws,
     chromium,
     difference,
     eventually,
@@ -28,7 +29,8 @@ from serving import (
 from gra_core.alignment import FaceAligner
 from gra_core.directions.registry import load_directions
 from gra_core.errors import CheckpointError, FaceTooSmallError, NoFaceError, UnreadableImageError
-from gra_core.ui import edit_tab, gpu, page, presets, session, words
+from gra_core.ui import batch_tab, edit_tab, gpu, own_edits, page, presets, session, words
+from gra_core.ui.examples import example_files
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW
 from gra_core.ui.shelf import KEPT_FILES, Shelf
@@ -120,6 +122,58 @@ def test_a_lent_card_gives_the_same_results_in_main_memory(monkeypatch, editor, 
     result = lent.edit(inversion, {"smile": 40})
     assert difference(result, editor.edit(editor.invert(face), {"smile": 40})) < 0.01
     assert gpu.size_in_bytes(inversion) > 12_000_000  # the pixel residual alone
+
+
+def test_the_page_works_with_a_lent_card(monkeypatch, editor, photo_file, tmp_path):
+    """Upload, move, an edit of one's own and a comparison where `spaces` lends the card, as on ZeroGPU."""
+    import functools
+    import pickle
+    from importlib.machinery import ModuleSpec
+
+    from gra_core.editor import PortraitEditor
+    from gra_core.ui import compare_tab
+
+    loans = []
+
+    def lend(duration):
+        def mark(function):
+            def call(*values):
+                loans.append(function.__name__)
+                return pickle.loads(pickle.dumps(function(*pickle.loads(pickle.dumps(values)))))
+
+            return call
+
+        return mark
+
+    spaces = types.ModuleType("spaces")
+    spaces.__spec__, spaces.GPU = ModuleSpec("spaces", None), lend
+    monkeypatch.setitem(sys.modules, "spaces", spaces)
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    monkeypatch.setattr(PortraitEditor, "from_pretrained", lambda **_where: editor)
+    monkeypatch.setattr(gpu, "LoanedEditor", functools.partial(gpu.LoanedEditor, device="cpu"))
+    monkeypatch.setattr("gra_core.ui.shelf.get_upload_folder", lambda: str(tmp_path))
+    monkeypatch.setenv("GRA_LPIPS_WEIGHTS", str(tmp_path / "absent.pt"))
+    lent = Studio()
+    lent.warm_up().join()
+    assert loans == []  # a loan that nobody asked for would be counted all the same
+    with gr.Blocks():
+        tab, compare = edit_tab.EditTab(lent), compare_tab.CompareTab(lent)
+    *_, last = tab.on_upload(VISITOR, {"path": str(photo_file), "orig_name": "me.png"}, *zeros(tab))
+    assert words.READY in last[tab.status]
+    values = np.zeros((16, 512), np.float32)
+    values[4:8] = 0.3
+    np.save(tmp_path / "curly.npy", values)
+    *_, last = tab.own.on_file(VISITOR, {"path": str(tmp_path / "curly.npy"), "orig_name": "curly.npy"}, *zeros(tab))
+    visit = lent.visitors.get("one")
+    moved = zeros(tab)
+    moved[0], moved[len(lent.edits)] = 40, 50
+    answer = tab.on_move(VISITOR, visit.portrait.history.turn, FACE_VIEW, *moved)
+    expected = editor.edit(editor.invert(visit.portrait.aligned.image), {"smile": 40, "curly": 50}, visit.edits)
+    with Image.open(answer[tab.viewer]["value"]["after"]["path"]) as shown:
+        assert difference(shown.convert("RGB"), expected) < 0.01
+    *_, last = compare.on_example(VISITOR, "smile", 60)
+    assert "Done: Smile +60" in last[compare.status]
+    assert loans == ["invert", "lent_edit", "lent_edit", "run"]
 
 
 def test_no_card_is_lent_elsewhere(monkeypatch):
@@ -355,8 +409,9 @@ def test_a_face_that_is_too_small_leaves_the_chosen_one(tab, studio, pair_file, 
 
 def test_every_edit_has_its_slider(tab):
     edits = many_edits()
-    assert [slider.elem_id for slider in tab.panel.sliders] == [f"edit-{key}" for key in edits]
-    for slider, edit in zip(tab.panel.sliders, edits.values(), strict=True):
+    sliders = tab.panel.sliders[: len(edits)]
+    assert [slider.elem_id for slider in sliders] == [f"edit-{key}" for key in edits]
+    for slider, edit in zip(sliders, edits.values(), strict=True):
         assert (slider.minimum, slider.maximum, slider.value) == (edit.minimum, edit.maximum, 0)
         assert (slider.label, slider.info) == (edit.label, edit.hint)
 
@@ -365,10 +420,22 @@ def test_many_edits_are_folded_by_group():
     edits = many_edits()
     with gr.Blocks() as blocks:
         panel = EditPanel(edits)
-    assert [slider.label for slider in panel.sliders] == [edit.label for edit in edits.values()]
+    assert [slider.label for slider in panel.sliders][: len(edits)] == [edit.label for edit in edits.values()]
     folds = [block for block in blocks.blocks.values() if isinstance(block, gr.Accordion)]
-    assert [fold.label for fold in folds] == ["Face", "More 0", "More 1", "More 2", "More 3"]
-    assert [fold.open for fold in folds] == [True, False, False, False, False]
+    first, more, *_, own = folds
+    assert (first.label, first.open) == (words.FIRST, True)
+    assert (more.label, more.open) == ("More 0: extra 0, extra 1, extra 2, extra 3, extra 4", False)
+    assert (own.label, own.open) == ("Your own edits", False)
+    assert len(folds) == 6
+
+
+def test_the_most_wanted_sliders_come_first():
+    edits = load_directions()
+    with gr.Blocks() as blocks:
+        panel = EditPanel(edits)
+    by_place = [block.label for block in blocks.blocks.values() if isinstance(block, gr.Slider)]
+    assert by_place[:5] == ["Smile", "Age", "Turn head", "Glasses", "Masculine or feminine"]
+    assert len(panel.sliders) == len(edits) + own_edits.MOST
 
 
 def test_presets_are_of_edits_that_there_are():
@@ -382,7 +449,7 @@ def test_presets_are_of_edits_that_there_are():
 # --- the application as users start it -------------------------------------------------------------------------------
 
 
-def test_the_application_edits_and_compares(astronaut, photo_file, editor, tmp_path, monkeypatch):
+def test_the_application_edits_and_compares(astronaut, photo_file, bad_files, editor, tmp_path, monkeypatch):
     """The real model behind the real page: what is shown and downloaded is what the editor makes."""
     monkeypatch.setenv("GRA_LPIPS_WEIGHTS", str(tmp_path / "absent.pt"))
     with served(tmp_path, ["app.py"]) as url, chromium() as browser:
@@ -406,13 +473,20 @@ def test_the_application_edits_and_compares(astronaut, photo_file, editor, tmp_p
             assert difference(result, serious) < 0.1
 
         tab.get_by_role("tab", name="Compare").click()
-        tab.locator("#compare-example").click()
+        photos = [photo_file, bad_files["nobody.png"], example_files()[1]]
+        tab.set_input_files("#compare-files input[type=file]", photos)
+        tab.wait_for_selector("#compare-files .file-preview")
+        tab.locator("#compare-start").click()
         tab.wait_for_selector("#compare-sheet", state="visible")
         assert words.NO_LPIPS in tab.locator("#compare-status").inner_text()
-        titles = tab.locator(".comparison-row figcaption b").all_inner_texts()
+        assert "nobody.png: No face found" in tab.locator("#compare-status").inner_text()
+        names = tab.locator(".comparison-row h2").all_inner_texts()
+        assert names == [photo_file.name, example_files()[1].name]
+        assert axe_flaws(tab) == []
+        titles = tab.locator(".comparison-row").first.locator("figcaption b").all_inner_texts()
         assert titles == ["Input", "Low-rate code", "One-shot, not aligned", "Gradual, not aligned", "GRA"]
         assert tab.locator(".comparison-row dl").last.inner_text().split()[::2] == ["MSE", "Identity"]
-        assert tab.locator(".comparison-row .maps img").count() == 12
+        assert tab.locator(".comparison-row .maps img").count() == 24
         with tab.expect_download() as download:
             tab.locator("#compare-sheet").click()
         assert download.value.suggested_filename == "comparison-smile+60.png"
@@ -423,3 +497,13 @@ def test_the_application_edits_and_compares(astronaut, photo_file, editor, tmp_p
 def test_the_page_can_be_built_without_the_model(studio):
     assert page.build_page(studio) is not None
     assert page.launch_options()["run_history"] is False
+    for thread in threading.enumerate():
+        if thread.name == "warm-up":
+            thread.join()  # a thread in native code at the end of the program would end it with a crash
+
+
+def test_a_batch_that_has_to_wait_says_so(studio):
+    with gr.Blocks():
+        tab = batch_tab.BatchTab(studio, EditPanel(studio.edits))
+    assert words.BATCH_WAITING in tab.on_wait([{"path": "a.png"}])
+    assert words.BATCH_WAITING not in tab.on_wait(None)

@@ -3,10 +3,12 @@
 import io
 import json
 
+import av
+import numpy as np
 import pytest
 from PIL import Image
 
-from gra_core import settings
+from gra_core import export, settings
 from gra_core.directions.registry import load_directions
 from gra_core.errors import SettingsError
 from gra_core.export import FORMATS, SOURCE_TYPE, describe, result_name, save_picture, save_sweep, sweep_values
@@ -46,6 +48,28 @@ def test_settings_in_words_and_names(edits):
     assert describe({}, edits) == "no edit"
     assert result_name("My photo (1)", {"smile": 60.0}, ".png") == "My-photo-1-smile+60.png"
     assert len(result_name("x" * 400, dict.fromkeys(edits, 55.0), ".webp")) <= 120
+
+
+def test_a_video_is_offered_where_it_can_be_written(monkeypatch):
+    assert export.animation_formats() == {"GIF": ".gif", "WebP": ".webp", "MP4": ".mp4"}
+    monkeypatch.setattr(export.importlib.util, "find_spec", lambda _name: None)
+    assert export.animation_formats() == {"GIF": ".gif", "WebP": ".webp"}
+
+
+def test_a_video_goes_there_and_back_twice(face, tmp_path):
+    frames = [face.resize((64, 64)).point(lambda level, v=value: level * v // 4) for value in (1, 2, 3)]
+    save_sweep(frames, tmp_path / "sweep.mp4", "Smile <&>")
+    content = (tmp_path / "sweep.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")  # it starts before it has been fetched whole
+    assert SOURCE_TYPE.encode() in content
+    with av.open(tmp_path / "sweep.mp4") as video:
+        assert video.metadata["comment"].endswith("Smile <&>")
+        (stream,) = video.streams
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 25)
+        brightness = [np.asarray(frame.to_image(), float).mean() for frame in video.decode(stream)]
+    rest, step = 720 // 40, 120 // 40
+    assert len(brightness) == 2 * (2 * rest + 2 * step) + 1
+    assert brightness[0] < brightness[rest] < brightness[rest + step] > brightness[2 * rest + step] > brightness[-1] - 1
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import gradio as gr
 
 from gra_core.batch import SUFFIXES, ZipSink, edit_batch, list_items
+from gra_core.directions.registry import EditDirection
 from gra_core.export import FORMAT_CHOICES, describe
 from gra_core.ui import words
-from gra_core.ui.edit_tab import ONE_AT_A_TIME
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW
 from gra_core.ui.studio import Studio
@@ -33,7 +33,7 @@ class BatchTab:
         self.stopping: set[str | None] = set()
         with gr.Column(elem_id="batch"):
             gr.Markdown(words.BATCH)
-            self.summary = gr.HTML(self._settings({}), elem_id="batch-settings")
+            self.summary = gr.HTML(self._settings({}, {}), elem_id="batch-settings")
             self.files = gr.File(
                 file_count="multiple",
                 file_types=[".zip", *sorted(SUFFIXES)],
@@ -59,17 +59,19 @@ class BatchTab:
         outputs = [self.status, self.result, self.start, self.stop]
         tab.select(self.on_open, self.panel.sliders, [self.summary], **common)
         self.folder.upload(self.on_folder, [self.folder], [self.files], **common)
-        self.start.click(
+        self.start.click(self.on_wait, [self.files], [self.status], **common).then(
             self.on_start,
             [self.files, self.view, self.format, *self.panel.sliders],
             outputs,
-            **common | ONE_AT_A_TIME,
+            # Batches wait for each other, not for those who edit: else one visitor's folder would stop all the others.
+            **common | {"concurrency_id": "batch", "concurrency_limit": 1},
         )
         self.stop.click(self.on_stop, None, [self.stop], **common)
 
-    def on_open(self, *values: object) -> str:
+    def on_open(self, request: gr.Request, *values: object) -> str:
         """The tab was opened: says what the sliders will do."""
-        return self._settings(self.panel.read(values))
+        edits = self.studio.edits_of(request.session_hash)
+        return self._settings(self.panel.read(values, edits), edits)
 
     def on_folder(self, files: list[dict] | None) -> list[str]:
         """A folder was chosen: its photos are listed like single ones, what else is in it is left out."""
@@ -79,6 +81,10 @@ class BatchTab:
         """The visitor has enough: the photo in hand is the last one."""
         self.stopping.add(request.session_hash)
         return gr.update(interactive=False)
+
+    def on_wait(self, files: list[dict] | None) -> str:
+        """Says at once that the batch was asked for: another visitor's may have to end before."""
+        return _progress(0, 1, words.BATCH_WAITING) if files else ""
 
     def on_start(
         self, request: gr.Request, files: list[dict] | None, view: str, file_format: str, *values: object
@@ -99,16 +105,18 @@ class BatchTab:
             items = list_items([Path(file["path"]) for file in files])
             shelf = self.studio.visitors.shelf(request.session_hash, "batch")
             path = shelf.path(RESULT_NAME)
+            edits = self.studio.edits_of(request.session_hash)
             edited, failures, stopped = 0, [], ""
             with ZipSink(path) as sink:
                 for outcome in edit_batch(
                     self.studio.editor,
                     self.studio.aligner,
                     items,
-                    self.panel.read(values),
+                    self.panel.read(values, edits),
                     sink,
                     whole_photo=view == PHOTO_VIEW,
                     suffix=FORMAT_CHOICES[file_format],
+                    edits=edits,
                     unexpected=explain,
                 ):
                     if outcome.error:
@@ -129,10 +137,10 @@ class BatchTab:
             self.result: gr.update(value=str(path), visible=edited > 0),
         }
 
-    def _settings(self, strengths: dict[str, float]) -> str:
+    def _settings(self, strengths: dict[str, float], edits: Mapping[str, EditDirection]) -> str:
         if not strengths:
             return note("ready", words.BATCH_NOTHING)
-        return note("ready", f"For every photo: {describe(strengths, self.studio.edits)}.")
+        return note("ready", f"For every photo: {describe(strengths, edits)}.")
 
 
 def _progress(done: int, total: int, name: str) -> str:

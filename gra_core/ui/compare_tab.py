@@ -16,10 +16,9 @@ from gra_core.export import describe, result_name, save_picture
 from gra_core.images import load_image
 from gra_core.ui import words
 from gra_core.ui.contact_sheet import Row, draw_sheet, figure_texts
-from gra_core.ui.edit_tab import ONE_AT_A_TIME
 from gra_core.ui.examples import example_files
 from gra_core.ui.studio import Studio
-from gra_core.ui.widgets import data_url, explain, note
+from gra_core.ui.widgets import choices_of, data_url, explain, note
 
 if TYPE_CHECKING:
     from gra_core.evaluation.perceptual import LPIPS
@@ -55,7 +54,7 @@ class CompareTab:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self.metrics = Metrics()
-        choices = [(edit.label, key) for key, edit in studio.edits.items()]
+        choices = choices_of(studio.edits)
         with gr.Column(elem_id="compare"):
             gr.Markdown(words.COMPARE)
             self.files = gr.File(
@@ -86,7 +85,9 @@ class CompareTab:
 
     def connect(self) -> None:
         """Wire the events."""
-        common = {"preprocess": False, "api_visibility": "private", **ONE_AT_A_TIME}
+        # In a line of its own, as batches are.
+        line = {"concurrency_id": "compare", "concurrency_limit": 1, "show_progress": "hidden"}
+        common = {"preprocess": False, "api_visibility": "private", **line}
         outputs = [self.status, self.results, self.sheet]
         settings = [self.key, self.strength]
         self.start.click(self.on_start, [self.files, *settings], outputs, **common)
@@ -169,7 +170,8 @@ def _row_html(row: Row) -> str:
     return (
         f'<section class="comparison-row"><h2>{html.escape(row.name)}</h2><div class="columns">{"".join(columns)}</div>'
         f"<p>{html.escape(words.COMPARE_NOTE.strip())}</p>"
-        '<div class="maps"><table><caption>What each stage of GRA does</caption><thead><tr><th scope="col">Stage</th>'
+        '<div class="maps" tabindex="0" role="region" aria-label="Maps">'  # scrolls on a phone: by keyboard, too
+        '<table><caption>What each stage of GRA does</caption><thead><tr><th scope="col">Stage</th>'
         '<th scope="col">Residual found</th><th scope="col">Residual aligned</th>'
         '<th scope="col">Where it comes from (hue: direction, depth of colour: distance)</th>'
         f'<th scope="col">Farthest</th></tr></thead><tbody>{stages}</tbody></table></div></section>'

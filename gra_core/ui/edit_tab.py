@@ -11,24 +11,37 @@ from pathlib import Path
 import gradio as gr
 
 from gra_core import settings
+from gra_core.directions import text
 from gra_core.errors import SettingsError
-from gra_core.export import FORMAT_CHOICES, describe
+from gra_core.export import FORMAT_CHOICES, animation_formats, describe
 from gra_core.images import load_image
 from gra_core.ui import session as work
 from gra_core.ui import words
 from gra_core.ui.examples import example_files
+from gra_core.ui.own_fold import OwnFold
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Session
 from gra_core.ui.studio import Studio
-from gra_core.ui.widgets import HERE, choice, explain, note, picker, picker_value, pictures_value, viewer
+from gra_core.ui.widgets import (
+    HERE,
+    choice,
+    choices_of,
+    explain,
+    file_value,
+    note,
+    picker,
+    picker_value,
+    pictures_value,
+    player,
+    viewer,
+)
 
 ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
-"""All work with the model waits in one line: two edits at once would only make both slower."""
-
-ANIMATIONS = {"GIF": ".gif", "WebP": ".webp"}
+"""Edits wait in one line: two at once would only make both slower."""
 
 SCRIPTS = {
-    name: (HERE / f"{name}.js").read_text(encoding="utf-8") for name in ("download", "save_text", "share_link", "paste")
+    name: (HERE / f"{name}.js").read_text(encoding="utf-8")
+    for name in ("download", "save_text", "share_link", "photos")
 }
 
 
@@ -38,12 +51,13 @@ class EditTab:
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
         self.turn = gr.Number(0, visible=False)  # of the history that the sliders show; 0 without a photo
-        self.status = gr.HTML(note("ready", words.CHOOSE), elem_id="status")
         with gr.Row(equal_height=False, elem_id="work"):
             with gr.Column(scale=3, min_width=320, elem_id="stage"):
+                self.status = gr.HTML(note("ready", words.CHOOSE), elem_id="status")
                 self._draw_stage()
             with gr.Column(scale=2, min_width=320, elem_id="side"):
-                self.panel = EditPanel(studio.edits)
+                self.panel = EditPanel(studio.edits, in_words=text.is_available())
+                self.own = OwnFold(self)
                 with gr.Accordion("Animate an edit", open=False, elem_id="animate"):
                     self._draw_animation()
                 with gr.Accordion("Save or share the settings", open=False, elem_id="share"):
@@ -70,28 +84,21 @@ class EditTab:
         with gr.Column(visible=False, elem_id="stage-bar") as self.bar:
             with gr.Row(elem_classes="bar"):
                 self.view = choice("Show", [FACE_VIEW, PHOTO_VIEW], "view", min_width=230)
-                self.another = gr.Button("New photo", size="md", min_width=110, scale=0, elem_id="another")
-            with gr.Row(elem_classes="bar"):
                 self.format = choice("Format", list(FORMAT_CHOICES), "format", min_width=230)
+            with gr.Row(elem_classes="bar"):
                 self.mark = gr.Checkbox(
                     label="Write “AI-edited” into the corner", container=False, min_width=200, elem_id="mark"
                 )
+                self.another = gr.Button("New photo", size="md", min_width=110, scale=0, elem_id="another")
                 self.download = gr.Button("Download", variant="primary", size="md", min_width=130, elem_id="download")
         self.file = gr.DownloadButton("Download", visible="hidden", elem_id="download-file")
 
     def _draw_animation(self) -> None:
-        choices = [(edit.label, key) for key, edit in self.studio.edits.items()]
+        choices = choices_of(self.studio.edits)
         self.moved = gr.Dropdown(choices, value=choices[0][1], label="Edit", elem_id="animate-edit")
-        self.kind = gr.Radio(list(ANIMATIONS), value="GIF", label="Format", elem_id="animate-format")
-        self.animate = gr.Button("Make the animation", elem_id="animate-go")
-        self.animation = gr.Image(
-            type="filepath",
-            label="Animation",
-            interactive=False,
-            visible=False,
-            buttons=[],
-            elem_id="animation",
-        )
+        self.kind = gr.Radio(list(animation_formats()), value="GIF", label="Format", elem_id="animate-format")
+        self.animate = gr.Button("Make the animation", size="md", elem_id="animate-go")
+        self.animation = player("animation")
         self.animation_file = gr.DownloadButton("Download the animation", visible=False, elem_id="animation-file")
 
     def _draw_sharing(self) -> None:
@@ -112,7 +119,7 @@ class EditTab:
         panel, sliders = self.panel, self.panel.sliders
         outputs = [
             *(self.turn, self.status, self.upload, self.viewer, self.faces, self.bar, self.view, self.welcome),
-            *(self.file, self.animation, self.animation_file, *panel.outputs),
+            *(self.file, self.moved, self.animation, self.animation_file, *panel.outputs, *panel.slots),
         ]
         start = {"inputs": sliders, "outputs": outputs}
 
@@ -135,6 +142,7 @@ class EditTab:
         self.download.click(
             self.on_download, [self.turn, self.view, self.format, self.mark, *sliders], outputs, **common
         ).then(None, [self.file], js=SCRIPTS["download"], api_visibility="private")
+        self.own.connect(outputs, common)
         self.animate.click(self.on_animate, [self.turn, self.moved, self.kind, *sliders], outputs, **common)
         self.save.click(self.on_save, sliders, [self.text], **quick).then(
             None, [self.text], js=SCRIPTS["save_text"], api_visibility="private"
@@ -144,7 +152,7 @@ class EditTab:
             None, [self.text], [self.link], js=SCRIPTS["share_link"], api_visibility="private"
         )
         blocks.load(self.on_visit, None, [self.status, *panel.outputs], **quick)
-        blocks.load(None, js=SCRIPTS["paste"], api_visibility="private")
+        blocks.load(None, js=SCRIPTS["photos"], api_visibility="private")
         blocks.unload(self.on_leave)
 
     # --- a photo comes and goes ------------------------------------------------------------------------------------
@@ -154,7 +162,7 @@ class EditTab:
         strengths = settings.from_query(str(request.query_params), self.studio.edits)
         if not strengths:
             return {self.status: gr.skip()}
-        return {self.status: note("ready", words.WAITING), **self.panel.show(strengths)}
+        return {self.status: note("ready", words.WAITING), **self.panel.show(strengths, self.studio.edits)}
 
     def on_leave(self, request: gr.Request) -> None:
         """The page was closed or loaded anew."""
@@ -173,13 +181,14 @@ class EditTab:
     def on_another(self, request: gr.Request) -> dict:
         """Back to the start."""
         self.studio.visitors.drop(request.session_hash)
-        return {**self._empty(), self.status: note("ready", words.CHOOSE), **self.panel.show({})}
+        shown = self.panel.show({}, self.studio.edits_of(request.session_hash))
+        return {**self._empty(), self.status: note("ready", words.CHOOSE), **shown}
 
     def on_face(self, request: gr.Request, event: gr.SelectData, turn: float, view: str) -> Iterator[dict]:
         """Another face of the photo was chosen."""
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            yield self._no_photo(turn)
+            yield self.no_photo(request, turn)
             return
         if event.index == session.index:
             return
@@ -188,7 +197,7 @@ class EditTab:
             aligned = work.align_face(self.studio, session, event.index)
             session = work.choose_face(self.studio, session, event.index, aligned)
             self.studio.visitors.put(request.session_hash, session)
-            yield {**self._rendered(session, view), self.faces: _faces(session)}
+            yield {**self.rendered(session, view), self.faces: _faces(session)}
         except Exception as error:
             yield {self.status: note("error", explain(error))}
 
@@ -199,7 +208,8 @@ class EditTab:
         session = None
         try:
             yield {self.status: note("busy", words.FINDING)}
-            session = work.open_photo(self.studio, path, name)
+            edits = self.studio.edits_of(request.session_hash)
+            session = work.open_photo(self.studio, path, name, edits=edits)
             aligned = work.align_face(self.studio, session, 0)
             crop = work.show_crop(session, aligned, 0)
             yield {
@@ -208,10 +218,14 @@ class EditTab:
                 self.viewer: gr.update(value=pictures_value(crop, crop), visible=True),
             }
             session = work.choose_face(self.studio, session, 0, aligned)
-            session.portrait.history.set(self.panel.read(values))
+            session.portrait.history.set(self.panel.read(values, edits))
             visitors.put(visitor, session)
             several = words.SEVERAL.format(count=len(session.faces)) if len(session.faces) > 1 else ""
-            yield {**self._rendered(session, FACE_VIEW, several + words.READY), self.bar: gr.update(visible=True)}
+            yield {
+                **self.rendered(session, FACE_VIEW, several + words.READY),
+                **self.panel.show_own(session.portrait.history.current, visitors.edits(visitor)),
+                self.bar: gr.update(visible=True),
+            }
         except Exception as error:
             if session is not None:
                 session.shelf.clear(after=10)
@@ -222,20 +236,21 @@ class EditTab:
 
     def on_move(self, request: gr.Request, turn: float, view: str, *values: object) -> dict:
         """A slider moved."""
-        strengths = self.panel.read(values)
         session = self.studio.visitors.get(request.session_hash)
+        edits = self.studio.edits_of(request.session_hash)
+        strengths = self.panel.read(values, edits)
         if session is None:
-            return {**self._no_photo(turn), **self.panel.show(strengths, sliders=False)}
+            return {**self.no_photo(request, turn), **self.panel.show(strengths, edits, sliders=False)}
         history = session.portrait.history
         if turn != history.turn or strengths == history.current:  # too late, or the end of a drag that is shown already
             return {self.status: gr.skip()}
         history.record(strengths)
-        return self._answer(session, view, sliders=False)
+        return self.answer(session, view, sliders=False)
 
     def on_view(self, request: gr.Request, turn: float, view: str) -> dict:
         """The view was switched."""
         session = self.studio.visitors.get(request.session_hash)
-        return self._no_photo(turn) if session is None else self._answer(session, view, sliders=False)
+        return self.no_photo(request, turn) if session is None else self.answer(session, view, sliders=False)
 
     def on_reset(self, request: gr.Request, turn: float, view: str) -> dict:
         """All sliders go to 0."""
@@ -256,18 +271,19 @@ class EditTab:
     def _step(self, request: gr.Request, turn: float, view: str, step: str) -> dict:
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            return self._no_photo(turn)
+            return self.no_photo(request, turn)
         getattr(session.portrait.history, step)()
-        return self._answer(session, view)
+        return self.answer(session, view)
 
     def _set(self, request: gr.Request, turn: float, view: str, strengths: Mapping[str, float]) -> dict:
         """All sliders go where they are told."""
-        strengths = settings.clean(self.studio.edits, strengths)
         session = self.studio.visitors.get(request.session_hash)
+        edits = self.studio.edits_of(request.session_hash)
+        strengths = settings.clean(edits, strengths)
         if session is None:
-            return {**self._no_photo(turn), **self.panel.show(strengths)}
+            return {**self.no_photo(request, turn), **self.panel.show(strengths, edits)}
         session.portrait.history.set(strengths)
-        return self._answer(session, view)
+        return self.answer(session, view)
 
     # --- results and settings ------------------------------------------------------------------------------------
 
@@ -277,10 +293,10 @@ class EditTab:
         """Makes the file that the browser fetches next."""
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            return {**self._no_photo(turn), self.file: None}
+            return {**self.no_photo(request, turn), self.file: None}
         try:
             suffix = FORMAT_CHOICES[file_format]
-            strengths = self.panel.read(values)
+            strengths = self.panel.read(values, session.edits)
             return {self.file: work.export_result(self.studio, session, strengths, view, suffix, visible_mark=mark)}
         except Exception as error:
             return {self.status: note("error", explain(error)), self.file: None}
@@ -289,63 +305,64 @@ class EditTab:
         """Makes an animation of one edit."""
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
-            yield self._no_photo(turn)
+            yield self.no_photo(request, turn)
             return
         try:
             total = work.SWEEP_FRAMES
             yield {self.status: note("busy", words.ANIMATING.format(done=1, total=total))}
-            strengths = self.panel.read(values)
-            for done, path in work.animate(self.studio, session, strengths, key, ANIMATIONS[kind]):
+            strengths = self.panel.read(values, session.edits)
+            for done, path in work.animate(self.studio, session, strengths, key, animation_formats()[kind]):
                 if path is None:
                     message = words.ANIMATING.format(done=min(done + 1, total), total=total)
                     yield {self.status: note("busy", message)}
                 else:
                     yield {
                         self.status: note("ready", words.ANIMATED),
-                        self.animation: gr.update(value=path, visible=True),
+                        self.animation: gr.update(value=file_value(path), visible=True),
                         self.animation_file: gr.update(value=path, visible=True),
                     }
         except Exception as error:
             yield {self.status: note("error", explain(error))}
 
-    def on_save(self, *values: object) -> str:
+    def on_save(self, request: gr.Request, *values: object) -> str:
         """The text of a settings file."""
-        return settings.to_json(self.panel.read(values))
+        return settings.to_json(self.panel.read(values, self.studio.edits_of(request.session_hash)))
 
     def on_share(self, *values: object) -> tuple[str, dict, str]:
-        """The query of a link; the browser makes the link of it."""
-        return settings.to_query(self.panel.read(values)), gr.update(visible=True), note("ready", words.LINK)
+        """The query of a link; the browser makes the link of it. Edits of one's own are for no one else."""
+        query = settings.to_query(self.panel.read(values, self.studio.edits))
+        return query, gr.update(visible=True), note("ready", words.LINK)
 
     def on_load(self, request: gr.Request, file: dict, turn: float, view: str) -> dict:
         """A settings file was chosen."""
         try:
             content = Path(file["path"]).read_bytes()
-            strengths, unknown = settings.from_json(content, self.studio.edits)
+            strengths, unknown = settings.from_json(content, self.studio.edits_of(request.session_hash))
         except SettingsError as error:
             return {self.status: note("error", str(error))}
-        message = words.LOADED.format(settings=describe(strengths, self.studio.edits))
+        message = words.LOADED.format(settings=describe(strengths, self.studio.edits_of(request.session_hash)))
         if unknown:
             message += words.UNKNOWN.format(names=", ".join(unknown)[:200])
         return {**self._set(request, turn, view, strengths), self.status: note("ready", message)}
 
     # --- what the page shows -------------------------------------------------------------------------------------
 
-    def _answer(self, session: Session, view: str, *, sliders: bool = True) -> dict:
+    def answer(self, session: Session, view: str, message: str | None = words.READY, *, sliders: bool = True) -> dict:
         """The page after new settings, or a message why there is no new picture."""
         try:
-            return self._rendered(session, view, sliders=sliders)
+            return self.rendered(session, view, message, sliders=sliders)
         except Exception as error:
             return {self.status: note("error", explain(error))}
 
-    def _rendered(self, session: Session, view: str, message: str = words.READY, *, sliders: bool = True) -> dict:
-        """The page with the picture of the chosen face's settings."""
+    def rendered(self, session: Session, view: str, message: str | None = words.READY, *, sliders: bool = True) -> dict:
+        """The page with the picture of the chosen face's settings; without a message that line stays as it is."""
         history = session.portrait.history
         pictures = work.render(self.studio, session, history.current, view)
         return {
             self.turn: history.turn,
-            self.status: note("ready", message),
+            self.status: note("ready", message) if message else gr.skip(),
             self.viewer: gr.update(value=pictures_value(*pictures), visible=True),
-            **self.panel.reflect(history, sliders=sliders),
+            **self.panel.reflect(history, session.edits, sliders=sliders),
         }
 
     def _opened(self, session: Session) -> dict:
@@ -375,10 +392,10 @@ class EditTab:
             self.panel.redo: gr.update(interactive=False),
         }
 
-    def _no_photo(self, turn: float) -> dict:
+    def no_photo(self, request: gr.Request, turn: float) -> dict:
         """The page when there is nothing to edit: not yet, or not any more."""
         if turn:
-            return {**self._empty(), self.status: note("error", words.EXPIRED)}
+            return {**self._empty(), **self.own.show(request, {}), self.status: note("error", words.EXPIRED)}
         return {self.status: note("ready", words.WAITING)}
 
 

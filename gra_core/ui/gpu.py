@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 if TYPE_CHECKING:
+    from gra_core.directions.registry import EditDirection
     from gra_core.editor import Inversion, PortraitEditor
 
 SECONDS = 10
@@ -39,13 +40,15 @@ def move(value: Any, device: str) -> Any:
 
 
 def size_in_bytes(value: Any) -> int:
-    """Memory that the tensors and pictures in an inversion take."""
+    """Memory that the tensors and pictures in an inversion, or the numbers of an edit, take."""
     if is_dataclass(value):
         return sum(size_in_bytes(getattr(value, field.name)) for field in fields(value))
     if isinstance(value, tuple):
         return sum(map(size_in_bytes, value))
     if isinstance(value, Image.Image):
         return value.width * value.height * len(value.getbands())
+    if hasattr(owner := getattr(value, "__self__", None), "parameters"):  # a method of a network
+        return sum(parameter.nbytes for parameter in owner.parameters())
     return getattr(value, "nbytes", 0)
 
 
@@ -56,7 +59,8 @@ class LoanedEditor:
         """Wrap an editor that was loaded on the CPU."""
         import spaces  # noqa: PLC0415 - on Spaces only
 
-        self.edits = editor.edits
+        self.edits, self.average_code = editor.edits, editor.average_code
+        self.generator = editor.generator  # in main memory
 
         def borrowed() -> PortraitEditor:
             parts = (editor.generator.to(device), editor.encoder.to(device), editor.streams.to(device))
@@ -67,8 +71,19 @@ class LoanedEditor:
             return move(borrowed().invert(aligned), "cpu")
 
         @spaces.GPU(duration=SECONDS)
-        def edit(inversion: Inversion, strengths: Mapping[str, float]) -> Image.Image:
-            return borrowed().edit(move(inversion, device), strengths)
+        def lent_edit(
+            inversion: Inversion, strengths: Mapping[str, float], edits: Mapping[str, EditDirection] | None
+        ) -> Image.Image:
+            return borrowed().edit(move(inversion, device), strengths, edits)
+
+        def edit(
+            inversion: Inversion,
+            strengths: Mapping[str, float],
+            edits: Mapping[str, EditDirection] | None = None,
+        ) -> Image.Image:
+            if edits is not None:
+                edits = {key: edits[key] for key in strengths if key in edits}  # only what has to be copied
+            return lent_edit(inversion, strengths, edits)
 
         @spaces.GPU(duration=SECONDS)
         def run(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -79,6 +79,18 @@ class History:
         self._position = min(self._position + 1, len(self._states) - 1)
         self._begin_turn()
 
+    def forget(self, key: str) -> None:
+        """An edit is no more: it leaves all settings, and steps that changed nothing else."""
+        states: list[dict[str, float]] = []
+        for index, state in enumerate(self._states):
+            rest = {name: value for name, value in state.items() if name != key}
+            if not states or states[-1] != rest:
+                states.append(rest)
+            if index == self._position:
+                position = len(states) - 1
+        self._states, self._position = states, position
+        self._begin_turn()
+
     def _begin_turn(self) -> None:
         self._gesture = (frozenset(), 0.0)
         self.turn = next(_TURNS)

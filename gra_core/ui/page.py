@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
+from gra_core.memory import keep_freed_memory
 from gra_core.ui import words
 from gra_core.ui.api import add_endpoints
 from gra_core.ui.batch_tab import BatchTab
@@ -38,6 +39,7 @@ def build_page(studio: Studio | None = None) -> gr.Blocks:
     Raises:
         CheckpointError: the registry of edits is missing or damaged.
     """
+    keep_freed_memory()  # before the threads that answer visitors are started
     studio = studio or Studio()
     with gr.Blocks(title=words.TITLE, analytics_enabled=False, delete_cache=(600, int(LIFETIME))) as blocks:
         with gr.Row(elem_id="head"):

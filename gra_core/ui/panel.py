@@ -8,14 +8,16 @@ from collections.abc import Mapping
 import gradio as gr
 
 from gra_core import settings
+from gra_core.constants import MAX_STRENGTH
+from gra_core.directions.importers import SUFFIXES
 from gra_core.directions.registry import EditDirection
 from gra_core.export import describe
-from gra_core.ui import presets, words
+from gra_core.ui import own_edits, presets, words
 from gra_core.ui.history import History
 from gra_core.ui.widgets import picker, picker_value
 
-OPEN_SLIDERS = 8
-"""Groups are open from the first on as long as together they have no more sliders than this."""
+FIRST = ("smile", "age", "yaw", "glasses", "gender", "hair_light")
+"""What most people come for: these sliders stand before the groups, in this order."""
 
 
 class EditPanel:
@@ -23,9 +25,10 @@ class EditPanel:
 
     Args:
         edits: in slider order.
+        in_words: whether visitors may describe an edit.
     """
 
-    def __init__(self, edits: Mapping[str, EditDirection]) -> None:
+    def __init__(self, edits: Mapping[str, EditDirection], *, in_words: bool = False) -> None:
         self.edits = edits
         self.presets = list(presets.available(edits).items())
         with gr.Column(elem_id="controls"):
@@ -38,24 +41,68 @@ class EditPanel:
             names = [name for name, _ in self.presets]
             self.preset = picker("Presets", "presets", picker_value(names), visible=bool(names))
             self.sliders = _sliders(edits)
+            with gr.Accordion("Your own edits", open=False, elem_classes="edit-group", elem_id="own"):
+                self._draw_own(in_words)
         self.outputs = [self.undo, self.redo, self.summary, *self.sliders]
+        self.own_outputs = [*self.slots, *self.own_sliders]
 
-    def read(self, values: tuple[object, ...]) -> dict[str, float]:
-        """Settings from the values of the sliders; an emptied number box counts as 0."""
-        return settings.clean(self.edits, dict(zip(self.edits, values, strict=True)))
+    def _draw_own(self, in_words: bool) -> None:
+        gr.Markdown(words.OWN)
+        # Gradio cannot make sliders later: these wait, hidden, for edits of the visitor's own.
+        self.slots: list[gr.Column] = []
+        self.own_sliders: list[gr.Slider] = []
+        self.removers: list[gr.Button] = []
+        for index in range(own_edits.MOST):
+            with gr.Column(visible=False, elem_classes="own-slot") as slot:
+                self.own_sliders.append(_slider("", "", -MAX_STRENGTH, f"own-{index}"))
+                self.removers.append(gr.Button("Remove", size="sm", min_width=80, elem_classes="remove"))
+            self.slots.append(slot)
+        self.sliders += self.own_sliders
+        self.file = gr.UploadButton("Add a file", file_types=list(SUFFIXES), size="sm", elem_id="own-file")
+        with gr.Column(visible=in_words, elem_id="describe"):
+            self.target = gr.Textbox(
+                label="Or describe the edit", placeholder="a face with freckles", max_lines=1, elem_id="describe-target"
+            )
+            self.neutral = gr.Textbox(
+                label="Compared with", value=words.NEUTRAL, max_lines=1, elem_id="describe-neutral"
+            )
+            gr.Markdown(words.DESCRIBE)
+            self.describe = gr.Button("Make it a slider", size="sm", elem_id="describe-go")
 
-    def reflect(self, history: History, *, sliders: bool = True) -> dict:
+    def read(self, values: tuple[object, ...], edits: Mapping[str, EditDirection]) -> dict[str, float]:
+        """Settings from the values of the sliders; an emptied number box counts as 0.
+
+        Args:
+            values: of all sliders, those without an edit included.
+            edits: the visitor's: the shared ones, then own ones.
+        """
+        return settings.clean(edits, dict(zip(edits, values, strict=False)))
+
+    def reflect(self, history: History, edits: Mapping[str, EditDirection], *, sliders: bool = True) -> dict:
         """What changes on the panel to show a face's settings; the sliders that a hand is on are left alone."""
         return {
             self.undo: gr.update(interactive=history.can_undo),
             self.redo: gr.update(interactive=history.can_redo),
-            **self.show(history.current, sliders=sliders),
+            **self.show(history.current, edits, sliders=sliders),
         }
 
-    def show(self, strengths: Mapping[str, float], *, sliders: bool = True) -> dict:
+    def show(self, strengths: Mapping[str, float], edits: Mapping[str, EditDirection], *, sliders: bool = True) -> dict:
         """What changes on the panel to show settings, without undo and redo."""
-        values = {s: strengths.get(key, 0) for key, s in zip(self.edits, self.sliders, strict=True)}
-        return {self.summary: _summary(strengths, self.edits), **(values if sliders else {})}
+        values = {slider: strengths.get(key, 0) for key, slider in zip(edits, self.sliders, strict=False)}
+        return {self.summary: _summary(strengths, edits), **(values if sliders else {})}
+
+    def show_own(self, strengths: Mapping[str, float], own: Mapping[str, EditDirection]) -> dict:
+        """What changes on the panel when edits of the visitor's own come or go."""
+        changes: dict = {}
+        edits = [*own.values(), *[None] * own_edits.MOST][: own_edits.MOST]
+        for slot, slider, edit in zip(self.slots, self.own_sliders, edits, strict=True):
+            changes[slot] = gr.update(visible=edit is not None)
+            changes[slider] = (
+                gr.update(value=strengths.get(edit.key, 0), label=edit.label, info=f"{edit.hint} {edit.caveat}")
+                if edit
+                else gr.update(value=0)
+            )
+        return changes
 
 
 def notes(edits: Mapping[str, EditDirection]) -> str:
@@ -70,25 +117,33 @@ def _summary(strengths: Mapping[str, float], edits: Mapping[str, EditDirection])
 
 
 def _sliders(edits: Mapping[str, EditDirection]) -> list[gr.Slider]:
-    """One slider per edit in the fold of its group, returned in the order of `edits`."""
+    """One slider per edit, returned in the order of `edits`: the most wanted ones first, others folded by group."""
     groups: dict[str, list[EditDirection]] = {}
     for edit in edits.values():
-        groups.setdefault(edit.group, []).append(edit)
+        if edit.key not in FIRST:
+            groups.setdefault(edit.group, []).append(edit)
     sliders = {}
-    room = OPEN_SLIDERS
+    first = [edits[key] for key in FIRST if key in edits]
+    with gr.Accordion(words.FIRST, open=True, visible=bool(first), elem_classes="edit-group"):
+        for edit in first:
+            sliders[edit.key] = _slider(edit.label, edit.hint, edit.minimum, f"edit-{edit.key}")
     for group, members in groups.items():
-        room -= len(members)
-        with gr.Accordion(group, open=room >= 0, elem_classes="edit-group"):
+        contents = ", ".join(edit.label.lower() for edit in members)
+        with gr.Accordion(f"{group}: {contents}", open=False, elem_classes="edit-group"):
             for edit in members:
-                sliders[edit.key] = gr.Slider(
-                    edit.minimum,
-                    edit.maximum,
-                    value=0,
-                    step=1,
-                    label=edit.label,
-                    info=edit.hint,
-                    elem_id=f"edit-{edit.key}",
-                    elem_classes=["edit-slider", "two-sided" if edit.minimum < 0 else "one-sided"],
-                    buttons=["reset"],
-                )
+                sliders[edit.key] = _slider(edit.label, edit.hint, edit.minimum, f"edit-{edit.key}")
     return [sliders[key] for key in edits]
+
+
+def _slider(label: str, hint: str, minimum: float, elem_id: str) -> gr.Slider:
+    return gr.Slider(
+        minimum,
+        MAX_STRENGTH,
+        value=0,
+        step=1,
+        label=label,
+        info=hint,
+        elem_id=elem_id,
+        elem_classes=["edit-slider", "two-sided" if minimum < 0 else "one-sided"],
+        buttons=["reset"],
+    )

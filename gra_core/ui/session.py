@@ -53,7 +53,7 @@ class Session:
         name: the file's name on the visitor's side, without its suffix.
         faces: all faces, largest first.
         shelf: where the pictures lie that the browser sees.
-        edits: the edits that this visitor has, by name: the registry, and where edits of one's own may be added.
+        edits: the edits that this visitor has, by key: the shared ones, then the visitor's own.
         index: the face that the sliders edit.
         portraits: inversions so far, by face index.
     """
@@ -99,7 +99,13 @@ class Session:
         return {index: strengths for index, strengths in others.items() if strengths}
 
 
-def open_photo(studio: Studio, path: str | Path, name: str, root: str | Path | None = None) -> Session:
+def open_photo(
+    studio: Studio,
+    path: str | Path,
+    name: str,
+    root: str | Path | None = None,
+    edits: Mapping[str, EditDirection] | None = None,
+) -> Session:
     """Read a photo and find its faces.
 
     Args:
@@ -107,6 +113,7 @@ def open_photo(studio: Studio, path: str | Path, name: str, root: str | Path | N
         path: the uploaded file.
         name: the file's name on the visitor's side.
         root: the folder for the files of the session; see `Shelf`.
+        edits: the edits that the visitor has; the shared ones by default.
 
     Raises:
         UnreadableImageError: the file is not a picture.
@@ -114,7 +121,8 @@ def open_photo(studio: Studio, path: str | Path, name: str, root: str | Path | N
     """
     photo = load_image(path)
     faces = tuple(studio.aligner.detect(photo))
-    return Session(photo=photo, name=Path(name).stem, faces=faces, shelf=Shelf(root), edits=studio.edits)
+    edits = studio.edits if edits is None else edits
+    return Session(photo=photo, name=Path(name).stem, faces=faces, shelf=Shelf(root), edits=edits)
 
 
 def align_face(studio: Studio, session: Session, index: int) -> AlignedFace:
@@ -141,7 +149,7 @@ def render(studio: Studio, session: Session, strengths: Mapping[str, float], vie
     The face at 1024 x 1024 without loss, or the whole photo at PREVIEW_SIDE at most.
     """
     portrait = session.portrait
-    result = studio.editor.edit(portrait.inversion, strengths)
+    result = studio.editor.edit(portrait.inversion, strengths, session.edits)
     if view == FACE_VIEW:
         return show_crop(session, portrait.aligned, session.index), session.shelf.put(result)
     whole = _into_photo(studio, session, session.preview, result, "preview")
@@ -158,7 +166,7 @@ def export_result(
     visible_mark: bool = False,
 ) -> str:
     """Path of a picture of the result at full size, named after the photo and the edits."""
-    result = studio.editor.edit(session.portrait.inversion, strengths)
+    result = studio.editor.edit(session.portrait.inversion, strengths, session.edits)
     if view == PHOTO_VIEW:
         result = _into_photo(studio, session, session.photo, result, "photo")
     path = session.shelf.path(export.result_name(session.name, strengths, suffix))
@@ -172,12 +180,12 @@ def animate(
 ) -> Iterator[tuple[int, str | None]]:
     """Make an animation of one edit from end to end, the other sliders as they are.
 
-    Yields the number of finished frames with None, at last with the path of the file (.gif or .webp).
+    Yields the number of finished frames with None, at last with the path of the file.
     """
     edit = session.edits[key]
     frames = []
     for value in export.sweep_values(edit, SWEEP_FRAMES):
-        picture = studio.editor.edit(session.portrait.inversion, {**strengths, key: value})
+        picture = studio.editor.edit(session.portrait.inversion, {**strengths, key: value}, session.edits)
         frames.append(picture.resize((SWEEP_SIDE, SWEEP_SIDE), Image.Resampling.LANCZOS))
         yield len(frames), None
     path = session.shelf.path(export.result_name(session.name, {}, "").replace("-unedited", f"-{key}-sweep") + suffix)
@@ -198,7 +206,7 @@ def _into_photo(studio: Studio, session: Session, photo: Image.Image, result: Im
         background = photo
         for index, strengths in others.items():
             portrait = session.portraits[index]
-            edited = studio.editor.edit(portrait.inversion, strengths)
+            edited = studio.editor.edit(portrait.inversion, strengths, session.edits)
             background = paste_back(background, edited, place(portrait.aligned))
         if others:
             session._backgrounds[size] = (others, background)

@@ -1,23 +1,32 @@
-"""What all visitors share: the registry of edits, the face finder, the editor and the sessions."""
+"""What all visitors share: the registry of edits, the face finder, the editor, CLIP and the sessions."""
 
 from __future__ import annotations
 
+import copy
 import logging
+import os
 import threading
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from safetensors import safe_open
+
 from gra_core.alignment import FaceAligner
-from gra_core.checkpoints import DIRECTIONS, CheckpointSource
+from gra_core.checkpoints import DIRECTIONS, GENERATOR, CheckpointSource
 from gra_core.directions.registry import EditDirection, load_directions
 from gra_core.images import load_image
-from gra_core.ui import gpu
+from gra_core.ui import gpu, own_edits
 from gra_core.ui.examples import example_files
 from gra_core.ui.visitors import Visitors
 
 if TYPE_CHECKING:
+    from gra_core.directions.text import TextDirections
     from gra_core.editor import PortraitEditor
+    from gra_core.models.generator import Generator
+
+MAPPERS = "GRA_MAPPERS"
+"""Environment variable: StyleCLIP mapper checkpoints to offer as sliders; see `own_edits.load_mappers`."""
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +35,28 @@ def load_editor() -> PortraitEditor:
     """The editor with its default weights. Raises CheckpointError."""
     from gra_core.editor import PortraitEditor  # noqa: PLC0415 - slow, and not needed to show the page
 
-    if gpu.on_loan():
-        return gpu.LoanedEditor(PortraitEditor.from_pretrained(device="cpu"))
-    return PortraitEditor.from_pretrained()
+    editor = PortraitEditor.from_pretrained(device="cpu" if gpu.on_loan() else None)
+    if os.environ.get(MAPPERS):
+        editor.edits |= load_registry()
+    return gpu.LoanedEditor(editor) if gpu.on_loan() else editor
 
 
 def load_registry() -> dict[str, EditDirection]:
-    """The edits of the same weights. Raises CheckpointError."""
-    return load_directions(CheckpointSource().path(DIRECTIONS))
+    """The edits of the same weights, and the mappers that the operator adds. Raises CheckpointError."""
+    files = CheckpointSource()
+    edits = load_directions(files.path(DIRECTIONS))
+    if sources := os.environ.get(MAPPERS):
+        with safe_open(files.path(GENERATOR), framework="numpy") as file:
+            average = file.get_tensor("mean_w")
+        edits |= own_edits.load_mappers(sources, average, edits)
+    return edits
+
+
+def load_words() -> TextDirections:
+    """CLIP for edits in words; downloads it the first time. Raises MissingPackageError."""
+    from gra_core.directions.text import TextDirections  # noqa: PLC0415 - slow, and mostly not needed
+
+    return TextDirections.from_pretrained()
 
 
 class Studio:
@@ -42,6 +65,7 @@ class Studio:
     Args:
         load_editor: makes the editor; called at most once, unless it raises.
         load_registry: reads the edits.
+        load_words: makes what turns words into edits; called when the first visitor asks for it.
         visitors: where sessions are kept; by default a store with the usual limits.
     """
 
@@ -49,10 +73,14 @@ class Studio:
         self,
         load_editor: Callable[[], PortraitEditor] = load_editor,
         load_registry: Callable[[], dict[str, EditDirection]] = load_registry,
+        load_words: Callable[[], TextDirections] = load_words,
         visitors: Visitors | None = None,
     ) -> None:
         self._load_editor = load_editor
         self._load_registry = load_registry
+        self._load_words = load_words
+        self._words: tuple[TextDirections, Generator] | None = None
+        self._words_lock = threading.Lock()
         self.aligner = FaceAligner()
         self.visitors = visitors or Visitors()
         self._editor: PortraitEditor | None = None
@@ -70,6 +98,25 @@ class Studio:
             if self._editor is None:
                 self._editor = self._load_editor()
             return self._editor
+
+    def edits_of(self, visitor: str | None) -> dict[str, EditDirection]:
+        """The edits that a visitor can choose from: the shared ones, then the visitor's own."""
+        return self.edits | self.visitors.edits(visitor)
+
+    def describe_edit(self, neutral: str, target: str) -> EditDirection:
+        """The edit that leads from one description to another.
+
+        Made on the CPU from a copy of the generator: gradients are taken of it while others edit.
+
+        Raises:
+            GRAError: the descriptions cannot be used, or CLIP cannot be had.
+        """
+        with self._words_lock:
+            if self._words is None:
+                words = self._load_words()
+                self._words = words, copy.deepcopy(self.editor.generator).to("cpu")
+            words, generator = self._words
+            return words.direction(generator, neutral, target)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """`function(editor, *arguments)`, on the card where one is lent."""

@@ -1,2 +1,7 @@
-// Gradio's dark look is a class of the body; the system's preference is what it starts with.
-element.querySelector("button").addEventListener("click", () => document.body.classList.toggle("dark"));
+// Gradio's dark look is a class of the body; it starts with what was chosen here before, else the system's preference.
+const look = document.body.classList;
+const chosen = localStorage.getItem("look");
+if (chosen) look.toggle("dark", chosen === "dark");
+element.querySelector("button").addEventListener("click", () => {
+  localStorage.setItem("look", look.toggle("dark") ? "dark" : "light");
+});

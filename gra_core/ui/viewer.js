@@ -4,9 +4,16 @@ const frame = find("frame");
 const divider = find("divider");
 const hold = find("hold");
 
-const split = () => frame.style.setProperty("--split", divider.value + "%");
+// A label stands only where its side of the line has room for it.
+const split = () => {
+  frame.style.setProperty("--split", divider.value + "%");
+  const line = (divider.value / 100) * frame.clientWidth;
+  const [left, right] = [find("left"), find("right")];
+  left.classList.toggle("out", line < left.offsetLeft + left.offsetWidth + 4);
+  right.classList.toggle("out", line > right.offsetLeft - 4);
+};
 divider.addEventListener("input", split);
-split();
+new ResizeObserver(split).observe(frame);
 
 const peek = (on) => () => {
   frame.classList.toggle("peek", on);
@@ -43,6 +50,7 @@ const show = async () => {
   try {
     const [before, after] = await Promise.all([loaded(value.before.url), loaded(value.after.url)]);
     if (ticket !== newest) return;
+    frame.classList.remove("waiting");
     frame.style.setProperty("--shape", after.naturalWidth / after.naturalHeight);
     find("before").src = before.src;
     find("after").src = after.src;
@@ -51,5 +59,12 @@ const show = async () => {
     // The file is gone already: a newer picture is on its way.
   }
 };
+let patience;
+document.addEventListener("input", (event) => {
+  if (!event.target.closest(".edit-slider")) return;
+  frame.classList.add("waiting");
+  clearTimeout(patience); // a place that changes nothing brings no picture
+  patience = setTimeout(() => frame.classList.remove("waiting"), 4000);
+});
 watch("value", show);
 show();

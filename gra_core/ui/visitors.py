@@ -1,7 +1,7 @@
-"""Sessions of all visitors in bounded memory.
+"""What is kept of all visitors, in bounded memory: their sessions and the edits that they brought.
 
-A session is found only by the key that Gradio gives to one open page. It ends when the page is closed, some time after
-it was last used, or when newer sessions need its place.
+Both are found only by the key that Gradio gives to one open page. They end when the page is closed, some time after
+they were last used, or when newer visits need their place.
 """
 
 from __future__ import annotations
@@ -9,19 +9,24 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gra_core.directions.registry import EditDirection
+from gra_core.errors import GRAError
+from gra_core.ui.gpu import size_in_bytes
+from gra_core.ui.own_edits import MOST, with_free_key
 from gra_core.ui.shelf import Shelf
 
 if TYPE_CHECKING:
     from gra_core.ui.session import Session
 
 LIFETIME = 3600.0
-"""Seconds after its last use at which a session ends."""
+"""Seconds after its last use at which a visit ends."""
 
 CAPACITY = 1_000_000_000
-"""Bytes that the photos and inversions of all sessions may take together."""
+"""Bytes that the photos, inversions and own edits of all visitors may take together."""
 
 PATIENCE = 10.0
 """Seconds that the files of a session outlive it, for a browser that is still loading one of them."""
@@ -29,12 +34,32 @@ PATIENCE = 10.0
 SWEEP_SECONDS = 60.0
 
 
+@dataclass
+class Visit:
+    """What is kept of one visitor.
+
+    Attributes:
+        used: when it was last used, by the clock of `Visitors`.
+        session: the photo and what was made of it.
+        edits: edits of the visitor's own, by key.
+    """
+
+    used: float
+    session: Session | None = None
+    edits: dict[str, EditDirection] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes, without small things."""
+        return (self.session.nbytes if self.session else 0) + sum(map(size_in_bytes, self.edits.values()))
+
+
 class Visitors:
-    """Sessions by visitor; the one used longest ago goes first. Safe to use from several threads.
+    """Visits; the one used longest ago goes first. Safe to use from several threads.
 
     Args:
-        capacity: bytes for all sessions. The newest one is kept even if it needs more by itself.
-        lifetime: seconds after its last use at which a session ends.
+        capacity: bytes for all visits. The newest one is kept even if it needs more by itself.
+        lifetime: seconds after its last use at which a visit ends.
         clock: seconds, for tests.
     """
 
@@ -42,42 +67,64 @@ class Visitors:
         self, capacity: int = CAPACITY, lifetime: float = LIFETIME, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.capacity, self.lifetime, self.clock = capacity, lifetime, clock
-        self._sessions: OrderedDict[str, tuple[Session, float]] = OrderedDict()
+        self._visits: OrderedDict[str, Visit] = OrderedDict()
         self._shelves: dict[tuple[str, str], Shelf] = {}
         self._lock = threading.RLock()
         self._sweeper: threading.Thread | None = None
 
     def __len__(self) -> int:
         """How many sessions there are."""
-        return len(self._sessions)
+        return sum(visit.session is not None for visit in list(self._visits.values()))
 
     def get(self, key: str | None) -> Session | None:
         """The session of a visitor, marked as used now; None when there is none any more."""
         self.end_old_ones()
         with self._lock:
-            if key not in self._sessions:
-                return None
-            session, _ = self._sessions[key]
-            self._sessions[key] = (session, self.clock())
-            self._sessions.move_to_end(key)
-            return session
+            return self._use(key).session if key in self._visits else None
 
     def put(self, key: str, session: Session) -> None:
         """Keep a visitor's session, new or changed, and make room for it."""
         with self._lock:
-            before, _ = self._sessions.pop(key, (None, 0))
+            visit = self._use(key)
+            before, visit.session = visit.session, session
             if before is not None and before.shelf is not session.shelf:
                 before.shelf.clear(PATIENCE)
-            self._sessions[key] = (session, self.clock())
-            self._sweeper = self._sweeper or self._start_sweeping()
         self.end_old_ones()
 
     def drop(self, key: str | None) -> None:
-        """End a visitor's session, if there is one."""
+        """End a visitor's session, if there is one; own edits stay for the next photo."""
         with self._lock:
-            session, _ = self._sessions.pop(key, (None, 0))
-        if session is not None:
-            session.shelf.clear(PATIENCE)
+            visit = self._visits.get(key)
+            session = visit.session if visit else None
+            if session is not None:
+                visit.session = None
+                session.shelf.clear(PATIENCE)
+
+    def edits(self, key: str | None) -> dict[str, EditDirection]:
+        """A visitor's own edits, by key, in the order in which they came."""
+        with self._lock:
+            return dict(self._visits[key].edits) if key in self._visits else {}
+
+    def add_edit(self, key: str, edit: EditDirection, shared: Mapping[str, EditDirection]) -> EditDirection:
+        """Keep an edit for one visitor, under a key that neither it nor the `shared` edits have; returns it.
+
+        Raises:
+            GRAError: the visitor has as many as there may be.
+        """
+        with self._lock:
+            edits = self._use(key).edits
+            if len(edits) >= MOST:
+                raise GRAError(f"There is room for {MOST} edits of your own. Remove one first.")
+            edit = with_free_key(edit, {*shared, *edits})
+            edits[edit.key] = edit
+        self.end_old_ones()
+        return edit
+
+    def remove_edit(self, key: str, name: str) -> None:
+        """Forget one of a visitor's own edits."""
+        with self._lock:
+            if key in self._visits:
+                self._use(key).edits.pop(name, None)
 
     def shelf(self, key: str, purpose: str) -> Shelf:
         """An empty shelf for results that belong to no session; the visitor's older one for that purpose goes."""
@@ -94,22 +141,32 @@ class Visitors:
         """Forget a visitor whose page was closed."""
         self.drop(key)
         with self._lock:
+            self._visits.pop(key, None)
             left = [self._shelves.pop(place) for place in list(self._shelves) if place[0] == key]
         for shelf in left:
             shelf.clear()
 
     def end_old_ones(self) -> None:
-        """End the sessions that are too old, or that newer ones leave no room for."""
+        """End the visits that are too old, or that newer ones leave no room for."""
         with self._lock:
             oldest_use = self.clock() - self.lifetime
-            ended = [key for key, (_, used) in self._sessions.items() if used < oldest_use]
+            ended = [key for key, visit in self._visits.items() if visit.used < oldest_use]
             room = self.capacity
-            for key, (session, _) in reversed(self._sessions.items()):
-                room -= session.nbytes
-                if room < 0 and key != next(reversed(self._sessions)):
+            for key, visit in reversed(self._visits.items()):
+                room -= visit.nbytes
+                if room < 0 and key != next(reversed(self._visits)):
                     ended.append(key)
             for key in ended:
                 self.drop(key)
+                self._visits.pop(key, None)
+
+    def _use(self, key: str) -> Visit:
+        """The visit of a visitor, begun if need be, marked as used now."""
+        visit = self._visits.setdefault(key, Visit(self.clock()))
+        visit.used = self.clock()
+        self._visits.move_to_end(key)
+        self._sweeper = self._sweeper or self._start_sweeping()
+        return visit
 
     def _start_sweeping(self) -> threading.Thread:
         def sweep() -> None:

@@ -1,7 +1,7 @@
-"""Widgets that the tabs share, two of which Gradio does not have: the before/after viewer, and a row of pictures or
-words to choose from.
+"""Widgets that the tabs share, three of which Gradio does not have: the before/after viewer, a player of animations,
+and a row of pictures or words to choose from.
 
-These two are plain HTML with a few lines of script beside this file, usable by keyboard and screen reader.
+These are plain HTML with a few lines of script beside this file, usable by keyboard and screen reader.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import base64
 import html
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gradio as gr
 from PIL import Image
 
+from gra_core.directions.registry import EditDirection
 from gra_core.errors import GRAError
 from gra_core.ui import words
 
@@ -30,6 +31,17 @@ def viewer(elem_id: str) -> gr.HTML:
     return gr.HTML(
         html_template=(HERE / "viewer.html").read_text(encoding="utf-8"),
         js_on_load=(HERE / "viewer.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        visible=False,
+        elem_id=elem_id,
+    )
+
+
+def player(elem_id: str) -> gr.HTML:
+    """An animated picture or a video; set it with `file_value`."""
+    return gr.HTML(
+        html_template='<div class="player"></div>',
+        js_on_load=(HERE / "player.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         visible=False,
         elem_id=elem_id,
@@ -89,6 +101,11 @@ def data_url(picture: Image.Image, side: int) -> str:
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=85)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def choices_of(edits: Mapping[str, EditDirection]) -> list[tuple[str, str]]:
+    """What a drop-down of edits offers: label and key of each."""
+    return [(edit.label, key) for key, edit in edits.items()]
 
 
 def choice(label: str, choices: list[str], elem_id: str, **options: int) -> gr.Radio:

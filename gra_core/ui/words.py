@@ -17,12 +17,28 @@ LINK = "The link holds the slider settings, never the photo. It was copied where
 LOADED = "Settings loaded: {settings}."
 UNKNOWN = " Not known here: {names}."
 UNCHANGED = "Nothing is changed yet."
+FIRST = "Most wanted"
+
+OWN = """
+A direction file for StyleGAN2-FFHQ (`.npy`, `.pt`, `.safetensors`) or a StyleCLIP mapper becomes a slider. Only you see
+it, until you close the page.
+"""
+NEUTRAL = "a face"
+DESCRIBE = """
+The first time, this downloads the network CLIP (600 MB) to the computer that runs the page; then each description takes
+about ten seconds. Some descriptions work better than others.
+"""
+READING = "Reading {name}"
+ADDED = "“{label}” is a slider now, under Your own edits."
+DESCRIBING = "Looking for “{target}”. This takes some ten seconds, and longer the first time"
+REMOVED = "The slider was removed."
 
 PRIVACY = """
 The photo is processed by the computer that runs this page and is sent nowhere else. It is held in memory, with a few
 temporary pictures on disk for your browser to show. Photo and results are deleted when you close the page or choose
 another photo, at the latest about an hour after you last used the page. They are not used for training, and no
-statistics are collected. Links and settings files hold slider positions only.
+statistics are collected. Links and settings files hold slider positions only. Edits of your own are forgotten when you
+close the page; the file that you added is deleted as soon as it is read.
 
 What you download carries a note in its metadata that it was edited by AI (PNG text, XMP, the IPTC digital source type),
 and nothing of the original's metadata, such as place and time.
@@ -39,6 +55,7 @@ Edit many photos alike: set the sliders in the tab *Edit*, then drop photos or a
 face is edited. A photo that cannot be edited is listed; the others go on.
 """
 BATCH_NOTHING = "All sliders are at 0. Set them in the tab Edit first, or the photos come back as they are."
+BATCH_WAITING = "Waiting for its turn"
 BATCH_EMPTY = "Choose photos, a folder or a zip first."
 
 COMPARE = """

@@ -1,0 +1,129 @@
+"""The fold in which a visitor adds edits of their own: from files, and described in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from gra_core.directions.registry import EditDirection
+from gra_core.ui import own_edits, words
+from gra_core.ui.widgets import choices_of, explain, note
+
+if TYPE_CHECKING:
+    from gra_core.ui.edit_tab import EditTab
+
+IN_WORDS_STRENGTH = 60
+"""Where the slider of an edit in words stands at first: who describes an edit wants to see it."""
+
+
+class OwnFold:
+    """The answers to the fold's events; its widgets are the panel's.
+
+    Args:
+        tab: the tab that the fold is part of.
+    """
+
+    def __init__(self, tab: EditTab) -> None:
+        self.tab, self.studio, self.panel, self.status = tab, tab.studio, tab.panel, tab.status
+
+    def connect(self, outputs: list, common: dict) -> None:
+        """Wire the events; as the tab's, with its outputs and common options."""
+        tab, panel, sliders = self.tab, self.panel, self.panel.sliders
+        panel.file.upload(self.on_file, [panel.file, *sliders], outputs, **common)
+        gr.on(
+            [panel.describe.click, panel.target.submit],
+            self.on_describe,
+            [panel.neutral, panel.target, *sliders],
+            outputs,
+            # Not in the line of edits: it takes a while, and others can edit meanwhile.
+            **common | {"concurrency_id": "words"},
+        ).then(self.on_added, [tab.turn, tab.view], outputs, **common)
+        for index, remover in enumerate(panel.removers):
+            remover.click(self._remover(index), [tab.turn, tab.view, *sliders], outputs, **common)
+
+    def on_file(self, request: gr.Request, file: dict, *values: object) -> Iterator[dict]:
+        """A file with an edit was chosen."""
+        path = Path(file["path"])
+        name = file.get("orig_name") or path.name
+        try:
+            yield {self.status: note("busy", words.READING.format(name=name))}
+            edit = own_edits.read_edit(path, name, self.studio.editor.average_code)
+            yield self._add(request, edit, values)
+        except Exception as error:
+            yield {self.status: note("error", explain(error))}
+        finally:
+            path.unlink(missing_ok=True)
+
+    def on_describe(self, request: gr.Request, neutral: str, target: str, *values: object) -> Iterator[dict]:
+        """An edit was described."""
+        try:
+            yield {self.status: note("busy", words.DESCRIBING.format(target=target))}
+            edit = self.studio.describe_edit(neutral or words.NEUTRAL, target or "")
+            yield self._add(request, edit, values, IN_WORDS_STRENGTH)
+        except Exception as error:
+            yield {self.status: note("error", explain(error))}
+
+    def on_added(self, request: gr.Request, turn: float, view: str) -> dict:
+        """An edit came with a strength: the picture follows, and what was said of the edit stays."""
+        session = self.studio.visitors.get(request.session_hash)
+        if session is None or turn == session.portrait.history.turn:
+            return {self.status: gr.skip()}
+        return self.tab.answer(session, view, message=None)
+
+    def on_remove(self, index: int, request: gr.Request, turn: float, view: str, *values: object) -> dict:
+        """An edit of one's own is not wanted any more."""
+        visitors, visitor = self.studio.visitors, request.session_hash
+        strengths = self.panel.read(values, self.studio.edits_of(visitor))
+        removed = list(visitors.edits(visitor))[index : index + 1]
+        for key in removed:
+            visitors.remove_edit(visitor, key)
+            strengths.pop(key, None)
+        edits = self.studio.edits_of(visitor)
+        session = visitors.get(visitor)
+        if session is not None:
+            for portrait in session.portraits.values():
+                for key in removed:
+                    portrait.history.forget(key)
+            session = replace(session, edits=edits)
+            visitors.put(visitor, session)
+            shown, strengths = self.tab.answer(session, view, words.REMOVED), session.portrait.history.current
+        elif turn:
+            shown, strengths = self.tab.no_photo(request, turn), {}
+        else:
+            shown = {**self.panel.show(strengths, edits), self.status: note("ready", words.REMOVED)}
+        return {**shown, **self.show(request, strengths)}
+
+    def show(self, request: gr.Request, strengths: Mapping[str, float]) -> dict:
+        """What changes on the page when edits of the visitor's own come or go."""
+        own = self.studio.visitors.edits(request.session_hash)
+        choices = choices_of(self.studio.edits | own)
+        chosen = gr.update(choices=choices, value=choices[0][1])
+        return {**self.panel.show_own(strengths, own), self.tab.moved: chosen}
+
+    def _add(self, request: gr.Request, edit: EditDirection, values: tuple[object, ...], strength: float = 0) -> dict:
+        """Keep an edit for the visitor; what changes on the page, but for the picture."""
+        visitors, visitor = self.studio.visitors, request.session_hash
+        strengths = self.panel.read(values, self.studio.edits_of(visitor))
+        edit = visitors.add_edit(visitor, edit, self.studio.edits)
+        session = visitors.get(visitor)
+        if session is not None:
+            session = replace(session, edits=self.studio.edits_of(visitor))
+            visitors.put(visitor, session)
+            strengths = session.portrait.history.current
+        if strength:
+            strengths = {**strengths, edit.key: strength}
+            if session is not None:
+                session.portrait.history.set(strengths)
+        return {self.status: note("ready", words.ADDED.format(label=edit.label)), **self.show(request, strengths)}
+
+    def _remover(self, index: int) -> Callable[..., dict]:
+        """The handler of one button; Gradio reads its annotations, which rules `functools.partial` out."""
+
+        def on_remove(request: gr.Request, turn: float, view: str, *values: object) -> dict:
+            return self.on_remove(index, request, turn, view, *values)
+
+        return on_remove
