@@ -165,11 +165,13 @@ def effects(results: Mapping[str, Measurement]) -> np.ndarray:
 def leak_matrix(edits: Mapping[str, EditDirection], results: Mapping[str, Measurement]) -> np.ndarray:
     """Leaks (E, E): what each edit (row) does to each edit's score, over what that edit's own slider does to it.
 
-    Where several edits are meant to move one score, none of them leaks into the others.
+    Where several edits are meant to move one score, the strongest is what leaks are compared with.
     """
-    columns = [own_score(edits[key]) for key in results]
+    columns = np.array([own_score(edits[key]) for key in results])
     table = effects(results)[:, columns]
-    return table / np.diag(table)
+    own = np.diag(table)
+    strongest = [np.abs(np.where(columns == column, own, 0)).argmax() for column in columns]
+    return table / own[strongest]
 
 
 def worst_leak(edits: Mapping[str, EditDirection], results: Mapping[str, Measurement], key: str) -> tuple[float, str]:
