@@ -108,9 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of that part; try --help")
     train.set_defaults(run=run_train)
 
-    directions = commands.add_parser("directions", help="list, fit or check the edit directions")
-    directions.add_argument("action", choices=["list", "fit", "check"])
-    directions.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of fit and check")
+    directions = commands.add_parser("directions", help="list, fit, search or check the edit directions")
+    directions.add_argument("action", choices=["list", "fit", "search", "check"])
+    directions.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the others than list")
     directions.set_defaults(run=run_directions)
     return parser
 
@@ -236,7 +236,7 @@ def run_train(args: argparse.Namespace) -> int | None:
 
 
 def run_directions(args: argparse.Namespace) -> int | None:
-    """`directions list`: a table of the edits; `fit` and `check` hand their options to the fitting module."""
+    """`directions list`: a table of the edits; `fit`, `search` and `check` hand their options to the fitting module."""
     if args.action == "list":
         if args.rest:
             raise GRAError("directions list takes no options.")

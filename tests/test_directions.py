@@ -162,6 +162,8 @@ def test_one_sided_edit_refuses_the_other_side():
 
 
 def test_shipped_file(shipped):
+    from gra_core.directions.scores import SCORES
+
     assert list(shipped)[: len(FIRST_KEYS)] == FIRST_KEYS
     assert len(shipped) >= 20
     flat = []
@@ -173,7 +175,9 @@ def test_shipped_file(shipped):
         assert edit.group
         assert edit.kind
         assert "generated faces" in edit.provenance
-        assert 1 < np.linalg.norm(edit.vector) < 25
+        assert 1 < np.linalg.norm(edit.vector) < 35
+        assert (edit.kind == "stylespace") == (edit.layers[0] == edit.layers[1]), "a style channel reads one row"
+        assert (edit.score or edit.key) in SCORES
         flat.append(edit.vector.ravel() / np.linalg.norm(edit.vector))
     cosines = np.stack(flat) @ np.stack(flat).T - np.eye(len(flat))
     assert np.abs(cosines).max() < 0.7
@@ -411,15 +415,16 @@ def test_check_prints_every_edit(capsys, shipped):
 class PlantedFace:
     """Draws faces whose scores are what the codes say, so that the check's figures are known."""
 
-    def __init__(self, edits, slopes):
-        self.edits, self.slopes = list(edits), slopes
+    def __init__(self, edits, slopes, count):
+        self.edits, self.slopes, self.count, self.drawn = list(edits), slopes, count, []
 
-    def draw(self, face, strengths):
-        picture = np.full((256, 256, 3), 40 + face, np.uint8)
+    def draw(self, strengths):
+        self.drawn += list(strengths)
+        pictures = np.stack([np.full((256, 256, 3), 40 + face, np.uint8) for face in range(self.count)])
         for key, value in strengths.items():
-            picture[0, 0, 0] = self.edits.index(key) + 1
-            picture[0, 1, 0] = int(value) + 100
-        return picture
+            pictures[:, 0, 0, 0] = self.edits.index(key) + 1
+            pictures[:, 0, 1, 0] = int(value) + 100
+        return pictures
 
     def scorer(self, pictures):
         from gra_core.directions.scores import SCORED_BY
@@ -434,27 +439,40 @@ class PlantedFace:
 
 def test_check_measures_effects_leaks_and_order(monkeypatch, tmp_path):
     from gra_core.directions import check
+    from gra_core.directions.workers import ScoringPool
     from gra_core.evaluation import identity
 
-    monkeypatch.setattr(identity, "face_descriptor", lambda p: np.asarray(p)[0, :2, 0].astype(float))
+    monkeypatch.setattr(identity, "face_descriptor", lambda p: np.asarray(p)[0, :2, 0] / 200)
     edits = {k: EditDirection(k, k, "", -100, 100, np.ones((16, 512), np.float32)) for k in ("smile", "age")}
     edits["lips"] = EditDirection("lips", "Lips", "", 0, 100, np.ones((16, 512), np.float32))
-    planted = PlantedFace(
-        edits, {("smile", "smile"): 2, ("smile", "age"): 0.5, ("age", "age"): 5, ("lips", "lips"): -1}
-    )
-    results = check.measure_edits(edits, planted.draw, planted.scorer, 3, tmp_path)
-    np.testing.assert_allclose(check.leak_matrix(results), [[1, 0.1, 0], [0, 1, 0], [0, 0, 1]], atol=1e-6)
+    edits["grin"] = EditDirection("grin", "Grin", "", -100, 100, np.ones((16, 512), np.float32), score="smile")
+    slopes = {("smile", "smile"): 2, ("smile", "age"): 0.5, ("age", "age"): 5, ("lips", "lips"): -1}
+    planted = PlantedFace(edits, slopes | {("grin", "smile"): 4, ("grin", "age"): 2}, count=3)
+    pool = ScoringPool(planted.scorer)
+    results = check.measure_edits(edits, planted.draw, pool, tmp_path)
+    assert list(results) == list(edits)
+    matrix = [[0.5, 0.1, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0.4, 0, 1]]
+    np.testing.assert_allclose(check.leak_matrix(edits, results), matrix, atol=1e-6)
+    assert check.worst_leak(edits, results, "grin") == (pytest.approx(0.4), "age"), "smile is its own score"
+    assert check.misses(edits, results, "smile") == ["identity"]
+    assert check.misses(edits, results, "grin") == ["leak", "identity"]
+    assert check.misses(edits, results, "lips") == ["order", "identity"]
     table = check.effects(results)
     assert table[0, check.SCORES.index("smile")] == pytest.approx(120)
     assert table[2, check.SCORES.index("lips")] == pytest.approx(-60), "one-sided: from 0 to 60"
-    assert [check.monotone_share(key, results[key]) for key in edits] == [1, 1, 0]
+    assert [check.monotone_share(edits[key], results[key]) for key in edits] == [1, 1, 0, 1]
     assert (results["lips"].identity[0] == 0).all()
-    assert results["smile"].identity[1, 0] == pytest.approx(np.hypot(41 - 41 + 1 - 40, 200 - 40))
-    again = check.measure_edits(edits, planted.draw, None, 3, tmp_path)
-    np.testing.assert_array_equal(again["age"].scores, results["age"].scores)
+    assert results["smile"].identity[1, 0] == pytest.approx(np.hypot(1 - 40, 200 - 40) / 200)
+
+    planted.drawn.clear()
+    edits["age"] = EditDirection("age", "age", "", -100, 100, np.full((16, 512), 2, np.float32))
+    again = check.measure_edits(edits, planted.draw, pool, tmp_path)
+    assert set(planted.drawn) == {"age"}, "only the edit that changed is measured again"
+    np.testing.assert_array_equal(again["smile"].scores, results["smile"].scores)
 
     text = check.report(edits, {"generated": results}, np.ones(len(check.SCORES)))
     assert "| smile (`smile`) | 0-15 | 120.00 | 100% | 10% age |" in text
+    assert "| Grin (`grin`) | 0-15 | 240.00 | 100% | 40% age |" in text
     page = tmp_path / "directions.md"
     page.write_text("# Title\n\nBy hand.\n")
     check.write_report(page, text)
@@ -464,47 +482,81 @@ def test_check_measures_effects_leaks_and_order(monkeypatch, tmp_path):
     assert written.count(check.MARKS[0]) == written.count("### Generated, 3 faces") == 1
 
 
+def test_measures_of_other_faces_are_not_taken(monkeypatch, tmp_path):
+    from gra_core.directions import check
+    from gra_core.directions.workers import ScoringPool
+    from gra_core.evaluation import identity
+
+    monkeypatch.setattr(identity, "face_descriptor", lambda _: np.zeros(128))
+    edits = {"smile": EditDirection("smile", "smile", "", -100, 100, np.ones((16, 512), np.float32))}
+    for count in (2, 3):
+        planted = PlantedFace(edits, {("smile", "smile"): 2}, count)
+        results = check.measure_edits(edits, planted.draw, ScoringPool(planted.scorer), tmp_path)
+        assert results["smile"].scores.shape[1] == count
+
+
+def test_scoring_process_that_cannot_start_does_not_hang(tmp_path):
+    from gra_core.directions import workers
+
+    with workers.ScoringPool(None, 1, tmp_path, np.zeros(1)) as pool, pytest.raises(Exception, match="abruptly"):
+        pool(np.zeros((1, 256, 256, 3), np.uint8))  # its nets are not there
+
+
 def test_strips_show_every_slider_value(tmp_path):
     from gra_core.directions import check
 
     edits = {"lips": EditDirection("lips", "Lips", "", -100, 100, np.ones((16, 512), np.float32), "Lower face")}
     seen = []
 
-    def draw(face, strengths):
-        seen.append((face, strengths.get("lips", 0)))
-        return np.full((256, 256, 3), 100, np.uint8)
+    def draw(strengths):
+        seen.append(strengths.get("lips", 0))
+        return np.full((2, 256, 256, 3), 100, np.uint8)
 
-    check.write_strips(tmp_path, edits, draw, (0, 1))
-    assert sorted(seen) == sorted((face, s) for face in (0, 1) for s in check.PICTURED)
+    check.write_strips(tmp_path, edits, draw)
+    assert sorted(seen) == sorted(check.PICTURED)
     with Image.open(tmp_path / "lower-face.webp") as sheet:
         assert sheet.size == (5 * check.STRIP_SIZE, 2 * check.STRIP_SIZE)
 
 
 def test_check_draws_photos_with_the_whole_editor(monkeypatch, tmp_path):
+    from types import SimpleNamespace
+
+    import torch
+
     from gra_core import editor
     from gra_core.directions import check
 
     class Editor:
-        """Inverts a photo to its red level; an edit adds its strength."""
+        """Inverts a photo to its red level; an edit adds what it adds to the code."""
+
+        device = torch.device("cpu")
+        generator = None
 
         @classmethod
-        def from_pretrained(cls):
+        def from_pretrained(cls, device):
             return cls()
 
-        def invert(self, photo):
-            return photo.getpixel((5, 5))[0]
+        def invert_batch(self, photos):
+            return torch.zeros(len(photos), 16, 512), photos[:, 0].mean((1, 2))
 
-        def edit(self, inversion, strengths):
-            return Image.new("RGB", (1024, 1024), (inversion + int(sum(strengths.values())), 0, 0))
+        @property
+        def streams(self):
+            def editing(_, codes, level):
+                picture = torch.full((len(codes), 3, 1024, 1024), -1.0)
+                picture[:, 0] = (level + codes[:, 0, 0] / 127.5)[:, None, None]
+                return SimpleNamespace(picture=picture)
+
+            return SimpleNamespace(editing=editing)
 
     monkeypatch.setattr(editor, "PortraitEditor", Editor)
     for level in (10, 20, 30, 40, 50):
         Image.new("RGB", (64, 64), (level, 0, 0)).save(tmp_path / f"{level}.png")
-    draw, count = check._draw_real(tmp_path, 3, {})
-    assert count == 3
-    pictures = [draw(i, {"smile": 5}) for i in range(count)]
-    assert [picture.shape for picture in pictures] == [(256, 256, 3)] * 3
-    assert [int(picture[9, 9, 0]) for picture in pictures] == [15, 35, 55], "photos from all over the folder"
+    edits = {"smile": EditDirection("smile", "smile", "", -100, 100, np.full((16, 512), 100, np.float32))}
+    for batch in (1, 2):
+        monkeypatch.setitem(check.BATCH, "cpu", batch)
+        pictures = check._draw_real(tmp_path, 3, edits)({"smile": 5})
+        assert pictures.shape == (3, 256, 256, 3)
+        assert [int(picture[9, 9, 0]) for picture in pictures] == [15, 35, 55], "photos from all over the folder"
     (tmp_path / "empty").mkdir()
     with pytest.raises(GRAError, match="no pictures"):
         check._draw_real(tmp_path / "empty", 3, {})

@@ -193,3 +193,51 @@ def test_graph_model_runs_a_small_net(tmp_path):
     np.testing.assert_allclose(result, expected.numpy(), atol=1e-5)
     with pytest.raises(CheckpointError, match="missing"):
         GraphModel(tmp_path / "other.json", "mean")
+
+
+def test_regions_share_out_the_picture():
+    from gra_core.directions.appearance import Portrait
+    from gra_core.directions.regions import REGIONS, face_regions
+
+    points = np.random.default_rng(0).uniform(90, 170, (68, 2)).astype(np.float32)
+    points[48:60] = [(128 + 20 * np.cos(a), 180 + 8 * np.sin(a)) for a in np.linspace(0, 6.28, 12)]
+    person = np.zeros((256, 256), np.float32)
+    person[:, 60:200] = 1
+    masks = dict(zip(REGIONS, face_regions(Portrait(np.zeros((256, 256, 3), np.uint8), points), person), strict=True))
+    assert (sum(mask.astype(int) for mask in masks.values()) == 1).all(), "each pixel belongs to one region"
+    assert masks["mouth"][45, 32]
+    assert masks["background"][5, 2]
+    assert masks["hair"][1, 20]
+
+
+def test_energy_of_a_channel_is_where_it_moves_pixels():
+    import torch
+
+    from gra_core.directions import stylespace
+
+    class Halves(torch.nn.Module):
+        """Channel 0 of the first row lights the left half, channel 1 the right one three times as much."""
+
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(512, 2, bias=False)
+
+        def forward(self, codes):
+            left, right = self.layer(codes[:, 0]).unbind(1)
+            picture = torch.zeros(1, 3, 64, 64)
+            picture[..., :32] = left
+            picture[..., 32:] = 3 * right
+            return picture
+
+    generator = Halves()
+    masks = np.zeros((2, 64, 64), bool)
+    masks[0, :, :32] = masks[1, :, 32:] = True
+    original = stylespace.affine_layers
+    stylespace.affine_layers = lambda g: [[g.layer]]
+    try:
+        energy = stylespace.region_energy(generator, torch.ones(1, 16, 512), masks, tries=200)
+    finally:
+        stylespace.affine_layers = original
+    assert energy[0, 1] == energy[1, 0] == 0
+    assert energy[0, 0] == pytest.approx(3 * 64 * 32, rel=0.4), "sum of squared derivatives"
+    assert energy[1, 1] == pytest.approx(9 * 3 * 64 * 32, rel=0.4)

@@ -2,11 +2,14 @@
 
 python -m gra_core directions check [FILE]
 python -m gra_core directions check --nets DIR --faces 100 --real DIR --out docs/directions.md --pictures docs/edits
+
+On a machine with a GPU and many cores, `--device cuda --processes 16` renders there and scores in that many processes.
 """
 
 import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +17,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 
+from gra_core.constants import IMAGE_SIZE
 from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, edit_offset, load_directions
-from gra_core.directions.response import Scorer, codes_of
-from gra_core.directions.sampling import Renderer, load_generator, sample_w
-from gra_core.directions.scores import SCORE_SIZE, SCORED_BY, SCORES, FaceScorer, attribute_scores
+from gra_core.directions.response import codes_of
+from gra_core.directions.sampling import BATCH, Renderer, load_generator, sample_w, to_pixels
+from gra_core.directions.scores import SCORE_SIZE, SCORED_BY, SCORES, attribute_scores
+from gra_core.directions.workers import DESCRIPTOR, Pending, ScoringPool
 from gra_core.errors import CheckpointError, GRAError
 
 SPREAD = "score_spread"
@@ -31,6 +36,9 @@ MODERATE = 60.0
 
 PICTURED = (-100.0, -50.0, 0.0, 50.0, 100.0)
 """Slider values of the picture strips."""
+
+PICTURED_FACES = 2
+"""Generated faces that the strips show."""
 
 FACE_TRUNCATION = 0.7
 STRIP_SIZE = 144
@@ -46,8 +54,11 @@ and those of nets saturate."""
 MARKS = ("<!-- measured by `directions check`: start -->", "<!-- measured: end -->")
 """Lines of the report between which the measured part stands."""
 
-Draw = Callable[[int, Mapping[str, float]], np.ndarray]
-"""Picture (256, 256, 3) uint8 of a face, by number, after an edit."""
+IN_FLIGHT = 3
+"""Edits whose pictures may wait for their scores while the next edit is rendered."""
+
+Draw = Callable[[Mapping[str, float]], np.ndarray]
+"""Pictures (N, 256, 256, 3) uint8 of all faces of a set after an edit."""
 
 
 @dataclass(frozen=True)
@@ -73,46 +84,72 @@ def fine_contrast(picture: np.ndarray) -> float:
     )
 
 
-def measure_edit(
-    edit: EditDirection, draw: Draw, scorer: Scorer, originals: np.ndarray, known: Sequence[np.ndarray]
-) -> Measurement:
-    """Measure one edit on all faces: their unedited pictures (N, 256, 256, 3) and those pictures' face descriptors."""
-    from gra_core.evaluation.identity import face_descriptor, identity_distance  # noqa: PLC0415
-
-    faces = range(len(originals))
-    pictures = {0.0: originals}
-    for strength in STRENGTHS:
-        if strength and strength >= edit.minimum:
-            pictures[strength] = np.stack([draw(i, {edit.key: strength}) for i in faces])
-    measured = {strength: attribute_scores(scorer(p)) for strength, p in pictures.items()}
-    ends = [pictures.get(s, originals) for s in (STRENGTHS[0], STRENGTHS[-1])]
-    identity = [[identity_distance(known[i], face_descriptor(Image.fromarray(end[i]))) for i in faces] for end in ends]
-    plain = [fine_contrast(p) for p in originals]
-    roughness = [[np.log((fine_contrast(end[i]) + 0.1) / (plain[i] + 0.1)) for i in faces] for end in ends]
-    scores = np.stack([measured.get(s, measured[0.0]) for s in STRENGTHS])
-    return Measurement(scores, np.array(identity), np.array(roughness))
-
-
 def measure_edits(
-    edits: Mapping[str, EditDirection], draw: Draw, scorer: Scorer, count: int, work: Path | None = None
+    edits: Mapping[str, EditDirection], draw: Draw, pool: ScoringPool, work: Path | None = None
 ) -> dict[str, Measurement]:
-    """Measurements of all edits on `count` faces by key; each is kept in the folder `work` if there is one."""
-    from gra_core.evaluation.identity import face_descriptor  # noqa: PLC0415
+    """Measurements of all edits on the faces that `draw` draws, by key.
 
-    originals = np.stack([draw(i, {}) for i in range(count)])
-    known = [face_descriptor(Image.fromarray(p)) for p in originals]
-    results = {}
-    for key, edit in edits.items():
-        file = work / f"{key}.npz" if work else None
-        if file and file.is_file():
-            results[key] = Measurement(**np.load(file))
-            continue
-        results[key] = measure_edit(edit, draw, scorer, originals, known)
-        if file:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(file, **vars(results[key]))
+    Each is kept in the folder `work`, if there is one, and used again as long as the edit and the unedited faces are
+    the same.
+    """
+    originals = draw({})
+    plain = pool.submit(originals, describe=True)()
+    before, known = attribute_scores(plain), plain[DESCRIPTOR]
+    contrast = np.array([fine_contrast(picture) for picture in originals])
+    results: dict[str, Measurement] = {}
+    waiting: deque[tuple[str, dict[float, Pending], list[np.ndarray]]] = deque()
+
+    def finish() -> None:
+        key, pending, roughness = waiting.popleft()
+        measures = {strength: wait() for strength, wait in pending.items()}
+        scores = {0.0: before, **{strength: attribute_scores(m) for strength, m in measures.items()}}
+        ends = [measures[s][DESCRIPTOR] if s in measures else known for s in (STRENGTHS[0], STRENGTHS[-1])]
+        results[key] = Measurement(
+            np.stack([scores.get(s, before) for s in STRENGTHS]),
+            np.stack([np.linalg.norm(end - known, axis=1) for end in ends]),
+            np.stack(roughness),
+        )
+        if work:
+            work.mkdir(parents=True, exist_ok=True)
+            np.savez(work / f"{key}.npz", **vars(results[key]), vector=edits[key].vector)
         print(f"measured {key}", flush=True)
-    return results
+
+    for key, edit in edits.items():
+        if work and (kept := _kept(work / f"{key}.npz", edit, before)):
+            results[key] = kept
+            continue
+        pending, roughness = {}, {s: np.zeros(len(originals)) for s in (STRENGTHS[0], STRENGTHS[-1])}
+        for strength in STRENGTHS:
+            if not strength or strength < edit.minimum:
+                continue
+            pictures = draw({key: strength})
+            pending[strength] = pool.submit(pictures, describe=strength in roughness)
+            if strength in roughness:
+                rough = np.array([fine_contrast(picture) for picture in pictures])
+                roughness[strength] = np.log((rough + 0.1) / (contrast + 0.1))
+        waiting.append((key, pending, list(roughness.values())))
+        if len(waiting) > IN_FLIGHT:
+            finish()
+    while waiting:
+        finish()
+    return {key: results[key] for key in edits}
+
+
+def _kept(file: Path, edit: EditDirection, before: np.ndarray) -> Measurement | None:
+    """What was measured of this very edit on these very faces, as their scores before it tell."""
+    if not file.is_file():
+        return None
+    kept = dict(np.load(file))
+    middle = kept["scores"][STRENGTHS.index(0.0)]
+    same = middle.shape == before.shape and np.allclose(middle, before, rtol=0.02, atol=0.1)
+    if not same or not np.allclose(kept.pop("vector"), edit.vector, atol=1e-3):
+        return None
+    return Measurement(**kept)
+
+
+def own_score(edit: EditDirection) -> int:
+    """Number, in `SCORES`, of the score that an edit is meant to move."""
+    return SCORES.index(edit.score or edit.key)
 
 
 def effects(results: Mapping[str, Measurement]) -> np.ndarray:
@@ -125,43 +162,82 @@ def effects(results: Mapping[str, Measurement]) -> np.ndarray:
     return np.stack(rows)
 
 
-def leak_matrix(results: Mapping[str, Measurement]) -> np.ndarray:
-    """Leaks (E, E): what each edit (row) does to each edit's score, over what that edit's own slider does to it."""
-    columns = [SCORES.index(key) for key in results]
+def leak_matrix(edits: Mapping[str, EditDirection], results: Mapping[str, Measurement]) -> np.ndarray:
+    """Leaks (E, E): what each edit (row) does to each edit's score, over what that edit's own slider does to it.
+
+    Where several edits are meant to move one score, the strongest is what leaks are compared with.
+    """
+    columns = np.array([own_score(edits[key]) for key in results])
     table = effects(results)[:, columns]
-    return table / np.diag(table)
+    own = np.diag(table)
+    strongest = [np.abs(np.where(columns == column, own, 0)).argmax() for column in columns]
+    return table / own[strongest]
 
 
-def monotone_share(key: str, result: Measurement) -> float:
+def worst_leak(edits: Mapping[str, EditDirection], results: Mapping[str, Measurement], key: str) -> tuple[float, str]:
+    """The largest leak of an edit, as a share, and the edit whose score it moves."""
+    keys = list(results)
+    row = np.abs(leak_matrix(edits, results)[keys.index(key)])
+    row[[own_score(edits[other]) == own_score(edits[key]) for other in keys]] = 0
+    return float(row.max()), keys[int(row.argmax())]
+
+
+def monotone_share(edit: EditDirection, result: Measurement) -> float:
     """Share of faces whose own score falls from no measured slider value to the next, by more than `NOISE`."""
-    own = result.scores[:, :, SCORES.index(key)]
+    own = result.scores[:, :, own_score(edit)]
     noise = NOISE * abs(own[-1].mean() - own[0].mean())
     return float((np.diff(own, axis=0) >= -noise).all(0).mean())
 
 
+def misses(edits: Mapping[str, EditDirection], results: Mapping[str, Measurement], key: str) -> list[str]:
+    """Which of the bounds an edit does not keep to: "order", "leak", "identity"."""
+    failed = {
+        "order": monotone_share(edits[key], results[key]) < MIN_MONOTONE,
+        "leak": worst_leak(edits, results, key)[0] > MAX_LEAK,
+        "identity": results[key].identity.mean(1).max() > MAX_IDENTITY,
+    }
+    return [name for name, missed in failed.items() if missed]
+
+
 def _draw_generated(edits: Mapping[str, EditDirection], render: Renderer, faces: np.ndarray) -> Draw:
     codes = codes_of(faces)
-    return lambda i, strengths: render((codes[i] + edit_offset(edits, strengths, codes[i]))[None])[0]
+    return lambda strengths: render(codes + np.stack([edit_offset(edits, strengths, code) for code in codes]))
 
 
-def _draw_real(folder: Path, count: int, edits: Mapping[str, EditDirection]) -> tuple[Draw, int]:
-    """Draws edits of aligned photos by the whole editor; also how many photos there are."""
+def _draw_real(folder: Path, count: int, edits: Mapping[str, EditDirection], device: str | None = None) -> Draw:
+    """Draws edits of up to `count` aligned photos by the whole editor."""
+    import torch  # noqa: PLC0415
+
     from gra_core.editor import PortraitEditor  # noqa: PLC0415
-    from gra_core.images import load_image  # noqa: PLC0415
+    from gra_core.images import image_to_tensor, load_image  # noqa: PLC0415
 
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"})
     if not files:
         raise GRAError(f"{folder} holds no pictures.")
     files = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int))]
-    editor = PortraitEditor.from_pretrained()
-    editor.edits = dict(edits)
-    inversions = [editor.invert(load_image(file)) for file in files]
+    editor = PortraitEditor.from_pretrained(device=device)
+    batch = BATCH.get(editor.device.type, 1)
 
-    def draw(i: int, strengths: Mapping[str, float]) -> np.ndarray:
-        picture = editor.edit(inversions[i], strengths)
-        return np.ascontiguousarray(picture.reduce(picture.width // SCORE_SIZE))
+    def read(file: Path) -> torch.Tensor:
+        return image_to_tensor(load_image(file).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS))
 
-    return draw, len(files)
+    with torch.inference_mode():
+        inversions = [
+            editor.invert_batch(torch.cat([read(file) for file in files[i : i + batch]]).to(editor.device))
+            for i in range(0, len(files), batch)
+        ]
+
+    @torch.inference_mode()
+    def draw(strengths: Mapping[str, float]) -> np.ndarray:
+        parts = []
+        for codes, source in inversions:
+            offsets = [edit_offset(edits, strengths, code) for code in codes.float().cpu().numpy()]
+            edited = codes + torch.from_numpy(np.stack(offsets)).to(codes)
+            picture = editor.streams.editing(editor.generator, edited, source).picture.clamp(-1, 1)
+            parts.append(to_pixels(torch.nn.functional.avg_pool2d(picture, IMAGE_SIZE // SCORE_SIZE)))
+        return np.concatenate(parts)
+
+    return draw
 
 
 def report(
@@ -171,25 +247,26 @@ def report(
     parts = []
     for title, results in runs.items():
         count = next(iter(results.values())).scores.shape[1]
-        leaks = leak_matrix(results)
+        leaks = leak_matrix(edits, results)
         table = effects(results)
         keys = list(results)
         parts += [f"### {title[0].upper()}{title[1:]}, {count} faces", ""]
         parts += [
-            "| edit | rows | own score at ±60 (SD) | monotone | largest leak | identity at -100 / +100 | roughness |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
+            "| edit | rows | own score at ±60 (SD) | monotone | largest leak | identity at -100 / +100 | roughness "
+            "| misses |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for e, key in enumerate(keys):
-            result, column = results[key], SCORES.index(key)
-            others = np.abs(leaks[e]) * (np.arange(len(keys)) != e)
-            worst = int(others.argmax())
+            result, column = results[key], own_score(edits[key])
+            leak, where = worst_leak(edits, results, key)
             low, high = result.identity.mean(1)
             rough = np.exp(result.roughness.mean(1))
             first, last = edits[key].layers
             parts.append(
                 f"| {edits[key].label} (`{key}`) | {first}-{last} | {table[e, column] / spread[column]:.2f} "
-                f"| {monotone_share(key, result):.0%} | {others[worst]:.0%} {keys[worst]} "
-                f"| {low:.2f} / {high:.2f} | {rough[0]:.2f} / {rough[1]:.2f} |"
+                f"| {monotone_share(edits[key], result):.0%} | {leak:.0%} {where} "
+                f"| {low:.2f} / {high:.2f} | {rough[0]:.2f} / {rough[1]:.2f} "
+                f"| {', '.join(misses(edits, results, key)) or 'none'} |"
             )
         parts += ["", f"Leak matrix, {title}, in percent of what the column's own slider does to its score at ±60:", ""]
         parts += ["| edit | " + " | ".join(keys) + " |", "| --- |" + " --- |" * len(keys)]
@@ -208,26 +285,31 @@ def write_report(path: Path, text: str) -> None:
     path.write_text(new if start in old else f"{old.rstrip()}\n\n{block}\n", encoding="utf-8")
 
 
-def write_strips(folder: Path, edits: Mapping[str, EditDirection], draw: Draw, faces: Sequence[int]) -> None:
+def write_strips(folder: Path, edits: Mapping[str, EditDirection], draw: Draw) -> None:
     """One sheet a group, `GROUP.webp`: a row for each edit and face, at the slider values `PICTURED`."""
     folder.mkdir(parents=True, exist_ok=True)
     groups: dict[str, list[EditDirection]] = {}
     for edit in edits.values():
         groups.setdefault(edit.group, []).append(edit)
+    plain = draw({})
     for group, members in groups.items():
-        rows = [(edit, face) for edit in members for face in faces]
-        sheet = Image.new("RGB", (STRIP_SIZE * len(PICTURED), (STRIP_SIZE + 0) * len(rows)), "white")
-        for y, (edit, face) in enumerate(rows):
+        sheet = Image.new("RGB", (STRIP_SIZE * len(PICTURED), STRIP_SIZE * len(members) * len(plain)), "white")
+        for m, edit in enumerate(members):
             for x, strength in enumerate(PICTURED):
-                if strength and strength < edit.minimum:
+                if strength < edit.minimum:
                     continue
-                picture = Image.fromarray(draw(face, {edit.key: strength} if strength else {}))
-                sheet.paste(
-                    picture.resize((STRIP_SIZE, STRIP_SIZE), Image.Resampling.LANCZOS), (x * STRIP_SIZE, y * STRIP_SIZE)
+                pictures = draw({edit.key: strength}) if strength else plain
+                for f, picture in enumerate(pictures):
+                    small = Image.fromarray(picture).resize((STRIP_SIZE, STRIP_SIZE), Image.Resampling.LANCZOS)
+                    sheet.paste(small, (x * STRIP_SIZE, (m * len(plain) + f) * STRIP_SIZE))
+            for f in range(len(plain)):
+                ImageDraw.Draw(sheet).text(
+                    (4, (m * len(plain) + f) * STRIP_SIZE + 2),
+                    edit.label,
+                    fill="white",
+                    stroke_width=2,
+                    stroke_fill="black",
                 )
-            ImageDraw.Draw(sheet).text(
-                (4, y * STRIP_SIZE + 2), edit.label, fill="white", stroke_width=2, stroke_fill="black"
-            )
         sheet.save(folder / f"{re.sub(r'[^a-z]+', '-', group.lower())}.webp", quality=80, method=6)
 
 
@@ -242,6 +324,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, metavar="DIR", help="folder that keeps finished measurements")
     parser.add_argument("--out", type=Path, metavar="FILE", help="report, .md: its measured part is replaced")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="folder for the strips, one sheet a group")
+    parser.add_argument("--device", help="where to render: cpu, cuda, ... (a GPU if there is one)")
+    parser.add_argument("--processes", type=int, default=0, metavar="N", help="score in N processes (in this one)")
     parser.add_argument("--compile", action="store_true", help="compile the generator first")
     parser.add_argument("--seed", type=int, default=1000)
 
@@ -252,24 +336,26 @@ def run(args: argparse.Namespace) -> int:
     print_vectors(edits)
     if args.nets is None and args.pictures is None:
         return 0
-    generator = load_generator()
-    count = max(args.faces, 2)
-    faces = sample_w(generator, count, args.seed, FACE_TRUNCATION)
-    draw = _draw_generated(edits, Renderer(generator, compiled=args.compile), faces)
-    chosen = {key: edits[key] for key in args.only or edits if key in SCORED_BY and key in edits}
+    if missing := [key for key in args.only or () if key not in edits]:
+        raise GRAError(f"{args.file} has no edit {', '.join(missing)}.")
+    chosen = {key: edits[key] for key in args.only or edits if (edits[key].score or key) in SCORED_BY}
+    generator = load_generator(device=args.device)
+    render = Renderer(generator, compiled=args.compile)
+    faces = sample_w(generator, max(args.faces, PICTURED_FACES), args.seed, FACE_TRUNCATION)
     if args.nets is not None:
-        scorer = FaceScorer(args.nets, _tensor(args.file, "glasses_probe"))
-        runs = {"generated": measure_edits(chosen, draw, scorer, count, args.work and args.work / "generated")}
-        if args.real is not None:
-            draw_real, found = _draw_real(args.real, args.real_faces, edits)
-            work = args.work and args.work / "real"
-            runs["held-out photos"] = measure_edits(chosen, draw_real, scorer, found, work)
+        with ScoringPool.open(args.nets, _tensor(args.file, "glasses_probe"), args.processes) as pool:
+            work = args.work and args.work / "generated"
+            runs = {"generated": measure_edits(chosen, _draw_generated(edits, render, faces), pool, work)}
+            if args.real is not None:
+                work = args.work and args.work / "real"
+                draw_real = _draw_real(args.real, args.real_faces, edits, args.device)
+                runs["held-out photos"] = measure_edits(chosen, draw_real, pool, work)
         text = report(edits, runs, _tensor(args.file, SPREAD))
         print(text)
         if args.out is not None:
             write_report(args.out, text)
     if args.pictures is not None:
-        write_strips(args.pictures, edits, draw, (0, 1))
+        write_strips(args.pictures, edits, _draw_generated(edits, render, faces[:PICTURED_FACES]))
     return 0
 
 

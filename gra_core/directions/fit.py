@@ -29,13 +29,14 @@ from safetensors import SafetensorError, safe_open
 
 from gra_core.checkpoints import record_checksum
 from gra_core.constants import MAX_STRENGTH, STYLE_DIM
-from gra_core.directions import check, scores
+from gra_core.directions import check, scores, search
 from gra_core.directions.boundaries import Boundary, fit_boundary, targets
-from gra_core.directions.recipes import GIVEN_UP, IGNORED, RECIPES, Recipe, band_atoms
+from gra_core.directions.recipes import GIVEN_UP, IGNORED, RECIPES, STYLE_RECIPES, Recipe, band_atoms
 from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, load_directions, save_directions
 from gra_core.directions.response import Responses, codes_of, combine, measure_slopes
 from gra_core.directions.sampling import Renderer, load_generator, sample_w
 from gra_core.directions.scores import SCORE_SIZE, SCORES, FaceScorer, attribute_scores, glasses_features
+from gra_core.directions.stylespace import style_edits
 from gra_core.directions.tfjs import require
 from gra_core.errors import CheckpointError, GRAError
 
@@ -234,7 +235,7 @@ def _slopes(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`directions fit ...` and `directions check ...`."""
+    """`directions fit ...`, `directions search ...` and `directions check ...`."""
     verbatim = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="gra_core directions", description=__doc__, formatter_class=verbatim)
     commands = parser.add_subparsers(dest="action", required=True)
@@ -255,8 +256,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "check", help="measure what each edit does", epilog=scores.__doc__, formatter_class=verbatim
     )
     check.add_arguments(checking)
+    searching = commands.add_parser(
+        "search",
+        help="search style channels for local ones",
+        description=search.__doc__,
+        formatter_class=verbatim,
+    )
+    search.add_arguments(searching)
     args = parser.parse_args(argv)
-    return _fit(args) if args.action == "fit" else check.run(args)
+    return {"fit": _fit, "check": check.run, "search": search.run}[args.action](args)
 
 
 def _fit(args: argparse.Namespace) -> int:
@@ -298,6 +306,7 @@ def _fit(args: argparse.Namespace) -> int:
     kept = {recipe.key for recipe in RECIPES if recipe.kept}
     edits = [replace(edit, provenance=start[edit.key].provenance) if edit.key in kept else edit for edit in edits]
     edits = [edit for edit in edits if edit.key in shipped or args.all]
+    edits += style_edits(generator, STYLE_RECIPES)
     save_directions(args.out, edits, {PROBE: probe, check.SPREAD: spread.astype(np.float32)})
     record_checksum(args.out)
     return 0

@@ -181,3 +181,44 @@ def band_atoms(boundaries: dict[str, Boundary]) -> dict[str, np.ndarray]:
             offset[first : last + 1] = ATOM_STEP[band] * boundaries[key].normal
             atoms[f"{key}.{band}"] = offset
     return atoms
+
+
+@dataclass(frozen=True)
+class StyleRecipe:
+    """One local edit by a single style channel, found by `directions search`.
+
+    Attributes:
+        key: of the edit.
+        label: name on the slider.
+        hint: what + and - do, one sentence.
+        score: what it is meant to move, a name of `scores.SCORED_BY`.
+        channel: number of the style channel, rows in order, see `stylespace.channel_rows`.
+        amount: what +100 adds to the channel, in its standard deviations over generated faces.
+        group: heading on the page.
+        caveat: what else changes.
+    """
+
+    key: str
+    label: str
+    hint: str
+    score: str
+    channel: int
+    amount: float
+    group: str = "Local details"
+    caveat: str = ""
+
+
+STYLE_RECIPES = (
+    StyleRecipe("eyelids", "Eyelids", "+ eyes wide open, - closes the eyes.", "eyes_open", 3533, 9.0),
+    StyleRecipe(
+        "jaw_drop",
+        "Drop jaw",
+        "+ drops the jaw, - shuts the mouth.",
+        "mouth_open",
+        2755,
+        9.0,
+        caveat="On a broad smile, + blurs the teeth.",
+    ),
+    StyleRecipe("brow_lift", "Lift brows", "+ lifts the brows, - brings them down.", "brow_height", 3364, 8.5),
+)
+"""Style channels that ship beside the fitted edits."""

@@ -38,6 +38,7 @@ class EditDirection:
         caveat: what tends to change along with it; may be empty.
         provenance: how the direction was found.
         kind: the method it comes from: interfacegan, stylespace, ganspace, text, mapper or file; may be empty.
+        score: the measure of `scores.SCORED_BY` that it is meant to move; empty: the one of its key.
         mapper: for an edit that depends on the face, its offset (16, 512) at strength +100 for a W+ code (16, 512);
             `vector` then is that for the average face. Not kept in files.
     """
@@ -52,6 +53,7 @@ class EditDirection:
     caveat: str = ""
     provenance: str = ""
     kind: str = ""
+    score: str = ""
     mapper: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
@@ -62,7 +64,7 @@ class EditDirection:
 
 
 _TEXT_FIELDS = tuple(field.name for field in fields(EditDirection) if field.name not in {"vector", "mapper"})
-_OPTIONAL_FIELDS = {"kind"}
+_OPTIONAL_FIELDS = {"kind", "score"}
 """Fields that files written before they existed lack."""
 
 
