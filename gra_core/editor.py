@@ -79,7 +79,7 @@ class PortraitEditor:
 
     @torch.inference_mode()
     def invert(self, aligned: Image.Image) -> Inversion:
-        """Invert an aligned face: encoder (two rounds) and Reconstruction Stream.
+        """Invert an aligned face: encoder and Reconstruction Stream.
 
         Args:
             aligned: FFHQ-aligned face, RGB, 1024 px; other sizes are resized.

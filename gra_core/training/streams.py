@@ -355,6 +355,25 @@ class StreamTraining(Training):
             terms["background"] = weighted_mean((mine - tint).abs(), behind)
         return terms
 
+    def extent(self, mine: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """How far pictures (F, 3, 256, 256) fall short of what the generator's own edit does to perceptual features.
+
+        Only the part along the generator's change counts, so that a photo need not become the generator's picture. It
+        is what tells a half smile from a whole one, and an old face from a grey-haired one.
+        """
+        count, features = len(mine), self.perceptual.features
+        with torch.no_grad():
+            before = [f.float() for f in features(to_encoder_size(batch["source"][-count:]))]
+            low = [f.float() for f in features(batch["low_rate"])]
+        shortfalls = []
+        for own, source, pair in list(zip(features(mine), before, low, strict=True))[EXTENT_FIRST_SLICE:]:
+            wanted = pair[count:] - pair[:count]
+            if "person" in batch:
+                wanted = wanted * F.adaptive_avg_pool2d(batch["person"], wanted.shape[-2:])
+            share = (wanted * (own.float() - source)).sum((1, 2, 3)) / wanted.square().sum((1, 2, 3)).clamp_min(1e-6)
+            shortfalls.append(F.relu(EXTENT_SHARE - share))
+        return torch.stack(shortfalls).mean()
+
     @torch.no_grad()
     def report(self) -> None:
         """Held-out figures of the averaged streams and a grid.
@@ -383,25 +402,6 @@ class StreamTraining(Training):
             print(f"held-out {name}: mse {values[0]:.5f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
         print(f"held-out no edit at full size: mse {full_size:.5f}", flush=True)
         save_grid(torch.cat(rows), self.args.out / "streams.jpg")
-
-    def extent(self, mine: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """How far pictures (F, 3, 256, 256) fall short of what the generator's own edit does to perceptual features.
-
-        Only the part along the generator's change counts, so that a photo need not become the generator's picture. It
-        is what tells a half smile from a whole one, and an old face from a grey-haired one.
-        """
-        count, features = len(mine), self.perceptual.features
-        with torch.no_grad():
-            before = [f.float() for f in features(to_encoder_size(batch["source"][-count:]))]
-            low = [f.float() for f in features(batch["low_rate"])]
-        shortfalls = []
-        for own, source, pair in list(zip(features(mine), before, low, strict=True))[EXTENT_FIRST_SLICE:]:
-            wanted = pair[count:] - pair[:count]
-            if "person" in batch:
-                wanted = wanted * F.adaptive_avg_pool2d(batch["person"], wanted.shape[-2:])
-            share = (wanted * (own.float() - source)).sum((1, 2, 3)) / wanted.square().sum((1, 2, 3)).clamp_min(1e-6)
-            shortfalls.append(F.relu(EXTENT_SHARE - share))
-        return torch.stack(shortfalls).mean()
 
 
 def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
