@@ -20,6 +20,7 @@ from gra_core.training.data import (
     RealFaces,
     apply_tone,
     blur_detail,
+    from_bytes,
     random_flow,
     random_patch_mask,
     random_tone,
@@ -132,7 +133,7 @@ class EncoderTraining(Training):
     @torch.no_grad()
     def report(self) -> None:
         """Held-out figures after one round and after all; grid: photo, first estimate, corrected estimate."""
-        photos = RealFaces(self.args.val, ENCODER_SIZE, self.device).pictures.float() / 127.5 - 1
+        photos = from_bytes(RealFaces(self.args.val, ENCODER_SIZE, self.device).pictures)
         encoder = self.average.average
         rows, sums = [], torch.zeros(2, 3, device=photos.device)
         for batch in photos.split(8):
