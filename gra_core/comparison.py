@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from gra_core.constants import IMAGE_SIZE
-from gra_core.directions.registry import edit_offset
+from gra_core.directions.registry import EditDirection
 from gra_core.editor import Inversion, PortraitEditor
 from gra_core.evaluation.identity import face_descriptor, identity_distance
 from gra_core.evaluation.metrics import METRIC_SIZE, mse, resize
@@ -70,20 +70,25 @@ class Comparison:
 
 
 @torch.inference_mode()
-def compare(editor: PortraitEditor, aligned: Image.Image, strengths: Mapping[str, float]) -> Comparison:
+def compare(
+    editor: PortraitEditor,
+    aligned: Image.Image,
+    strengths: Mapping[str, float],
+    edits: Mapping[str, EditDirection] | None = None,
+) -> Comparison:
     """Edit an aligned face by each method.
 
     Args:
         editor: with its weights.
         aligned: FFHQ-aligned face, RGB, 1024 px.
         strengths: slider values by edit key.
+        edits: the edits to choose from, such as a visitor's own beside the editor's, the default.
 
     Raises:
         UnknownEditError, StrengthError: as `PortraitEditor.edit`.
     """
     inversion = editor.invert(aligned)
-    offset = torch.from_numpy(edit_offset(editor.edits, strengths)).to(editor.device, inversion.codes.dtype)
-    codes = inversion.codes + offset
+    codes = editor.edited_codes(inversion, strengths, edits)
     photo = image_to_tensor(aligned).to(editor.device)
     edit = editor.streams.editing(editor.generator, codes, inversion.source)
     pictures = {

@@ -118,25 +118,26 @@ class PortraitEditor:
             UnknownEditError: A key is not in `edits`.
             StrengthError: A value is not a number or out of range.
         """
-        codes = self._edited_codes(inversion, strengths, edits)
+        codes = self.edited_codes(inversion, strengths, edits)
         return tensor_to_image(self.streams.editing(self.generator, codes, inversion.source).picture)
 
     @torch.inference_mode()
     def low_rate(self, inversion: Inversion, strengths: Mapping[str, float] | None = None) -> Image.Image:
         """The generator's picture of the (edited) code alone, without residuals; for comparison. As `edit`."""
-        return tensor_to_image(self.generator(self._edited_codes(inversion, strengths or {})))
+        return tensor_to_image(self.generator(self.edited_codes(inversion, strengths or {})))
 
     @property
     def average_code(self) -> np.ndarray:
         """Code of the average face, (512,) float32."""
         return self.generator.mean_w.float().cpu().numpy()
 
-    def _edited_codes(
+    def edited_codes(
         self,
         inversion: Inversion,
         strengths: Mapping[str, float],
         edits: Mapping[str, EditDirection] | None = None,
     ) -> Tensor:
+        """The photo's W+ code after an edit, (1, 16, 512); as `edit`."""
         code = inversion.codes[0].float().cpu().numpy()
         offset = torch.from_numpy(edit_offset(self.edits if edits is None else edits, strengths, code))
         return inversion.codes + offset.to(self.device, inversion.codes.dtype)

@@ -54,7 +54,10 @@ def many_edits() -> dict[str, EditDirection]:
 
 
 class StandIn:
-    """In the editor's place: smile makes the picture brighter, age takes colour out, edits of one's own mirror it."""
+    """In the editor's place: smile makes the picture brighter, age takes colour out, edits of one's own mirror it.
+
+    Extra 19 takes its time: a twentieth of a second for each unit.
+    """
 
     average_code = np.zeros(512, np.float32)
     generator = nn.Identity()
@@ -68,6 +71,7 @@ class StandIn:
         return aligned
 
     def edit(self, inversion: Image.Image, strengths: dict[str, float], edits: dict | None = None) -> Image.Image:
+        time.sleep(strengths.get("extra19", 0) / 20)
         if any(edits[key].group not in GROUPS for key, value in strengths.items() if value and edits):
             inversion = ImageOps.mirror(inversion)
         bright = ImageEnhance.Brightness(inversion).enhance(1 + strengths.get("smile", 0) / 200)
@@ -229,8 +233,9 @@ def stand_in_page() -> object:
 
 
 if __name__ == "__main__":
-    from gra_core.ui import visitors
+    from gra_core.ui import edit_tab, visitors
     from gra_core.ui.page import launch_options
 
     visitors.PATIENCE = 1.0  # files of a visitor who left go sooner, so that tests need not wait
+    edit_tab.SETTLE_SECONDS = 0.05  # and pictures without loss come sooner
     stand_in_page().launch(**launch_options())

@@ -319,6 +319,36 @@ def test_nothing_jumps_when_pictures_arrive(tab, photo_file, render):
     assert after == before
 
 
+# --- finding a slider ------------------------------------------------------------------------------------------------
+
+
+def test_sliders_are_found_by_words(ready, render):
+    box, sliders = ready.get_by_label("Find an edit"), ready.locator(".edit-slider:visible")
+    shown = sliders.count()
+    box.fill("happy")  # not the name of the slider, but what people call it
+    ready.wait_for_selector("#find:has-text('1 of 25')")
+    assert [slider.get_attribute("id") for slider in sliders.all()] == ["edit-smile"]
+    box.fill("12 EXTRA")
+    ready.wait_for_selector("#edit-extra12", state="visible")  # its fold was closed
+    assert sliders.count() == 1
+    box.press("Enter")
+    ready.wait_for_function("document.activeElement.closest('.edit-slider')?.id === 'edit-extra12'")
+    ready.keyboard.press("ArrowRight")
+    ready.wait_for_selector("#summary:has-text('Extra 12 +1')")
+    box.fill("17")
+    ready.wait_for_selector("#edit-extra17", state="visible")
+    assert axe_flaws(ready) == []
+    box.fill("zebra")
+    assert "No edit found" in ready.wait_for_selector("#find .said:not(:empty)").inner_text()
+    assert sliders.count() == 0
+    box.press("Escape")
+    ready.wait_for_selector("#edit-smile", state="visible")
+    assert box.input_value() == ""
+    # The fold in which a slider was moved stays open, the others close again.
+    assert sliders.count() == shown + 5
+    assert ready.locator("#edit-extra12").is_visible()
+
+
 # --- edits of one's own ----------------------------------------------------------------------------------------------
 
 
@@ -345,6 +375,15 @@ def test_a_direction_file_becomes_a_slider_for_its_visitor(ready, browser, url, 
     ready.locator("#animate-edit input").click()
     ready.get_by_role("option", name="Curly hair").wait_for()
     ready.keyboard.press("Escape")
+    ready.get_by_label("Find an edit").fill("curly")
+    ready.locator("#edit-smile").wait_for(state="hidden")
+    assert ready.locator("#own-0").is_visible()
+    ready.get_by_label("Find an edit").fill("")
+    ready.get_by_role("tab", name="Compare").click()
+    ready.locator("#compare-edit input").click()
+    ready.get_by_role("option", name="Curly hair").wait_for()
+    ready.keyboard.press("Escape")
+    ready.get_by_role("tab", name="Edit").click()
     with browser.new_context() as other_context:
         other = other_context.new_page()
         visit(other, url)
@@ -531,6 +570,24 @@ def test_two_browsers_stay_apart(ready, browser, url, render, astronaut, tmp_pat
         ready.wait_for_timeout(500)
 
 
+def test_who_waits_reads_for_whom(ready, browser, url, photo_file, render):
+    set_slider(ready, "age", "30")  # so that the folded slider below is the only thing that differs
+    eventually(ready, like(render(age=30)))
+    ready.get_by_label("Find an edit").fill("extra 19")
+    ready.wait_for_selector("#edit-extra19", state="visible")
+    with browser.new_context() as other_context:
+        other = other_context.new_page()
+        visit(other, url)
+        set_slider(ready, "extra19", "60")  # takes three seconds
+        ready.wait_for_timeout(200)
+        other.set_input_files("#upload input[type=file]", photo_file)
+        other.wait_for_selector(f"#status .busy:has-text('{words.NEXT}')")
+        other.wait_for_selector("#status .ready:has-text('Ready')")
+        eventually(other, like(render()))
+        other.close()
+    eventually(ready, like(render(age=30)))
+
+
 def test_a_new_photo_starts_over(ready, photo_file, render):
     set_slider(ready, "smile", "50")
     eventually(ready, like(render(smile=50)))
@@ -677,8 +734,10 @@ def test_the_page_fits_a_phone(browser, url, photo_file, tmp_path):
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
         upload(tab, photo_file)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        tab.get_by_label("Find an edit").fill("masculine")
+        tab.locator("#edit-smile").wait_for(state="hidden")
+        tab.get_by_label("Find an edit").press("Enter")
         slider = tab.locator("#edit-gender")
-        slider.scroll_into_view_if_needed()
         box = tab.locator("#comparison").bounding_box()
         assert box["y"] >= -1  # the picture stays in sight
         assert box["y"] + box["height"] < slider.bounding_box()["y"] + 1

@@ -117,7 +117,7 @@ def test_the_aligned_residual_follows_the_edit(editor, inversion):
     with torch.inference_mode():
         aligned, flows = [], []
         for strength in (0, 80):
-            codes = editor._edited_codes(inversion, {"yaw": strength})
+            codes = editor.edited_codes(inversion, {"yaw": strength})
             edit = editor.streams.editing(editor.generator, codes, inversion.source)
             aligned.append(edit.aligned)
             flows.append(edit.flows)

@@ -1,10 +1,13 @@
-"""Sessions in bounded memory, and undo."""
+"""Sessions in bounded memory, the line for the model, and undo."""
 
+import threading
+import time
 import types
 
 import pytest
 
 from gra_core.ui.history import GESTURE_SECONDS, LONGEST, History
+from gra_core.ui.line import Line
 from gra_core.ui.visitors import Visitors
 
 
@@ -96,6 +99,86 @@ def test_results_without_a_session_go_with_the_visitor(clock, tmp_path, monkeypa
     visitors.leave("me")
     assert not shelf.folder.exists()
     assert other.folder.exists()
+
+
+# --- the line --------------------------------------------------------------------------------------------------------
+
+
+def waiting(line: Line, visitor: str | None, patience: float = 0.0) -> tuple[threading.Thread, list]:
+    """Somebody who joins now, and what that one is told; "in" when it is the turn, which lasts a moment."""
+    told: list = []
+    place = line.join(visitor)
+
+    def wait() -> None:
+        with place:
+            told.extend(place.wait(patience))
+            told.append("in")
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread, told
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_the_line_is_served_in_order_and_each_knows_how_it_stands():
+    line = Line()
+    first = line.join("a")
+    assert list(first.wait()) == []
+    second = line.join("b")
+    third, told = waiting(line, "c")
+    until(lambda: told == [2])
+    first.leave()
+    until(lambda: told == [2, 1])
+    assert list(second.wait()) == []
+    second.leave()
+    third.join(10)
+    assert told == [2, 1, "in"]
+    assert list(line.join("d").wait()) == []  # all have left
+
+
+def test_ones_own_earlier_events_are_waited_for_without_a_word():
+    line = Line()
+    first = line.join("a")
+    thread, told = waiting(line, "a")
+    program, told_program = waiting(line, None)
+    until(lambda: told_program == [1])
+    assert told == []
+    first.leave()
+    thread.join(10)
+    program.join(10)
+    assert told == ["in"]
+    assert told_program == [1, "in"]
+
+
+def test_a_short_wait_is_not_worth_a_word():
+    line = Line()
+    first = line.join("a")
+    thread, told = waiting(line, "b", patience=30)
+    time.sleep(0.05)
+    first.leave()
+    thread.join(10)
+    assert told == ["in"]
+
+
+def test_a_place_is_free_after_an_error_and_can_be_given_up():
+    line = Line()
+    first = line.join("a")
+    with pytest.raises(ZeroDivisionError), line.join("b"):  # gone before it was served
+        raise ZeroDivisionError
+    thread, told = waiting(line, "c")
+    until(lambda: told == [1])
+    first.leave()
+    thread.join(10)
+    assert told == [1, "in"]
+
+
+# --- undo ------------------------------------------------------------------------------------------------------------
 
 
 def test_undo_and_redo(clock):

@@ -12,7 +12,7 @@ from gra_core.directions.registry import edit_offset
 from gra_core.errors import GRAError
 from gra_core.export import FORMATS, describe, result_name, save_picture
 from gra_core.images import load_image
-from gra_core.ui.edit_tab import ONE_AT_A_TIME
+from gra_core.ui.edit_tab import MODEL
 from gra_core.ui.shelf import Shelf
 from gra_core.ui.studio import Studio
 from gra_core.ui.widgets import explain, file_value
@@ -37,8 +37,10 @@ def add_endpoints(studio: Studio) -> None:
         """
         try:
             photo = load_image(_path(image))
-            faces = studio.aligner.detect(photo)
-            aligned = studio.aligner.align(photo, faces[_index(face, len(faces))])
+            with studio.line.join() as place:
+                place.arrive()
+                faces = studio.aligner.detect(photo)
+                aligned = studio.aligner.align(photo, faces[_index(face, len(faces))])
         except Exception as error:
             raise gr.Error(explain(error), print_exception=False) from error
         shelf = _shelf()
@@ -64,10 +66,12 @@ def add_endpoints(studio: Studio) -> None:
             if f".{file_format}" not in FORMATS:
                 raise GRAError(f"There is no format {file_format!r}; there are: png, jpg, webp.")
             photo = load_image(_path(image))
-            faces = studio.aligner.detect(photo)
-            aligned: AlignedFace = studio.aligner.align(photo, faces[_index(face, len(faces))])
             strengths = {key: float(value) for key, value in settings.items()}
-            result = studio.editor.edit(studio.editor.invert(aligned.image), strengths)
+            with studio.line.join() as place:
+                place.arrive()
+                faces = studio.aligner.detect(photo)
+                aligned: AlignedFace = studio.aligner.align(photo, faces[_index(face, len(faces))])
+                result = studio.editor.edit(studio.editor.invert(aligned.image), strengths)
             if whole_photo:
                 result = paste_back(photo, result, aligned)
             path = _shelf().path(result_name("portrait", strengths, f".{file_format}"))
@@ -76,10 +80,9 @@ def add_endpoints(studio: Studio) -> None:
             raise gr.Error(explain(error), print_exception=False) from error
         return file_value(str(path))
 
-    limits = {key: ONE_AT_A_TIME[key] for key in ("concurrency_id", "concurrency_limit")}
     gr.api(edits, api_name="edits", concurrency_limit=None)
-    gr.api(align, api_name="align", **limits)
-    gr.api(edit, api_name="edit", **limits)
+    gr.api(align, api_name="align", **MODEL)
+    gr.api(edit, api_name="edit", **MODEL)
 
 
 def _shelf() -> Shelf:

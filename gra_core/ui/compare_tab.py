@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradio as gr
+from PIL import Image
 
 from gra_core.batch import SUFFIXES
+from gra_core.directions.registry import EditDirection
 from gra_core.errors import CheckpointError
 from gra_core.export import describe, result_name, save_picture
 from gra_core.images import load_image
 from gra_core.ui import words
 from gra_core.ui.contact_sheet import Row, draw_sheet, figure_texts
 from gra_core.ui.examples import example_files
+from gra_core.ui.panel import EditPanel
 from gra_core.ui.studio import Studio
 from gra_core.ui.widgets import choices_of, data_url, explain, note
 
@@ -24,8 +27,11 @@ if TYPE_CHECKING:
     from gra_core.evaluation.perceptual import LPIPS
 
 MAX_PHOTOS = 8
-SHOWN_SIDE = 384
-"""Side in pixels of the pictures on the page."""
+SHOWN_SIDE, MAP_SIDE = 384, 240
+"""Sides in pixels of the pictures and maps on the page."""
+
+ALL_SLIDERS = "*"
+"""In the place of an edit's key: all edits as the sliders stand."""
 
 
 @dataclass
@@ -49,12 +55,17 @@ class Metrics:
 
 
 class CompareTab:
-    """The widgets and the answers to their events."""
+    """The widgets and the answers to their events.
 
-    def __init__(self, studio: Studio) -> None:
-        self.studio = studio
+    Args:
+        studio: the shared parts.
+        panel: the sliders, for those who compare what they set there.
+    """
+
+    def __init__(self, studio: Studio, panel: EditPanel) -> None:
+        self.studio, self.panel = studio, panel
         self.metrics = Metrics()
-        choices = choices_of(studio.edits)
+        choices = _choices(studio.edits)
         with gr.Column(elem_id="compare"):
             gr.Markdown(words.COMPARE)
             self.files = gr.File(
@@ -65,13 +76,16 @@ class CompareTab:
                 elem_id="compare-files",
             )
             with gr.Row():
-                self.key = gr.Dropdown(choices, value=choices[0][1], label="Edit", elem_id="compare-edit")
+                self.key = gr.Dropdown(
+                    choices, value=choices[0][1], label="Edit", min_width=300, elem_id="compare-edit"
+                )
                 self.strength = gr.Slider(
                     -100,
                     100,
                     value=60,
                     step=1,
                     label="Strength",
+                    min_width=300,
                     buttons=["reset"],
                     elem_id="compare-strength",
                     elem_classes=["edit-slider", "two-sided", "boxed"],
@@ -83,48 +97,79 @@ class CompareTab:
             self.sheet = gr.DownloadButton("Download the contact sheet", visible=False, elem_id="compare-sheet")
             self.results = gr.HTML(apply_default_css=False, elem_id="compare-results")
 
-    def connect(self) -> None:
-        """Wire the events."""
-        # In a line of its own, as batches are.
-        line = {"concurrency_id": "compare", "concurrency_limit": 1, "show_progress": "hidden"}
-        common = {"preprocess": False, "api_visibility": "private", **line}
+    def connect(self, tab: gr.Tab) -> None:
+        """Wire the events; `tab` is where the widgets are."""
+        common = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
+        line = {"concurrency_id": "compare", "concurrency_limit": 1}  # of its own, as batches are
         outputs = [self.status, self.results, self.sheet]
-        settings = [self.key, self.strength]
-        self.start.click(self.on_start, [self.files, *settings], outputs, **common)
-        self.example.click(self.on_example, settings, outputs, **common)
+        settings = [self.key, self.strength, *self.panel.sliders]
+        tab.select(self.on_open, [self.key], [self.key], **common)
+        self.start.click(self.on_wait, None, [self.status], **common).then(
+            self.on_start, [self.files, *settings], outputs, **common, **line
+        )
+        self.example.click(self.on_wait, None, [self.status], **common).then(
+            self.on_example, settings, outputs, **common, **line
+        )
+
+    def on_open(self, request: gr.Request, key: str | None) -> dict:
+        """The tab was opened: offers the edits that the visitor has by now."""
+        edits = self.studio.edits_of(request.session_hash)
+        choices = _choices(edits)
+        return gr.update(choices=choices, value=key if key == ALL_SLIDERS or key in edits else choices[0][1])
+
+    def on_wait(self) -> str:
+        """Says at once that a comparison was asked for: another visitor's may have to end before."""
+        return note("busy", words.BATCH_WAITING)
 
     def on_start(
-        self, request: gr.Request, files: list[dict] | None, key: str, strength: float | None
+        self, request: gr.Request, files: list[dict] | None, key: str, strength: float | None, *values: object
     ) -> Iterator[dict]:
-        """Compares the chosen photos."""
-        yield from self._compare(request, [Path(file["path"]) for file in files or []], key, strength)
+        """Compares the chosen photos; without any, the face that is open in the tab Edit."""
+        session = None if files else self.studio.visitors.get(request.session_hash)
+        if session is not None:
+            photos = [(session.name, lambda: session.portrait.aligned.image)]
+        else:
+            photos = [self._photo(Path(file["path"])) for file in files or []]
+        yield from self._compare(request, photos, self._strengths(request, key, strength, values))
 
-    def on_example(self, request: gr.Request, key: str, strength: float | None) -> Iterator[dict]:
+    def on_example(self, request: gr.Request, key: str, strength: float | None, *values: object) -> Iterator[dict]:
         """Compares on the first example."""
-        yield from self._compare(request, example_files()[:1], key, strength)
+        photos = [self._photo(path) for path in example_files()[:1]]
+        yield from self._compare(request, photos, self._strengths(request, key, strength, values))
 
-    def _compare(self, request: gr.Request, paths: list[Path], key: str, strength: float | None) -> Iterator[dict]:
+    def _photo(self, path: Path) -> tuple[str, Callable[[], Image.Image]]:
+        """What a file is called, and a way to its largest face."""
+        return path.name, lambda: self.studio.aligner.align_photo(load_image(path)).image
+
+    def _compare(
+        self,
+        request: gr.Request,
+        photos: list[tuple[str, Callable[[], Image.Image]]],
+        strengths: dict[str, float],
+    ) -> Iterator[dict]:
         from gra_core import comparison  # noqa: PLC0415 - brings PyTorch, which the page starts without
 
-        if not paths:
+        if not photos:
             yield {self.status: note("error", words.COMPARE_EMPTY)}
             return
-        strengths = self._strengths(key, strength)
+        edits = self.studio.edits_of(request.session_hash)
+        used = {key: edits[key] for key in strengths}
         yield {self.results: "", self.sheet: gr.update(visible=False)}
         rows, failures = [], []
-        for index, path in enumerate(paths[:MAX_PHOTOS]):
-            yield {self.status: note("busy", f"Comparing photo {index + 1} of {len(paths[:MAX_PHOTOS])}: {path.name}")}
+        for index, (name, face) in enumerate(photos[:MAX_PHOTOS]):
+            yield {self.status: note("busy", f"Comparing photo {index + 1} of {len(photos[:MAX_PHOTOS])}: {name}")}
             try:
-                aligned = self.studio.aligner.align_photo(load_image(path)).image
-                result = self.studio.run(comparison.compare, aligned, strengths)
-                rows.append(Row(path.name, result, comparison.figures(result, self.metrics.get())))
+                result = self.studio.run(comparison.compare, face(), strengths, used)
+                rows.append(Row(name, result, comparison.figures(result, self.metrics.get())))
             except Exception as error:
-                failures.append(f"{path.name}: {explain(error)}")
-            yield {self.results: "".join(map(_row_html, rows))}
+                failures.append(f"{name}: {explain(error)}")
+            yield {self.results: "".join(map(_row_html, rows)) + _note_html(rows)}
+        if len(photos) > MAX_PHOTOS:
+            failures.append(words.COMPARE_MANY.format(count=MAX_PHOTOS))
         if not rows:
             yield {self.status: note("error", " ".join(failures))}
             return
-        settings = describe(strengths, self.studio.edits)
+        settings = describe(strengths, used)
         shelf = self.studio.visitors.shelf(request.session_hash, "compare")
         sheet = shelf.path(result_name("comparison", strengths, ".png"))
         save_picture(draw_sheet(rows, settings), sheet, ".png", settings)
@@ -135,9 +180,19 @@ class CompareTab:
             self.sheet: gr.update(value=str(sheet), visible=True),
         }
 
-    def _strengths(self, key: str, strength: float | None) -> dict[str, float]:
-        edit = self.studio.edits[key]
-        return {key: min(max(strength or 0.0, edit.minimum), edit.maximum)}
+    def _strengths(
+        self, request: gr.Request, key: str, strength: float | None, values: tuple[object, ...]
+    ) -> dict[str, float]:
+        edits = self.studio.edits_of(request.session_hash)
+        if key == ALL_SLIDERS:
+            return self.panel.read(values, edits)
+        if key not in edits:  # an own edit of a visit that ended
+            return {}
+        return {key: min(max(strength or 0.0, edits[key].minimum), edits[key].maximum)}
+
+
+def _choices(edits: Mapping[str, EditDirection]) -> list[tuple[str, str]]:
+    return [*choices_of(edits), (words.ALL_SLIDERS, ALL_SLIDERS)]
 
 
 def _row_html(row: Row) -> str:
@@ -154,25 +209,27 @@ def _row_html(row: Row) -> str:
             f"<figcaption><b>{html.escape(title)}</b><span>{html.escape(what)}</span><dl>{lines}</dl></figcaption>"
             "</figure>"
         )
-    stages = "".join(
-        f"<tr><th scope='row'>{stage.side} px</th>"
+    stages = row.comparison.stages
+    heads = "".join(f'<th scope="col">{stage.side} px</th>' for stage in stages)
+    lines = "".join(
+        f'<tr><th scope="row">{title}</th>'
         + "".join(
-            f'<td><img src="{data_url(picture, 160)}" alt="{alt} at {stage.side} px" width="160" height="160"></td>'
-            for alt, picture in (
-                ("Residual found", stage.residual),
-                ("Residual aligned", stage.aligned),
-                ("Correspondence", stage.flow),
-            )
+            f'<td><img src="{data_url(getattr(stage, kind), MAP_SIDE)}" alt="{title} at {stage.side} px" '
+            f'width="{MAP_SIDE}" height="{MAP_SIDE}"></td>'
+            for stage in stages
         )
-        + f"<td>{stage.farthest:.0f} px</td></tr>"
-        for stage in row.comparison.stages
+        + "</tr>"
+        for title, kind in (("Found", "residual"), ("Aligned", "aligned"), ("Taken from", "flow"))
     )
+    farthest = "".join(f"<td>{stage.farthest:.0f} px</td>" for stage in stages)
     return (
         f'<section class="comparison-row"><h2>{html.escape(row.name)}</h2><div class="columns">{"".join(columns)}</div>'
-        f"<p>{html.escape(words.COMPARE_NOTE.strip())}</p>"
-        '<div class="maps" tabindex="0" role="region" aria-label="Maps">'  # scrolls on a phone: by keyboard, too
-        '<table><caption>What each stage of GRA does</caption><thead><tr><th scope="col">Stage</th>'
-        '<th scope="col">Residual found</th><th scope="col">Residual aligned</th>'
-        '<th scope="col">Where it comes from (hue: direction, depth of colour: distance)</th>'
-        f'<th scope="col">Farthest</th></tr></thead><tbody>{stages}</tbody></table></div></section>'
+        f"<table><caption>{html.escape(words.COMPARE_STAGES)}</caption>"
+        f'<thead><tr><th scope="col">Stage</th>{heads}</tr></thead>'
+        f'<tbody>{lines}<tr><th scope="row">Farthest</th>{farthest}</tr></tbody></table></section>'
     )
+
+
+def _note_html(rows: list[Row]) -> str:
+    """What the figures are."""
+    return f'<p class="comparison-note">{html.escape(words.COMPARE_NOTE.strip())}</p>' if rows else ""

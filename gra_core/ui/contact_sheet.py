@@ -48,8 +48,8 @@ def draw_sheet(rows: Sequence[Row], settings: str) -> Image.Image:
     width = len(METHODS) * (SIDE + GAP) + GAP
     sheet = Image.new("RGB", (width, TITLE_HEIGHT + row_height * len(rows)), PAPER)
     draw = ImageDraw.Draw(sheet)
-    large, small = ImageFont.load_default(24), ImageFont.load_default(15)
-    draw.text((GAP, 10), settings, font=large, fill=INK)
+    small = ImageFont.load_default(15)
+    draw.text((GAP, 10), settings, font=_fitting(settings, width - 2 * GAP), fill=INK)
     about = f"{PROGRAM}. Figures: distance to the input at 256 px. 'Not aligned': ablations of the same weights."
     draw.text((GAP, 40), about, font=small, fill=PALE)
     for index, row in enumerate(rows):
@@ -63,6 +63,12 @@ def draw_sheet(rows: Sequence[Row], settings: str) -> Image.Image:
             draw.text((left, top + SIDE + 24), "   ".join(texts), font=small, fill=PALE)
         _draw_maps(sheet, draw, row, top + SIDE + CAPTION_HEIGHT, small)
     return sheet
+
+
+def _fitting(text: str, width: int) -> ImageFont.FreeTypeFont:
+    """The largest font in which a title goes into so many pixels; many sliders make long titles."""
+    sizes = (ImageFont.load_default(size) for size in range(24, 7, -1))
+    return next((font for font in sizes if font.getlength(text) <= width), ImageFont.load_default(8))
 
 
 def _draw_maps(sheet: Image.Image, draw: ImageDraw.ImageDraw, row: Row, top: int, font: ImageFont.FreeTypeFont) -> None:

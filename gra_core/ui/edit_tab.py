@@ -5,7 +5,9 @@ Answers to events are dictionaries of what changes, or a stream of them while th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import gradio as gr
@@ -36,8 +38,14 @@ from gra_core.ui.widgets import (
     viewer,
 )
 
-ONE_AT_A_TIME = {"concurrency_id": "model", "concurrency_limit": 1, "show_progress": "hidden"}
-"""Edits wait in one line: two at once would only make both slower."""
+LONGEST_LINE = 20
+"""How many events may wait in the studio's line; what comes beyond that waits without a word."""
+
+MODEL = {"concurrency_id": "model", "concurrency_limit": LONGEST_LINE}
+"""Options of events that join the studio's line."""
+
+SETTLE_SECONDS = 0.3
+"""How long a slider has to rest until the quick picture is replaced by the one without loss."""
 
 SCRIPTS = {
     name: (HERE / f"{name}.js").read_text(encoding="utf-8")
@@ -114,46 +122,67 @@ class EditTab:
     def connect(self, blocks: gr.Blocks) -> None:
         """Wire the events."""
         # Raw values in (preprocess=False): a damaged upload and an emptied number box are for us to explain.
-        common = {"preprocess": False, "api_visibility": "private", **ONE_AT_A_TIME}
+        common = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden", **MODEL}
         quick = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
+        in_line = self.in_line
         panel, sliders = self.panel, self.panel.sliders
-        outputs = [
-            *(self.turn, self.status, self.upload, self.viewer, self.faces, self.bar, self.view, self.welcome),
-            *(self.file, self.moved, self.animation, self.animation_file, *panel.outputs, *panel.slots),
+        # What a slider move may change; Gradio takes half a millisecond for each output, changed or not.
+        moved = [
+            *(self.turn, self.status, self.upload, self.viewer, self.faces, self.bar, self.welcome),
+            *(self.animation, self.animation_file, panel.undo, panel.redo, panel.summary),
         ]
+        outputs = [*moved, self.view, self.file, self.moved, panel.finder, *panel.sliders, *panel.slots]
         start = {"inputs": sliders, "outputs": outputs}
 
-        self.upload.input(self.on_upload, [self.upload, *sliders], outputs, **common)
-        self.examples.select(self.on_example, **start, **common)
-        self.faces.select(self.on_face, [self.turn, self.view], outputs, **common)
+        self.upload.input(in_line(self.on_upload), [self.upload, *sliders], outputs, **common)
+        self.examples.select(in_line(self.on_example), **start, **common)
+        self.faces.select(in_line(self.on_face), [self.turn, self.view], outputs, **common)
         gr.on(
             [event for slider in sliders for event in (slider.input, slider.release)],
-            self.on_move,
+            in_line(self.on_move),
             [self.turn, self.view, *sliders],
-            outputs,
+            moved,
             trigger_mode="always_last",  # while one result is on its way only the newest position waits
             **common,
+        ).then(
+            self.on_rest, None, [self.viewer], trigger_mode="always_last", **quick | {"concurrency_limit": LONGEST_LINE}
         )
-        self.view.input(self.on_view, [self.turn, self.view], outputs, **common)
+        self.view.input(in_line(self.on_view), [self.turn, self.view], outputs, **common)
         for button, step in ((panel.reset, self.on_reset), (panel.undo, self.on_undo), (panel.redo, self.on_redo)):
-            button.click(step, [self.turn, self.view], outputs, **common)
-        panel.preset.select(self.on_preset, [self.turn, self.view], outputs, **common)
-        self.another.click(self.on_another, None, outputs, **common)
+            button.click(in_line(step), [self.turn, self.view], outputs, **common)
+        panel.preset.select(in_line(self.on_preset), [self.turn, self.view], outputs, **common)
+        self.another.click(in_line(self.on_another), None, outputs, **common)
         self.download.click(
-            self.on_download, [self.turn, self.view, self.format, self.mark, *sliders], outputs, **common
+            in_line(self.on_download), [self.turn, self.view, self.format, self.mark, *sliders], outputs, **common
         ).then(None, [self.file], js=SCRIPTS["download"], api_visibility="private")
         self.own.connect(outputs, common)
         self.animate.click(self.on_animate, [self.turn, self.moved, self.kind, *sliders], outputs, **common)
         self.save.click(self.on_save, sliders, [self.text], **quick).then(
             None, [self.text], js=SCRIPTS["save_text"], api_visibility="private"
         )
-        self.load.upload(self.on_load, [self.load, self.turn, self.view], outputs, **common)
+        self.load.upload(in_line(self.on_load), [self.load, self.turn, self.view], outputs, **common)
         self.share.click(self.on_share, sliders, [self.text, self.link, self.status], **quick).then(
             None, [self.text], [self.link], js=SCRIPTS["share_link"], api_visibility="private"
         )
         blocks.load(self.on_visit, None, [self.status, *panel.outputs], **quick)
         blocks.load(None, js=SCRIPTS["photos"], api_visibility="private")
         blocks.unload(self.on_leave)
+
+    def in_line(self, answer: Callable[..., dict | Iterator[dict]]) -> Callable[..., Iterator[dict]]:
+        """An answer that waits for its turn with the model, and says so when that takes a while."""
+
+        @functools.wraps(answer)  # Gradio reads the annotations
+        def answer_in_turn(request: gr.Request, *arguments: object) -> Iterator[dict]:
+            with self.studio.line.join(request.session_hash) as place:
+                for others in place.wait():
+                    yield {self.status: note("busy", words.in_line(others))}
+                answers = answer(request, *arguments)
+                if isinstance(answers, dict):
+                    yield answers
+                else:
+                    yield from answers
+
+        return answer_in_turn
 
     # --- a photo comes and goes ------------------------------------------------------------------------------------
 
@@ -240,12 +269,24 @@ class EditTab:
         edits = self.studio.edits_of(request.session_hash)
         strengths = self.panel.read(values, edits)
         if session is None:
-            return {**self.no_photo(request, turn), **self.panel.show(strengths, edits, sliders=False)}
+            return {**self._no_photo(turn), **self.panel.show(strengths, edits, sliders=False)}
         history = session.portrait.history
         if turn != history.turn or strengths == history.current:  # too late, or the end of a drag that is shown already
             return {self.status: gr.skip()}
         history.record(strengths)
-        return self.answer(session, view, sliders=False)
+        return self.answer(session, view, sliders=False, quick=True)
+
+    async def on_rest(self, request: gr.Request) -> dict:
+        """The picture of a slider's place is shown: if it stays there, the same follows without loss."""
+        session = self.studio.visitors.get(request.session_hash)
+        draft = session and session.draft
+        if draft is not None:
+            await asyncio.sleep(SETTLE_SECONDS)
+            if session.draft is draft:
+                pictures = await asyncio.to_thread(work.settle, session, draft)
+                if session.draft is draft:
+                    return {self.viewer: gr.update(value=pictures_value(*pictures))}
+        return {self.viewer: gr.skip()}
 
     def on_view(self, request: gr.Request, turn: float, view: str) -> dict:
         """The view was switched."""
@@ -311,7 +352,15 @@ class EditTab:
             total = work.SWEEP_FRAMES
             yield {self.status: note("busy", words.ANIMATING.format(done=1, total=total))}
             strengths = self.panel.read(values, session.edits)
-            for done, path in work.animate(self.studio, session, strengths, key, animation_formats()[kind]):
+            steps = work.animate(self.studio, session, strengths, key, animation_formats()[kind])
+            while True:
+                with self.studio.line.join(request.session_hash) as place:  # others may move a slider between pictures
+                    for others in place.wait():
+                        yield {self.status: note("busy", words.in_line(others))}
+                    step = next(steps, None)
+                if step is None:
+                    break
+                done, path = step
                 if path is None:
                     message = words.ANIMATING.format(done=min(done + 1, total), total=total)
                     yield {self.status: note("busy", message)}
@@ -347,17 +396,33 @@ class EditTab:
 
     # --- what the page shows -------------------------------------------------------------------------------------
 
-    def answer(self, session: Session, view: str, message: str | None = words.READY, *, sliders: bool = True) -> dict:
-        """The page after new settings, or a message why there is no new picture."""
+    def answer(self, session: Session, view: str, message: str | None = words.READY, **options: bool) -> dict:
+        """As `rendered`, or a message why there is no new picture."""
         try:
-            return self.rendered(session, view, message, sliders=sliders)
+            return self.rendered(session, view, message, **options)
         except Exception as error:
             return {self.status: note("error", explain(error))}
 
-    def rendered(self, session: Session, view: str, message: str | None = words.READY, *, sliders: bool = True) -> dict:
-        """The page with the picture of the chosen face's settings; without a message that line stays as it is."""
+    def rendered(
+        self,
+        session: Session,
+        view: str,
+        message: str | None = words.READY,
+        *,
+        sliders: bool = True,
+        quick: bool = False,
+    ) -> dict:
+        """The page with the picture of the chosen face's settings.
+
+        Args:
+            session: the visitor's.
+            view: FACE_VIEW or PHOTO_VIEW.
+            message: what the line above the picture says; without one it stays as it is.
+            sliders: whether to set the sliders, too: not those that a hand is on.
+            quick: whether a small picture will do until `on_rest`.
+        """
         history = session.portrait.history
-        pictures = work.render(self.studio, session, history.current, view)
+        pictures = work.render(self.studio, session, history.current, view, quick=quick)
         return {
             self.turn: history.turn,
             self.status: note("ready", message) if message else gr.skip(),
@@ -394,8 +459,12 @@ class EditTab:
 
     def no_photo(self, request: gr.Request, turn: float) -> dict:
         """The page when there is nothing to edit: not yet, or not any more."""
+        return {**self._no_photo(turn), **(self.own.show(request, {}) if turn else {})}
+
+    def _no_photo(self, turn: float) -> dict:
+        """As `no_photo`, but for sliders of the visitor's own."""
         if turn:
-            return {**self._empty(), **self.own.show(request, {}), self.status: note("error", words.EXPIRED)}
+            return {**self._empty(), self.status: note("error", words.EXPIRED)}
         return {self.status: note("ready", words.WAITING)}
 
 

@@ -33,7 +33,7 @@ class OwnFold:
     def connect(self, outputs: list, common: dict) -> None:
         """Wire the events; as the tab's, with its outputs and common options."""
         tab, panel, sliders = self.tab, self.panel, self.panel.sliders
-        panel.file.upload(self.on_file, [panel.file, *sliders], outputs, **common)
+        panel.file.upload(tab.in_line(self.on_file), [panel.file, *sliders], outputs, **common)
         gr.on(
             [panel.describe.click, panel.target.submit],
             self.on_describe,
@@ -41,9 +41,9 @@ class OwnFold:
             outputs,
             # Not in the line of edits: it takes a while, and others can edit meanwhile.
             **common | {"concurrency_id": "words"},
-        ).then(self.on_added, [tab.turn, tab.view], outputs, **common)
+        ).then(tab.in_line(self.on_added), [tab.turn, tab.view], outputs, **common)
         for index, remover in enumerate(panel.removers):
-            remover.click(self._remover(index), [tab.turn, tab.view, *sliders], outputs, **common)
+            remover.click(tab.in_line(self._remover(index)), [tab.turn, tab.view, *sliders], outputs, **common)
 
     def on_file(self, request: gr.Request, file: dict, *values: object) -> Iterator[dict]:
         """A file with an edit was chosen."""

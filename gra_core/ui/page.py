@@ -55,8 +55,8 @@ def build_page(studio: Studio | None = None) -> gr.Blocks:
                 edit = EditTab(studio)
             with gr.Tab("Batch", id="batch") as batch_tab:
                 batch = BatchTab(studio, edit.panel)
-            with gr.Tab("Compare", id="compare"):
-                compare = CompareTab(studio)
+            with gr.Tab("Compare", id="compare") as compare_tab:
+                compare = CompareTab(studio, edit.panel)
         with gr.Column(elem_id="about"):
             with gr.Accordion("What happens to my photo", open=False):
                 gr.Markdown(words.PRIVACY)
@@ -66,7 +66,7 @@ def build_page(studio: Studio | None = None) -> gr.Blocks:
                 gr.Markdown(words.LICENCE)
         edit.connect(blocks)
         batch.connect(batch_tab)
-        compare.connect()
+        compare.connect(compare_tab)
         add_endpoints(studio)
     studio.warm_up()
     return blocks

@@ -14,7 +14,7 @@ from gra_core.directions.registry import EditDirection
 from gra_core.export import describe
 from gra_core.ui import own_edits, presets, words
 from gra_core.ui.history import History
-from gra_core.ui.widgets import picker, picker_value
+from gra_core.ui.widgets import finder, picker, picker_value
 
 FIRST = ("smile", "age", "yaw", "glasses", "gender", "hair_light")
 """What most people come for: these sliders stand before the groups, in this order."""
@@ -40,11 +40,11 @@ class EditPanel:
             self.summary = gr.HTML(_summary({}, edits), elem_id="summary")
             names = [name for name, _ in self.presets]
             self.preset = picker("Presets", "presets", picker_value(names), visible=bool(names))
+            self.finder = finder(_findable(edits, {}), "find")
             self.sliders = _sliders(edits)
             with gr.Accordion("Your own edits", open=False, elem_classes="edit-group", elem_id="own"):
                 self._draw_own(in_words)
         self.outputs = [self.undo, self.redo, self.summary, *self.sliders]
-        self.own_outputs = [*self.slots, *self.own_sliders]
 
     def _draw_own(self, in_words: bool) -> None:
         gr.Markdown(words.OWN)
@@ -53,7 +53,7 @@ class EditPanel:
         self.own_sliders: list[gr.Slider] = []
         self.removers: list[gr.Button] = []
         for index in range(own_edits.MOST):
-            with gr.Column(visible=False, elem_classes="own-slot") as slot:
+            with gr.Column(visible=False, elem_classes="own-slot", elem_id=f"own-slot-{index}") as slot:
                 self.own_sliders.append(_slider("", "", -MAX_STRENGTH, f"own-{index}"))
                 self.removers.append(gr.Button("Remove", size="sm", min_width=80, elem_classes="remove"))
             self.slots.append(slot)
@@ -93,7 +93,7 @@ class EditPanel:
 
     def show_own(self, strengths: Mapping[str, float], own: Mapping[str, EditDirection]) -> dict:
         """What changes on the panel when edits of the visitor's own come or go."""
-        changes: dict = {}
+        changes: dict = {self.finder: _findable(self.edits, own)}
         edits = [*own.values(), *[None] * own_edits.MOST][: own_edits.MOST]
         for slot, slider, edit in zip(self.slots, self.own_sliders, edits, strict=True):
             changes[slot] = gr.update(visible=edit is not None)
@@ -116,23 +116,41 @@ def _summary(strengths: Mapping[str, float], edits: Mapping[str, EditDirection])
     return f'<p aria-live="polite">{html.escape(text)}</p>'
 
 
-def _sliders(edits: Mapping[str, EditDirection]) -> list[gr.Slider]:
-    """One slider per edit, returned in the order of `edits`: the most wanted ones first, others folded by group."""
-    groups: dict[str, list[EditDirection]] = {}
+def _folds(edits: Mapping[str, EditDirection]) -> dict[str, list[EditDirection]]:
+    """The edits by the fold they stand in: the most wanted ones first, the others by group."""
+    folds = {words.FIRST: [edits[key] for key in FIRST if key in edits]}
     for edit in edits.values():
         if edit.key not in FIRST:
-            groups.setdefault(edit.group, []).append(edit)
+            folds.setdefault(edit.group, []).append(edit)
+    return folds
+
+
+def _sliders(edits: Mapping[str, EditDirection]) -> list[gr.Slider]:
+    """One slider per edit, returned in the order of `edits`."""
     sliders = {}
-    first = [edits[key] for key in FIRST if key in edits]
-    with gr.Accordion(words.FIRST, open=True, visible=bool(first), elem_classes="edit-group"):
-        for edit in first:
-            sliders[edit.key] = _slider(edit.label, edit.hint, edit.minimum, f"edit-{edit.key}")
-    for group, members in groups.items():
-        contents = ", ".join(edit.label.lower() for edit in members)
-        with gr.Accordion(f"{group}: {contents}", open=False, elem_classes="edit-group"):
+    for index, (group, members) in enumerate(_folds(edits).items()):
+        first = index == 0
+        title = group if first else f"{group}: {', '.join(edit.label.lower() for edit in members)}"
+        options = {"open": first, "visible": bool(members), "elem_classes": "edit-group", "elem_id": f"fold-{index}"}
+        with gr.Accordion(title, **options):
             for edit in members:
                 sliders[edit.key] = _slider(edit.label, edit.hint, edit.minimum, f"edit-{edit.key}")
     return [sliders[key] for key in edits]
+
+
+def _findable(edits: Mapping[str, EditDirection], own: Mapping[str, EditDirection]) -> list[dict[str, str]]:
+    """What the finder knows of each slider."""
+    places = [
+        (edit, f"edit-{edit.key}", f"fold-{index}")
+        for index, members in enumerate(_folds(edits).values())
+        for edit in members
+    ]
+    places += [(edit, f"own-slot-{index}", "own") for index, edit in enumerate(own.values())]
+    found = []
+    for edit, place, fold in places:
+        text = f"{edit.label} {edit.group} {edit.hint} {words.ALSO_CALLED.get(edit.key, '')}".lower()
+        found.append({"place": place, "fold": fold, "text": text})
+    return found
 
 
 def _slider(label: str, hint: str, minimum: float, elem_id: str) -> gr.Slider:

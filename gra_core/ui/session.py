@@ -66,6 +66,12 @@ class Session:
     index: int = 0
     portraits: dict[int, Portrait] = field(default_factory=dict)
     _backgrounds: dict[str, tuple[object, Image.Image]] = field(default_factory=dict)
+    _drafts: list[Image.Image] = field(default_factory=list)
+
+    @property
+    def draft(self) -> Image.Image | None:
+        """The result that the page shows with some loss, if so: `settle` brings the one without."""
+        return self._drafts[-1] if self._drafts else None
 
     @property
     def portrait(self) -> Portrait:
@@ -80,7 +86,8 @@ class Session:
             for portrait in list(self.portraits.values())
         )
         backgrounds = sum(size_in_bytes(picture) for _, picture in list(self._backgrounds.values()))
-        return size_in_bytes(self.photo) + portraits + backgrounds
+        drafts = sum(map(size_in_bytes, list(self._drafts)))
+        return size_in_bytes(self.photo) + portraits + backgrounds + drafts
 
     @cached_property
     def preview(self) -> Image.Image:
@@ -143,17 +150,28 @@ def choose_face(studio: Studio, session: Session, index: int, aligned: AlignedFa
     return replace(session, index=index)
 
 
-def render(studio: Studio, session: Session, strengths: Mapping[str, float], view: str) -> tuple[str, str]:
+def render(
+    studio: Studio, session: Session, strengths: Mapping[str, float], view: str, *, quick: bool = False
+) -> tuple[str, str]:
     """Files of the pictures before and after, of one size, for the page.
 
-    The face at 1024 x 1024 without loss, or the whole photo at PREVIEW_SIDE at most.
+    The face at 1024 x 1024 without loss, or the whole photo at PREVIEW_SIDE at most. A quick result has a quarter of
+    the bytes, for what is looked at in passing; `settle` then gives the face without loss.
     """
     portrait = session.portrait
     result = studio.editor.edit(portrait.inversion, strengths, session.edits)
+    session._drafts[:] = [result] if quick and view == FACE_VIEW else []
+    if session._drafts:
+        return show_crop(session, portrait.aligned, session.index), session.shelf.put(result, ".jpg")
     if view == FACE_VIEW:
         return show_crop(session, portrait.aligned, session.index), session.shelf.put(result)
     whole = _into_photo(studio, session, session.preview, result, "preview")
     return session.shelf.keep(session.preview, "photo.jpg"), session.shelf.put(whole, ".jpg")
+
+
+def settle(session: Session, draft: Image.Image) -> tuple[str, str]:
+    """As `render`, of a result of the chosen face that was shown as a draft."""
+    return show_crop(session, session.portrait.aligned, session.index), session.shelf.put(draft)
 
 
 def export_result(

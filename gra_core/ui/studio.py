@@ -1,4 +1,4 @@
-"""What all visitors share: the registry of edits, the face finder, the editor, CLIP and the sessions."""
+"""What all visitors share: the registry of edits, the face finder, the editor and the line for it, CLIP, sessions."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from gra_core.directions.registry import EditDirection, load_directions
 from gra_core.images import load_image
 from gra_core.ui import gpu, own_edits
 from gra_core.ui.examples import example_files
+from gra_core.ui.line import Line
 from gra_core.ui.visitors import Visitors
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Studio:
         self._words: tuple[TextDirections, Generator] | None = None
         self._words_lock = threading.Lock()
         self.aligner = FaceAligner()
+        self.line = Line()
         self.visitors = visitors or Visitors()
         self._editor: PortraitEditor | None = None
         self._lock = threading.Lock()

@@ -33,9 +33,10 @@ find("full").addEventListener("click", () => {
 });
 
 // A picture replaces the one before only when it can be drawn at once: nothing flickers, nothing jumps.
-const loaded = async (url) => {
-  const picture = new Image();
-  picture.src = url;
+const loaded = async (name, url) => {
+  const old = find(name);
+  if (old.src === url) return old;
+  const picture = Object.assign(old.cloneNode(), { src: url });
   await picture.decode();
   return picture;
 };
@@ -48,12 +49,11 @@ const show = async () => {
     return;
   }
   try {
-    const [before, after] = await Promise.all([loaded(value.before.url), loaded(value.after.url)]);
+    const pictures = await Promise.all(["before", "after"].map((name) => loaded(name, value[name].url)));
     if (ticket !== newest) return;
     frame.classList.remove("waiting");
-    frame.style.setProperty("--shape", after.naturalWidth / after.naturalHeight);
-    find("before").src = before.src;
-    find("after").src = after.src;
+    frame.style.setProperty("--shape", pictures[1].naturalWidth / pictures[1].naturalHeight);
+    for (const picture of pictures) find(picture.className).replaceWith(picture);
     frame.dispatchEvent(new CustomEvent("shown", { bubbles: true }));
   } catch {
     // The file is gone already: a newer picture is on its way.

@@ -1,5 +1,5 @@
-"""Widgets that the tabs share, three of which Gradio does not have: the before/after viewer, a player of animations,
-and a row of pictures or words to choose from.
+"""Widgets that the tabs share, four of which Gradio does not have: the before/after viewer, a player of animations, a
+row of pictures or words to choose from, and a box that finds sliders.
 
 These are plain HTML with a few lines of script beside this file, usable by keyboard and screen reader.
 """
@@ -56,6 +56,26 @@ def pictures_value(before: str, after: str) -> dict[str, dict[str, object]]:
 def file_value(path: str) -> dict[str, object]:
     """A file as Gradio hands it to the browser."""
     return {"path": path, "orig_name": Path(path).name, "meta": {"_type": "gradio.FileData"}}
+
+
+def finder(value: list[dict[str, str]], elem_id: str) -> gr.HTML:
+    """A box to type in that leaves only those sliders in sight of which the words typed tell.
+
+    Args:
+        value: of each slider the element that holds it (`place`), the fold which that is in, and a `text` in small
+            letters in which the words are looked for.
+        elem_id: of the box.
+    """
+    return gr.HTML(
+        value,
+        html_template=(
+            '<div class="finder"><input type="search" placeholder="Find an edit" aria-label="Find an edit" '
+            'enterkeyhint="search" autocomplete="off" spellcheck="false"><span class="said" role="status"></span></div>'
+        ),
+        js_on_load=(HERE / "finder.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
 
 
 def picker(label: str, elem_id: str, value: object = None, visible: bool = True) -> gr.HTML:

@@ -9,6 +9,8 @@ INVERTING = "Rebuilding every detail"
 READY = "Ready. Move a slider; drag the line across the picture to compare with the original."
 WAITING = "The sliders are set. Choose a photo, and it is edited like that."
 EXPIRED = "Your photo is no longer here: the page was idle for long, or restarted. Please upload the photo again."
+NEXT = "Another photo is being worked on; yours is next."
+IN_LINE = "{count} other photos are being worked on; yours comes after them."
 UNEXPECTED = "Something went wrong here. Please try again, or choose another photo."
 SEVERAL = "{count} faces found; choose one below the picture. "
 ANIMATING = "Making the animation: picture {done} of {total}"
@@ -18,6 +20,30 @@ LOADED = "Settings loaded: {settings}."
 UNKNOWN = " Not known here: {names}."
 UNCHANGED = "Nothing is changed yet."
 FIRST = "Most wanted"
+
+ALSO_CALLED = {
+    "smile": "happy laugh grin sad",
+    "age": "old young wrinkles child",
+    "yaw": "pose rotate profile",
+    "glasses": "spectacles eyewear",
+    "gender": "man woman male female",
+    "mouth_open": "lips teeth",
+    "eyes_open": "wide awake sleepy",
+    "brow_height": "eyebrows surprised",
+    "brow_slope": "eyebrows angry sad",
+    "pitch": "nod look up down pose",
+    "face_width": "slim thin fat chubby",
+    "lipstick": "makeup make-up",
+    "skin_light": "pale tan tanned",
+    "warmth": "colour color temperature",
+    "hair_light": "blond blonde brunette dark colour color",
+    "fringe": "bangs",
+    "beard": "moustache mustache stubble shave",
+    "eyelids": "closed shut blink sleep",
+    "jaw_drop": "chin",
+    "brow_lift": "eyebrows surprised",
+}
+"""Words by which people look for an edit, beside those of its label and hint."""
 
 OWN = """
 A direction file for StyleGAN2-FFHQ (`.npy`, `.pt`, `.safetensors`) or a StyleCLIP mapper becomes a slider. Only you see
@@ -61,11 +87,23 @@ BATCH_EMPTY = "Choose photos, a folder or a zip first."
 COMPARE = """
 For reviewers: one edit by several methods side by side, with the residuals and correspondences of each stage. Both
 "not aligned" columns are **ablations of the same weights**, which were trained with alignment and all stages: they show
-what these weights do without it, not how well a model trained that way would do.
+what these weights do without it, not how well a model trained that way would do. Without a photo here, the face that is
+open in the tab *Edit* is taken.
 """
 COMPARE_NOTE = """
 Figures compare each picture with the input at 256 px (identity: dlib's face descriptor, below 0.6 the same person). An
 edit has to change something, so lower is not always better; at strength 0 they measure the reconstruction.
 """
-COMPARE_EMPTY = "Choose one or more photos first."
+COMPARE_STAGES = (
+    "What each stage of GRA does: the residual where it was found in the photo, where alignment puts it, and where "
+    "each place takes it from (hue: direction, depth of colour: distance)"
+)
+COMPARE_EMPTY = "Choose one or more photos first, or open one in the tab Edit."
+COMPARE_MANY = "Only the first {count} photos were compared."
+ALL_SLIDERS = "All sliders, as they stand in the tab Edit"
 NO_LPIPS = "LPIPS is left out: its weights are not at hand."
+
+
+def in_line(others: int) -> str:
+    """What somebody reads who waits for so many other visitors."""
+    return NEXT if others == 1 else IN_LINE.format(count=others)
