@@ -1,6 +1,7 @@
 # make app     create .venv, install what the editor needs, start it on http://127.0.0.1:7860
 # make test    create .venv, install the development tools and Chromium, run ruff and the whole test suite
 # make lint    ruff only
+# make pictures    remake the pictures of the README, with the weights as they are
 # make clean   remove .venv and caches
 #
 # Variables: PORT and HOST of the editor; PYTHON (3.11 or newer) that creates .venv; CPU=1 takes PyTorch's small
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: app test lint clean browser
+.PHONY: app test lint pictures clean browser
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.installed $(if $(WORDS),$(VENV)/.installed-words)
@@ -32,6 +33,9 @@ test: lint browser
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+pictures: browser
+	PYTHONPATH=. $(BIN)/python tests/pictures.py
 
 # The page tests drive a real browser: the system's Chromium or Chrome, else Debian's package, else Playwright's own.
 browser: $(VENV)/.installed-dev

@@ -695,20 +695,36 @@ def test_a_batch_without_photos_says_so(tab):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(browser, url, photo_file, scheme):
+def test_axe_finds_nothing_serious(browser, url, pair_file, bad_files, scheme):
+    """Each tab: empty, with an error, and with all that can be on it: several faces, open folds, files, failures."""
     with browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900}) as context:
         tab = context.new_page()
         visit(tab, url)
+        tab.set_input_files("#upload input[type=file]", bad_files["nobody.png"])
+        tab.wait_for_selector("#status [role=alert]")
         assert axe_flaws(tab) == []
-        upload(tab, photo_file)
-        for fold in ("#own", "#animate", "#share"):
-            tab.locator(f"{fold} button.label-wrap").click()
+        upload(tab, pair_file)
+        for fold in tab.locator("#side button.label-wrap:not(.open), #about button.label-wrap").all():
+            fold.click()
         tab.wait_for_selector("#copy-link", state="visible")
+        tab.locator("#copy-link").click()
+        tab.wait_for_selector("#link", state="visible")
         assert axe_flaws(tab) == []
-        for name in ("Batch", "Compare"):
-            tab.get_by_role("tab", name=name).click()
-            tab.wait_for_selector(f"#{name.lower()}", state="visible")
-            assert axe_flaws(tab) == [], name
+        tab.get_by_role("tab", name="Batch").click()
+        tab.locator("#batch-start").click()
+        tab.wait_for_selector("#batch-status [role=alert]")
+        assert axe_flaws(tab) == []
+        tab.set_input_files("#batch-files input[type=file]", [pair_file, bad_files["text.jpg"]])
+        tab.wait_for_selector("#batch-files .file-preview")
+        tab.locator("#batch-start").click()
+        tab.wait_for_selector("#batch-result", state="visible")
+        assert axe_flaws(tab) == []
+        tab.get_by_role("tab", name="Compare").click()
+        tab.set_input_files("#compare-files input[type=file]", bad_files["text.jpg"])
+        tab.wait_for_selector("#compare-files .file-preview")
+        tab.locator("#compare-start").click()
+        tab.wait_for_selector("#compare-status [role=alert]")
+        assert axe_flaws(tab) == []
 
 
 def test_light_and_dark(browser, url):
