@@ -560,7 +560,7 @@ def test_the_application_edits_and_compares(astronaut, photo_file, bad_files, ed
         titles = tab.locator(".comparison-row").first.locator("figcaption b").all_inner_texts()
         assert titles == ["Input", "Low-rate code", "One-shot, not aligned", "Gradual, not aligned", "GRA"]
         assert tab.locator(".comparison-row dl").last.inner_text().split()[::2] == ["MSE", "Identity"]
-        assert tab.locator(".comparison-row .maps img").count() == 24
+        assert tab.locator(".comparison-row table img").count() == 24
         with tab.expect_download() as download:
             tab.locator("#compare-sheet").click()
         assert download.value.suggested_filename == "comparison-smile+60.png"

@@ -129,9 +129,9 @@ class EditTab:
         # What a slider move may change; Gradio takes half a millisecond for each output, changed or not.
         moved = [
             *(self.turn, self.status, self.upload, self.viewer, self.faces, self.bar, self.welcome),
-            *(self.animation, self.animation_file, panel.undo, panel.redo, panel.summary),
+            *(self.animation, self.animation_file, panel.undo, panel.redo, panel.summary, *panel.slots),
         ]
-        outputs = [*moved, self.view, self.file, self.moved, panel.finder, *panel.sliders, *panel.slots]
+        outputs = [*moved, self.view, self.file, self.moved, panel.finder, *panel.sliders]
         start = {"inputs": sliders, "outputs": outputs}
 
         self.upload.input(in_line(self.on_upload), [self.upload, *sliders], outputs, **common)
@@ -462,9 +462,10 @@ class EditTab:
         return {**self._no_photo(turn), **(self.own.show(request, {}) if turn else {})}
 
     def _no_photo(self, turn: float) -> dict:
-        """As `no_photo`, but for sliders of the visitor's own."""
+        """As `no_photo`; of edits that are gone the sliders go, and lists that name them follow with the next answer."""
         if turn:
-            return {**self._empty(), self.status: note("error", words.EXPIRED)}
+            hidden = {slot: gr.update(visible=False) for slot in self.panel.slots}
+            return {**self._empty(), **hidden, self.status: note("error", words.EXPIRED)}
         return {self.status: note("ready", words.WAITING)}
 
 
