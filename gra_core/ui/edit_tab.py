@@ -462,7 +462,7 @@ class EditTab:
         return {**self._no_photo(turn), **(self.own.show(request, {}) if turn else {})}
 
     def _no_photo(self, turn: float) -> dict:
-        """As `no_photo`; of edits that are gone the sliders go, and lists that name them follow with the next answer."""
+        """As `no_photo`; sliders of edits that are gone go, lists that name them follow later."""
         if turn:
             hidden = {slot: gr.update(visible=False) for slot in self.panel.slots}
             return {**self._empty(), **hidden, self.status: note("error", words.EXPIRED)}
