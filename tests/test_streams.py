@@ -67,6 +67,7 @@ def test_latents_of_the_generators_own_w_are_standard_normal():
     typical = latents[:8].float().clamp(-2, 2)
     codes = space(typical)
     assert torch.nn.functional.cosine_similarity(codes, w[:8]).min() > 0.95
+    torch.testing.assert_close(space.inverse(codes), typical, atol=0.02, rtol=0.02)
     far = torch.randn(8, 512).sign()
     torch.testing.assert_close(space(100 * far), space(1e6 * far))  # bounded, whatever comes in
 

@@ -11,16 +11,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from gra_core.constants import PROJECT_ROOT
 from gra_core.errors import CheckpointError, UnreadableImageError
 from gra_core.models.editing import sample_at, upscale_flow
-from gra_core.models.encoder import Encoder
+from gra_core.models.encoder import LATENT_BOUND, Encoder
 from gra_core.models.face import FaceNet
 from gra_core.models.generator import Generator
-from gra_core.models.streams import Streams
+from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.data import (
     NamedOffsets,
     RealFaces,
@@ -32,6 +33,7 @@ from gra_core.training.data import (
     random_tone,
     to_bytes,
 )
+from gra_core.training.encoder import move_to_latents
 from gra_core.training.losses import VGG_SLICES, ShiftTolerantLPIPS, load_face_net
 from gra_core.training.runtime import (
     AverageWeights,
@@ -249,6 +251,41 @@ def test_saved_weights_come_back(tmp_path):
     load_weights(second, tmp_path / "new" / "x.safetensors")
     torch.testing.assert_close(first.weight, second.weight, atol=1e-3, rtol=1e-3)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.safetensors"]
+
+
+def test_an_encoder_keeps_its_codes_when_it_moves_to_the_generators_latent_space():
+    torch.manual_seed(0)
+    encoder = Encoder().eval()
+    torch.nn.init.normal_(encoder.out_weight, std=0.01)
+    w = F.leaky_relu(torch.randn(2000, 512), 0.2)
+    encoder.latent_space.origin.copy_(w.mean(0))
+    photos = torch.randint(0, 256, (8, 3, 256, 256), dtype=torch.uint8)
+    average = torch.zeros(1, 3, 256, 256)
+
+    def codes() -> torch.Tensor:
+        with torch.no_grad():
+            return encoder.latent_space(encoder(from_bytes(photos), average.expand(8, -1, -1, -1)))
+
+    before = codes()
+    move_to_latents(encoder, w, photos, average)
+    assert encoder.latent_space.bound == LATENT_BOUND
+    assert (codes() - before).square().mean() < 0.1 * before.var()
+    assert not encoder.training
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_every_design_starts_from_the_full_ones_weights(name, tmp_path):
+    full, design = Streams(), Streams(DESIGNS[name])
+    save_weights(full, tmp_path / "streams.safetensors")
+    load_weights(design, tmp_path / "streams.safetensors", of_larger=True)
+    for key, value in design.state_dict().items():
+        torch.testing.assert_close(value, full.state_dict()[key], atol=1e-3, rtol=1e-3)
+
+
+def test_a_design_does_not_start_from_a_smaller_one(tmp_path):
+    save_weights(Streams(DESIGNS["one_shot"]), tmp_path / "streams.safetensors")
+    with pytest.raises(RuntimeError, match="Missing key"):
+        load_weights(Streams(), tmp_path / "streams.safetensors", of_larger=True)
 
 
 @pytest.mark.parametrize(

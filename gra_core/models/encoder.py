@@ -27,6 +27,9 @@ LATENT_BOUND = 10.0
 UNBOUNDED = 1e4
 """A bound that no latent comes near."""
 
+LARGEST_SHARE = 0.95
+"""Of the bound: what `LatentSpace.inverse` takes what lies beyond for."""
+
 MAPPING_SLOPE = 0.2
 """Negative slope of the mapping network's last leaky ReLU."""
 
@@ -108,6 +111,14 @@ class LatentSpace(nn.Module):
         self.axes.copy_((directions * variances.clamp_min(0).sqrt()).T)
         self.slope.fill_(MAPPING_SLOPE)
         self.bound.fill_(LATENT_BOUND)
+
+    @torch.no_grad()
+    def inverse(self, codes: Tensor) -> Tensor:
+        """Latents (..., 512) of codes (..., 512); those of codes out of bounds are as large as makes a difference."""
+        codes = codes.double()
+        linear = torch.where(codes < 0, codes / self.slope, codes) - self.origin
+        bounded = (linear @ torch.linalg.inv(self.axes.double())) / self.bound
+        return (self.bound * bounded.clamp(-LARGEST_SHARE, LARGEST_SHARE).atanh()).float()
 
     def forward(self, latents: Tensor) -> Tensor:
         """Latents (..., 512) -> codes (..., 512); latents beyond the bound are drawn back to it, smoothly."""

@@ -37,6 +37,9 @@ LOSS_WEIGHTS = {"mse": 1.0, "l1": 0.5, "lpips": 3.0, "identity": 0.4, "code": 0.
 it near W, where edits work (e4e, Tov et al. 2021, section 4.1). `latent`: square of the latents, 1 for the
 generator's own w."""
 
+RIDGE = 3.0
+"""Penalty, in photos, on the weights of the last layer when they are fitted to known codes."""
+
 
 def parser() -> argparse.ArgumentParser:
     """Options of `train encoder`."""
@@ -59,17 +62,18 @@ class EncoderTraining(Training):
 
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__(args, partial(new_encoder, args.face_net))
-        if args.fit_latents or not args.init:
-            w = sample_w(self.generator, LATENT_SAMPLES, truncation=1.0)
-            for encoder in (self.module, self.average.average):
-                encoder.latent_space.fit(w)
-                torch.nn.init.zeros_(encoder.out_weight)
-                torch.nn.init.zeros_(encoder.out_bias)
         self.real = RealFaces(args.data, 2 * ENCODER_SIZE, self.device)
         if args.variants:
             variants = edited_photos(args.editor, self.real.pictures, args.variants)
             self.real.add(variants.flatten(0, 1))
         self.process.log(f"{len(self.real.pictures)} photos and variants")
+        if args.fit_latents or not args.init:
+            w = sample_w(self.generator, LATENT_SAMPLES, truncation=1.0)
+            if args.init:
+                move_to_latents(self.module, w, self.real.pictures, self.average_face)
+            else:
+                self.module.latent_space.fit(w)
+            self.average.average.load_state_dict(self.module.state_dict())
         self.run_generator = self.compile(partial(small_picture, self.generator))
         self.run_encoder = self.compile(self.module)
         self.run_perceptual = self.compile(self.perceptual)
@@ -145,6 +149,29 @@ class EncoderTraining(Training):
         for name, values in zip(("first", "corrected"), (sums / len(photos)).tolist(), strict=True):
             print(f"held-out {name}: mse {values[0]:.4f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
         save_grid(torch.cat(rows)[:24], self.args.out / "encoder.jpg", columns=4)
+
+
+@torch.no_grad()
+def move_to_latents(encoder: Encoder, w: Tensor, photos: Tensor, average_face: Tensor) -> None:
+    """Fit the encoder's latent space to w (N, 512) and its last layer, by ridge regression, to the codes as they were.
+
+    `photos`: (M, 3, S, S) uint8, M well above the encoder's width.
+    """
+    training, features, codes = encoder.training, [], []
+    encoder.eval()
+    hook = encoder.out_norm.register_forward_hook(lambda _module, _inputs, found: features.append(found.float()))
+    for batch in photos.split(32):
+        photo = to_encoder_size(from_bytes(batch))
+        codes.append(encoder.latent_space(encoder(photo, average_face.expand_as(photo))))
+    hook.remove()
+    encoder.train(training)
+    encoder.latent_space.fit(w)
+    seen = F.pad(torch.cat(features), (0, 1), value=1.0).transpose(0, 1).double()
+    wanted = encoder.latent_space.inverse(torch.cat(codes)).transpose(0, 1).double()
+    gram = seen.mT @ seen + RIDGE * torch.eye(seen.shape[-1], device=seen.device)
+    weights = torch.linalg.solve(gram, seen.mT @ wanted).float()
+    encoder.out_weight.copy_(weights[:, :-1])
+    encoder.out_bias.copy_(weights[:, -1])
 
 
 def small_picture(generator: Generator, codes: Tensor) -> Tensor:

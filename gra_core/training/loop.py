@@ -42,7 +42,7 @@ def training_options(program: str, description: str, batch: int, seed: int) -> a
     options.add_argument("--perceptual", type=Path, required=True, help="vgg_shift_tolerant.pth of stlpips-pytorch")
     options.add_argument("--face-net", type=Path, required=True, help="fr_feature.onnx of faceplugin")
     options.add_argument("--generator", type=Path, default=CHECKPOINT_DIR / "generator.safetensors")
-    options.add_argument("--init", type=Path, help="weights to go on from")
+    options.add_argument("--init", type=Path, help="weights to go on from, of this or of a larger design")
     options.add_argument("--out", type=Path, default=Path("runs") / program, help="folder for weights and pictures")
     options.add_argument("--minutes", type=float, default=10.0, help="of training, compilation included")
     options.add_argument("--batch", type=int, default=batch, help="pictures per process and step, a multiple of 4")
@@ -75,7 +75,7 @@ class Training(ABC):
         load_weights(self.generator, args.generator)
         self.module, average = (make().to(self.device).to(memory_format=torch.channels_last) for _ in range(2))
         if args.init:
-            load_weights(self.module, args.init)
+            load_weights(self.module, args.init, of_larger=True)
         broadcast_state(self.module, self.process)
         self.average = AverageWeights(self.module, average)
         self.perceptual = ShiftTolerantLPIPS(args.perceptual).to(self.device).to(memory_format=torch.channels_last)

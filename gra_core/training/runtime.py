@@ -141,9 +141,17 @@ def _to_half(tensor: Tensor) -> Tensor:
     return tensor.half() if tensor.is_floating_point() else tensor
 
 
-def load_weights(module: nn.Module, path: Path) -> None:
-    """Load weights written by `save_weights` into a float32 module."""
-    module.load_state_dict(as_float(load_file(path)))
+def load_weights(module: nn.Module, path: Path, *, of_larger: bool = False) -> None:
+    """Load weights written by `save_weights` into a float32 module.
+
+    `of_larger`: the file may hold more than the module has, which is left out: streams of a simpler design start from
+    those of the full one.
+    """
+    state = as_float(load_file(path))
+    if of_larger:
+        names = module.state_dict().keys()
+        state = {name: tensor for name, tensor in state.items() if name in names}
+    module.load_state_dict(state)
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:

@@ -67,7 +67,7 @@ LOSS_WEIGHTS = {
     "flow": 0.1,
     "photometric": 0.2,
     "change": 1.0,
-    "extent": 0.2,
+    "extent": 0.5,
     "background": 0.5,
     "still": 0.1,
     "realism": 0.05,
@@ -106,8 +106,8 @@ Pair = tuple[str, Tensor, Tensor]
 
 GENERATOR_CHUNK = 4
 CHANGE_SIDE = 128
-EXTENT_SHARE = 0.5
-"""So much of the generator's change of a feature is asked for: good edits of photos reach it."""
+EXTENT_SHARE = 0.75
+"""So much of the generator's change of a feature is asked for; all of it would make its picture of the photo."""
 
 EXTENT_FIRST_SLICE = 2
 """Of the perceptual net: those before it see edges and skin, which a photo and the generator never share."""
