@@ -524,7 +524,7 @@ def test_check_draws_photos_with_the_whole_editor(monkeypatch, tmp_path):
     import torch
 
     from gra_core import editor
-    from gra_core.directions import check
+    from gra_core.directions import faces
 
     class Editor:
         """Inverts a photo to its red level; an edit adds what it adds to the code."""
@@ -551,12 +551,17 @@ def test_check_draws_photos_with_the_whole_editor(monkeypatch, tmp_path):
     monkeypatch.setattr(editor, "PortraitEditor", Editor)
     for level in (10, 20, 30, 40, 50):
         Image.new("RGB", (64, 64), (level, 0, 0)).save(tmp_path / f"{level}.png")
-    edits = {"smile": EditDirection("smile", "smile", "", -100, 100, np.full((16, 512), 100, np.float32))}
+    files = faces.photo_files(tmp_path, 3)
     for batch in (1, 2):
-        monkeypatch.setitem(check.BATCH, "cpu", batch)
-        pictures = check._draw_real(tmp_path, 3, edits)({"smile": 5})
+        monkeypatch.setitem(faces.BATCH, "cpu", batch)
+        (photos,) = faces.photo_faces(files, 3)
+        assert photos.codes.shape == (3, 16, 512)
+        pictures = photos.draw(np.full((16, 512), 5, np.float32))
         assert pictures.shape == (3, 256, 256, 3)
         assert [int(picture[9, 9, 0]) for picture in pictures] == [15, 35, 55], "photos from all over the folder"
+        each = photos.draw(np.stack([np.full((16, 512), k, np.float32) for k in (1, 2, 3)]))
+        assert [int(picture[9, 9, 0]) for picture in each] == [11, 32, 53], "an offset for each face"
+        assert [len(part.codes) for part in faces.photo_faces(files, 2)] == [2, 1]
     (tmp_path / "empty").mkdir()
     with pytest.raises(GRAError, match="no pictures"):
-        check._draw_real(tmp_path / "empty", 3, {})
+        faces.photo_files(tmp_path / "empty", 3)

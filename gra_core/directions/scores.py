@@ -229,7 +229,12 @@ def _jittered(box: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]
     left, top, right, bottom = box
     x, y, half = (left + right) / 2, (top + bottom) / 2, (right - left) / 2
     return [
-        (round(x + dx - half * size), round(y + dy - half * size), round(x + dx + half * size), round(y + dy + half * size))
+        (
+            round(x + dx - half * size),
+            round(y + dy - half * size),
+            round(x + dx + half * size),
+            round(y + dy + half * size),
+        )
         for dx, dy, size in JITTER
     ]
 
