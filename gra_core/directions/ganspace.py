@@ -1,7 +1,7 @@
 """Principal components of W: GANSpace (Härkönen et al., NeurIPS 2020, https://arxiv.org/abs/2004.02546).
 
-The components of codes w of a fixed seed, each moved on bands of rows of the W+ code. They serve as atoms of the fit, and
-those that move one score alone are edits of their own.
+The components of codes w of a fixed seed, each moved on bands of rows of the W+ code. They serve as atoms of the fit,
+and those that move one score alone are edits of their own.
 """
 
 from collections.abc import Mapping, Sequence

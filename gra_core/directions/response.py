@@ -1,7 +1,7 @@
 """What offsets do to the scores and to the identity of faces, and sums of offsets that move one score alone.
 
 A boundary says which way a score grows over the samples; what a row band of it does to a face, and what else moves with
-it, has to be measured. `sweep` does that. `combine` then finds, among all sums of measured offsets (atoms), the one
+it, has to be measured (`measuring`). `combine` then finds, among all sums of measured offsets (atoms), the one
 that moves its own score by one unit while the others, the person and the code move least:
 
     minimise  sum_s weight_s^2 * (mean response_s ^2 + spread * variance over faces of response_s)
@@ -12,17 +12,13 @@ Each term is a quadratic form in the amounts. It is InterFaceGAN's conditional m
 place of the boundaries' angles, and with what a face net sees of the person as one more thing to hold.
 """
 
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from time import monotonic
+from functools import cached_property
 from typing import Self
 
 import numpy as np
 
 from gra_core.constants import NUM_STYLES
-from gra_core.directions.scores import attribute_scores
 
 SPREAD = 0.5
 """How much leaks that differ from face to face matter beside the mean leak: it also keeps the noise in the responses,
@@ -34,9 +30,6 @@ SHRINKAGE = 0.3
 NONLINEARITY = 1.2
 """Variance of what a sum of atoms does over that of the sum of what they do."""
 
-IN_FLIGHT = 6
-"""Offsets whose pictures may wait for their scores while the next are rendered."""
-
 EVEN_SHARE, EVEN_ROUNDS = 0.2, 12
 """Leak, as a share of what is allowed to none, from which a score's weight is raised, and how many times."""
 
@@ -44,78 +37,6 @@ EVEN_SHARE, EVEN_ROUNDS = 0.2, 12
 def codes_of(faces: np.ndarray) -> np.ndarray:
     """W+ codes (N, 16, 512) of codes w (N, 512); W+ codes as they are."""
     return np.repeat(faces[:, None], NUM_STYLES, axis=1) if faces.ndim == 2 else faces
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What multiples of one offset did to N faces.
-
-    Attributes:
-        offset: (16, 512).
-        scores: (F, N, S) after each of F multiples.
-        descriptors: (F, N, 128) of the faces after each, or (F, 0, 128) where they were not taken.
-    """
-
-    offset: np.ndarray
-    scores: np.ndarray
-    descriptors: np.ndarray
-
-    def slopes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Half the difference between the last multiple and the first: of scores (N, S) and descriptors (N, 128)."""
-        return (self.scores[-1] - self.scores[0]) / 2, (self.descriptors[-1] - self.descriptors[0]) / 2
-
-
-def sweep(
-    faces, pool, offsets: Mapping[str, np.ndarray], factors: Sequence[float], *, describe: bool, until: float = np.inf
-) -> Iterator[tuple[str, Effect]]:  # noqa: E501
-    """Measure multiples of offsets on faces, one after the other.
-
-    Args:
-        faces: a `faces.FaceSet`.
-        pool: a `workers.ScoringPool`.
-        offsets: (16, 512) by name.
-        factors: the multiples, in rising order.
-        describe: whether to take face descriptors.
-        until: time, by `time.monotonic`, from which no further offset is begun.
-
-    Yields:
-        The name and effect of each offset in order.
-    """
-    from gra_core.directions.workers import DESCRIPTOR  # noqa: PLC0415
-
-    waiting: deque = deque()
-
-    def finish() -> tuple[str, Effect]:
-        name, pending = waiting.popleft()
-        measures = [wait() for wait in pending]
-        described = [m.get(DESCRIPTOR, np.zeros((0, 128))) for m in measures]
-        scores = np.float32([attribute_scores(m) for m in measures])
-        return name, Effect(offsets[name], scores, np.float32(described))
-
-    for name, offset in offsets.items():
-        if monotonic() > until:
-            break
-        waiting.append((name, [pool.submit(faces.draw(f * offset), describe=describe) for f in factors]))
-        if len(waiting) > IN_FLIGHT:
-            yield finish()
-    while waiting:
-        yield finish()
-
-
-def kept_effects(folder: Path) -> dict[str, Effect]:
-    """Effects by name that `keep_effect` left in a folder."""
-    result = {}
-    for file in sorted(folder.glob("*.npz")):
-        with np.load(file) as kept:
-            result[file.stem] = Effect(*(kept[name].astype(np.float32) for name in ("offset", "scores", "descriptors")))
-    return result
-
-
-def keep_effect(folder: Path, name: str, effect: Effect) -> None:
-    """Write an effect to a folder, the offset and descriptors as float16."""
-    folder.mkdir(parents=True, exist_ok=True)
-    small = {"offset": effect.offset.astype(np.float16), "descriptors": effect.descriptors.astype(np.float16)}
-    np.savez_compressed(folder / f"{name}.npz", scores=effect.scores, **small)
 
 
 @dataclass(frozen=True)
@@ -140,7 +61,7 @@ class Responses:
     def measured(
         cls, slopes: np.ndarray, atoms: np.ndarray, descriptors: np.ndarray, kinds: np.ndarray | None = None
     ) -> Self:
-        """From slopes (K, N, S) of atoms (K, 16, 512), and of the descriptors (K, M, 128) of all or some of the faces."""
+        """From slopes (K, N, S) of atoms (K, 16, 512), and of descriptors (K, M, 128) of all or some of the faces."""
         flat = atoms.reshape(len(atoms), -1)
         seen = descriptors.reshape(len(atoms), -1).astype(np.float64)
         mean = slopes.mean(1)
@@ -170,6 +91,12 @@ class Responses:
             mean[:, s] += covariance / faces @ amounts.T @ np.linalg.solve(noise, surprise)
         return replace(self, mean=mean)
 
+    @cached_property
+    def leaks(self) -> np.ndarray:
+        """For each score the quadratic form (S, K, K) of its mean effect squared and, by `SPREAD`, its variance."""
+        mean, deviation = self.mean.T, self.deviation.transpose(2, 0, 1)
+        return mean[:, :, None] * mean[:, None] + SPREAD / deviation.shape[2] * deviation @ deviation.transpose(0, 2, 1)
+
     def change(self, amounts: np.ndarray) -> float:
         """Root mean square change of the face descriptor by a sum (K,), as far as effects add up."""
         return float(np.sqrt(max(amounts @ self.identity @ amounts, 0.0)))
@@ -188,7 +115,6 @@ def combine(
     step: float,
     identity: float = 0.0,
     near: np.ndarray | float = 0.0,
-    spread: float = SPREAD,
 ) -> np.ndarray:
     """Amounts of the atoms whose sum moves score `own` by 1 and all else least.
 
@@ -199,17 +125,13 @@ def combine(
         step: how much length matters, per squared unit of W.
         identity: how much a change of the person matters, per squared distance of face descriptors.
         near: (K, K) further quadratic form to hold down.
-        spread: how much the differences between faces matter, beside the mean.
 
     Returns:
         (K,) amounts.
     """
     held = np.array(weights, np.float64)
     held[own] = 0
-    mean, deviation = responses.mean * held, responses.deviation * held
-    faces = deviation.shape[1]
-    deviation = deviation.reshape(len(deviation), -1)
-    matrix = mean @ mean.T + spread / faces * deviation @ deviation.T + 1e-9 * np.eye(len(mean))
+    matrix = np.tensordot(held**2, responses.leaks, 1) + 1e-9 * np.eye(len(responses.mean))
     matrix += step * responses.gram + identity * responses.identity + near
     effect = responses.mean[:, own]
     amounts = np.linalg.solve(matrix, effect)
