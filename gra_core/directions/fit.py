@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fit.add_argument("--faces", type=int, default=16, metavar="N", help="faces of each kind to measure atoms on (16)")
     fit.add_argument("--minutes", type=float, default=np.inf, help="begin no further measurement of atoms after these")
     fit.add_argument("--kept", action="store_true", help="measure nothing, use what the work folder holds")
-    fit.add_argument("--all", action="store_true", help="write also the edits that did not pass the check")
+    fit.add_argument("--all", action="store_true", help="write the edits that did not pass, too, at the end")
     fit.add_argument("--device", help="where to render: cpu, cuda, ... (a GPU if there is one)")
     fit.add_argument("--processes", type=int, default=0, metavar="N", help="score in N processes (in this one)")
     fit.add_argument("--compile", action="store_true", help="compile the generator first: worth it from 500 faces up")
@@ -257,9 +257,10 @@ def _fit_with(args: argparse.Namespace, probe: np.ndarray, pool: ScoringPool | N
     old = {recipe.key for recipe in RECIPES if recipe.kept}
     final = [replace(edit, provenance=start[edit.key].provenance) if edit.key in old else edit for edit in final]
     shipped = {recipe.key for recipe in RECIPES if recipe.shipped}
-    final = [edit for edit in final if edit.key in shipped or args.all]
+    others = [edit for edit in final if edit.key not in shipped] + component_candidates(names, responses, atoms)
+    final = [edit for edit in final if edit.key in shipped]
     final += style_edits(generator, STYLE_RECIPES) + component_edits(components(generator)[0], COMPONENT_RECIPES)
-    final += component_candidates(names, responses, atoms) if args.all else []
+    final += others if args.all else []
     save_directions(args.out, final, {PROBE: probe, check.SPREAD: spread.astype(np.float32)})
     record_checksum(args.out)
     return 0

@@ -55,7 +55,7 @@ class Effect:
     Attributes:
         offset: (16, 512).
         scores: (F, N, S) after each of F multiples.
-        descriptors: (F, N, 128) of the faces after each, or (F, 0, 128) where they were not taken.
+        descriptors: (2, N, 128) of the faces after the first and the last, or (2, 0, 128) where they were not taken.
     """
 
     offset: np.ndarray
@@ -83,7 +83,7 @@ def sweep(
         pool: takes their measures.
         offsets: (16, 512) by name.
         factors: the multiples, in rising order.
-        describe: whether to take face descriptors.
+        describe: whether to take face descriptors after the first and the last multiple.
         until: time, by `time.monotonic`, from which no further offset is begun.
 
     Yields:
@@ -94,14 +94,16 @@ def sweep(
     def finish() -> tuple[str, Effect]:
         name, pending = waiting.popleft()
         measures = [wait() for wait in pending]
-        described = [m.get(DESCRIPTOR, np.zeros((0, 128))) for m in measures]
+        described = [m.get(DESCRIPTOR, np.zeros((0, 128))) for m in (measures[0], measures[-1])]
         scores = np.float32([attribute_scores(m) for m in measures])
         return name, Effect(offsets[name], scores, np.float32(described))
 
     for name, offset in offsets.items():
         if monotonic() > until:
             break
-        waiting.append((name, [pool.submit(faces.draw(f * offset), describe=describe) for f in factors]))
+        ends = (factors[0], factors[-1])
+        pending = [pool.submit(faces.draw(f * offset), describe=describe and f in ends) for f in factors]
+        waiting.append((name, pending))
         if len(waiting) > IN_FLIGHT:
             yield finish()
     while waiting:
@@ -252,7 +254,7 @@ def as_measurements(effects: Mapping[str, Effect]) -> dict[str, check.Measuremen
         if key != PLAIN:
             found = list(effect.scores)
             found.insert(check.STRENGTHS.index(0.0), plain.scores[0])
-            ends = np.linalg.norm(effect.descriptors[[0, -1]] - plain.descriptors[0], axis=2)
+            ends = np.linalg.norm(effect.descriptors - plain.descriptors[0], axis=2)
             results[key] = check.Measurement(np.stack(found), ends, np.zeros_like(ends))
     return results
 

@@ -30,8 +30,9 @@ SHRINKAGE = 0.3
 NONLINEARITY = 1.2
 """Variance of what a sum of atoms does over that of the sum of what they do."""
 
-EVEN_SHARE, EVEN_ROUNDS = 0.2, 12
-"""Leak, as a share of what is allowed to none, from which a score's weight is raised, and how many times."""
+EVEN_SHARE, EVEN_NEAR, EVEN_ROUNDS = 0.2, 0.8, 15
+"""Leak, as a share of what is compared with, and share of the largest leak, above which a score's weight is raised; and
+how many times that is done."""
 
 
 def codes_of(faces: np.ndarray) -> np.ndarray:
@@ -169,5 +170,5 @@ def combine_evenly(
         amounts = combine(responses, own, raised * weights / units, step, identity, near)
         share = weights * responses.largest(amounts) * units[own] / units
         share[own] = 0
-        raised *= np.clip(share / EVEN_SHARE, 1, 2)
+        raised *= np.clip(share / max(EVEN_SHARE, EVEN_NEAR * share.max()), 1, 2)
     return amounts
