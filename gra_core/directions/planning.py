@@ -43,8 +43,8 @@ CLEAN = 0.5
 
 def leak_weights(recipe: Recipe) -> np.ndarray:
     """How much a leak of an edit into each score matters, (S,)."""
-    moved = {r.key for r in RECIPES if r.shipped} | {r.score for r in STYLE_RECIPES}
-    return np.array([ALONG if s in recipe.along else 1.0 if s in moved else ASIDE for s in SCORES])
+    moved = {r.fitted for r in RECIPES if r.shipped} | {r.score for r in STYLE_RECIPES}
+    return np.array([ALONG if s in (*recipe.along, recipe.key) else 1.0 if s in moved else ASIDE for s in SCORES])
 
 
 def plan(
@@ -66,7 +66,7 @@ def plan(
     units = np.full(len(SCORES), PLAIN_UNIT)
     for recipe in RECIPES:
         if recipe.shipped:
-            units[SCORES.index(recipe.key)] = recipe.effect * STRENGTH / MAX_STRENGTH
+            units[SCORES.index(recipe.fitted)] = recipe.effect * STRENGTH / MAX_STRENGTH
     for _ in range(2):  # the second time with the effects that the bounds of length and identity leave
         amounts = np.stack(
             [
@@ -75,7 +75,7 @@ def plan(
             ]
         )
         for recipe, row in zip(RECIPES, amounts, strict=True):
-            own = SCORES.index(recipe.key)
+            own = SCORES.index(recipe.fitted)
             if recipe.shipped:
                 units[own] = max(row @ responses.mean[:, own] * STRENGTH / MAX_STRENGTH, 0.2)
     return amounts
@@ -93,7 +93,7 @@ def _amounts(
     """Amounts (K,) of one edit at +100, see `plan`."""
     if recipe.kept:
         return np.array([float(name == f"{recipe.key}.{START}") for name in names]) * MAX_STRENGTH / STRENGTH
-    own, normal = SCORES.index(recipe.key), normals[recipe.key]
+    own, normal = SCORES.index(recipe.fitted), normals[recipe.key]
     aside = rows - np.outer(rows @ normal, normal)
     for weight in NEARNESS:
         near = weight * aside @ aside.T
@@ -165,8 +165,8 @@ def component_candidates(
     units, columns = np.full(len(SCORES), PLAIN_UNIT), np.zeros(len(SCORES), bool)
     for recipe in RECIPES:
         if recipe.shipped:
-            units[SCORES.index(recipe.key)] = recipe.effect * STRENGTH / MAX_STRENGTH
-            columns[SCORES.index(recipe.key)] = True
+            units[SCORES.index(recipe.fitted)] = recipe.effect * STRENGTH / MAX_STRENGTH
+            columns[SCORES.index(recipe.fitted)] = True
     numbers = [k for k, name in enumerate(names) if name.startswith("pca")]
     edits = []
     for name, own, leak in clean_components({names[k]: responses.mean[k] for k in numbers}, units, columns, CLEAN):
@@ -192,13 +192,13 @@ def print_plan(
     """What the edits are expected to do, and the atoms that they are mostly made of."""
     print(f"{'edit':<14}{'own at 60':>10}{'leak':>7}{'':>14}{'identity':>10}{'length':>8}{'cosine':>8}  mostly")
     own = {
-        r.key: abs(a @ responses.mean[:, SCORES.index(r.key)])
+        r.fitted: abs(a @ responses.mean[:, SCORES.index(r.fitted)])
         for r, a in zip(RECIPES, amounts, strict=True)
         if r.shipped
     }
     for recipe, row in zip(RECIPES, amounts, strict=True):
         moved = responses.largest(row)
-        shares = {key: moved[SCORES.index(key)] / max(value, 1e-6) for key, value in own.items() if key != recipe.key}
+        shares = {key: moved[SCORES.index(key)] / max(value, 1e-6) for key, value in own.items() if key != recipe.fitted}
         worst = max(shares, key=shares.get)
         mean_row = row @ rows
         cosine = mean_row @ normals[recipe.key] / max(np.linalg.norm(mean_row), 1e-9)
@@ -206,7 +206,7 @@ def print_plan(
         length = float(np.sqrt(row @ responses.gram @ row))
         size = np.abs(row) * np.sqrt(np.diag(responses.gram))
         most = ", ".join(f"{row[k]:+.2f} {names[k]}" for k in np.argsort(-size)[:4])
-        mine = row @ responses.mean[:, SCORES.index(recipe.key)] * STRENGTH / MAX_STRENGTH
+        mine = row @ responses.mean[:, SCORES.index(recipe.fitted)] * STRENGTH / MAX_STRENGTH
         print(
             f"{recipe.key:<14}{mine:>10.2f}{shares[worst]:>7.0%} {worst:<13}{change:>10.2f}{length:>8.1f}"
             f"{cosine:>8.2f}  {most}"

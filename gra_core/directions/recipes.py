@@ -70,6 +70,7 @@ class Recipe:
         kept: whether the offset of the file that the fit starts from is shipped as it is.
         shipped: whether the edit passed the check; others are fitted only with `--all`.
         along: scores that may move along; the caveat says so.
+        by: score that the fit moves for it, where that is not the one that it is checked by.
         caveat: what else changes.
     """
 
@@ -82,10 +83,16 @@ class Recipe:
     identity: float = 2.0
     near: float = 0.0
     along: tuple[str, ...] = ()
+    by: str = ""
     scale: float = 1.0
     kept: bool = False
     shipped: bool = True
     caveat: str = ""
+
+    @property
+    def fitted(self) -> str:
+        """Score that the fit moves."""
+        return self.by or self.key
 
 
 RECIPES = (
@@ -121,8 +128,9 @@ RECIPES = (
         "Glasses",
         "+ puts glasses on, - takes glasses off.",
         "Accessories",
-        effect=2.0,
+        effect=1.4,
         near=0.65,
+        by="glasses_odds",
         caveat="- is for people who wear glasses; without any, it makes the eyes smaller.",
     ),
     Recipe(

@@ -20,7 +20,7 @@ import numpy as np
 
 from gra_core.constants import NUM_STYLES
 
-SPREAD = 0.5
+SPREAD = 0.25
 """How much leaks that differ from face to face matter beside the mean leak: it also keeps the noise in the responses,
 which are measured on few faces, from being fitted."""
 

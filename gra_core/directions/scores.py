@@ -86,8 +86,12 @@ SCORED_BY: dict[str, tuple[str, ...]] = {
     "glasses": ("glasses_shown",),
     "gender": ("male_faceres",),
     "eyes_open": ("eye_opening",),
+    "glasses_odds": ("glasses",),
 }
-"""Measures, of one unit, whose mean is the score that edits are checked by."""
+"""Measures, of one unit, whose mean is the score that edits are checked by.
+
+Whether glasses are there is a matter of yes or no; the odds serve the fit, which looks for what moves them.
+"""
 
 SCORES = tuple(SCORED_BY)
 
