@@ -38,7 +38,7 @@ from gra_core.checkpoints import record_checksum
 from gra_core.constants import MAX_STRENGTH, STYLE_DIM
 from gra_core.directions import check, scores, search
 from gra_core.directions.boundaries import Boundary, fit_boundary, targets
-from gra_core.directions.ganspace import component_atoms, component_edits, components
+from gra_core.directions.ganspace import COUNT, component_atoms, component_edits, components
 from gra_core.directions.measuring import (
     ATOM_FACTORS,
     PROBE,
@@ -230,12 +230,15 @@ def _fit_with(args: argparse.Namespace, probe: np.ndarray, pool: ScoringPool | N
         print(f"{name:<14}{boundary.accuracy:>32.3f}{boundary.agreement:>20.3f}", flush=True)
     spread = attribute_scores(measures).std(0)
 
-    atoms = band_atoms(boundaries) | style_atoms(generator) | component_atoms(components(generator)[0])
+    axes, _ = components(generator)
+    atoms = band_atoms(boundaries) | style_atoms(generator) | component_atoms(axes[:COUNT])
     start = load_directions(args.start)
     atoms |= {f"{key}.{START}": STRENGTH / MAX_STRENGTH * edit.vector for key, edit in start.items()}
     names, offsets = list(atoms), np.stack(list(atoms.values()))
     groups, trial_groups = groups_of(generator, render, args.photos, args.faces, args.seed, args.device)
     found = [(group, measure_group(group, args.work, atoms, ATOM_FACTORS, pool, until)) for group in groups]
+    others = component_atoms(axes[COUNT:], COUNT + 1)
+    seen = measure_group(groups[0], args.work, others, ATOM_FACTORS, pool, until)
     found = [(group, effects) for group, effects in found if len(effects) == len(atoms)]
     if not found:
         raise GRAError(f"No group of faces in {args.work} was measured with all {len(atoms)} atoms.")
@@ -245,7 +248,9 @@ def _fit_with(args: argparse.Namespace, probe: np.ndarray, pool: ScoringPool | N
     rows, normals = offsets.mean(1), {key: boundary.normal for key, boundary in boundaries.items()}
     first = plan(names, responses, rows, normals)
     edits = build_edits(first, atoms, boundaries, len(w), len(responses.kinds))
-    edits += style_edits(generator, STYLE_RECIPES) + component_candidates(names, responses, atoms)
+    seen |= {name: effect for name, effect in found[0][1].items() if name.startswith("pca")}
+    candidates = component_candidates(seen, spread)
+    edits += style_edits(generator, STYLE_RECIPES) + candidates
     trials, runs = try_edits(edits, first, names, offsets, trial_groups, args.work, pool)
     by_key = {edit.key: edit for edit in edits}
     print(check.report(by_key, {f"trial, {name}": run for name, run in runs.items()}, spread), flush=True)
@@ -257,10 +262,10 @@ def _fit_with(args: argparse.Namespace, probe: np.ndarray, pool: ScoringPool | N
     old = {recipe.key for recipe in RECIPES if recipe.kept}
     final = [replace(edit, provenance=start[edit.key].provenance) if edit.key in old else edit for edit in final]
     shipped = {recipe.key for recipe in RECIPES if recipe.shipped}
-    others = [edit for edit in final if edit.key not in shipped] + component_candidates(names, responses, atoms)
+    rest = [edit for edit in final if edit.key not in shipped] + candidates
     final = [edit for edit in final if edit.key in shipped]
-    final += style_edits(generator, STYLE_RECIPES) + component_edits(components(generator)[0], COMPONENT_RECIPES)
-    final += others if args.all else []
+    final += style_edits(generator, STYLE_RECIPES) + component_edits(axes, COMPONENT_RECIPES)
+    final += rest if args.all else []
     save_directions(args.out, final, {PROBE: probe, check.SPREAD: spread.astype(np.float32)})
     record_checksum(args.out)
     return 0

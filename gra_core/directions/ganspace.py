@@ -18,15 +18,14 @@ from gra_core.models.generator import Generator
 SAMPLES, SEED = 20_000, 7
 """Codes that the components are taken of."""
 
-COUNT = 12
-"""Components that are moved. Together the first 12 make up less than half of W's variance, but further ones move many
-small things at once."""
+COUNT, LOOKED_AT = 12, 30
+"""How many components are atoms of the fit, and how many are looked at as edits of their own."""
 
 GANSPACE_BANDS = ("coarse", "middle", "fine")
 
 
 @torch.inference_mode()
-def components(generator: Generator, count: int = COUNT, samples: int = SAMPLES) -> tuple[np.ndarray, np.ndarray]:
+def components(generator: Generator, count: int = LOOKED_AT, samples: int = SAMPLES) -> tuple[np.ndarray, np.ndarray]:
     """The first principal components of W, unit vectors (count, 512) float32, and their standard deviations (count,).
 
     The sign is chosen so that the largest entry of each is positive; nothing else in them is left to chance.
@@ -39,11 +38,11 @@ def components(generator: Generator, count: int = COUNT, samples: int = SAMPLES)
     return axes.astype(np.float32), np.sqrt(variances[::-1][:count]).astype(np.float32)
 
 
-def component_atoms(axes: np.ndarray) -> dict[str, np.ndarray]:
-    """Offsets (16, 512) of components (C, 512) on bands of rows, by names such as "pca3.middle"; numbered from 1."""
+def component_atoms(axes: np.ndarray, first: int = 1) -> dict[str, np.ndarray]:
+    """Offsets (16, 512) of components (C, 512) on bands of rows, named such as "pca3.middle", numbered from `first`."""
     return {
         f"pca{number}.{band}": _on_band(axis, band, ATOM_STEP[band])
-        for number, axis in enumerate(axes, 1)
+        for number, axis in enumerate(axes, first)
         for band in GANSPACE_BANDS
     }
 

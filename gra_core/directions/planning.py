@@ -8,6 +8,7 @@ from gra_core.constants import MAX_STRENGTH
 from gra_core.directions import check
 from gra_core.directions.boundaries import Boundary
 from gra_core.directions.ganspace import clean_components
+from gra_core.directions.measuring import Effect
 from gra_core.directions.recipes import RECIPES, STYLE_RECIPES, Recipe
 from gra_core.directions.registry import EditDirection
 from gra_core.directions.response import Responses, combine_evenly
@@ -22,7 +23,7 @@ ASIDE, ALONG = 0.3, 0.1
 PLAIN_UNIT = 1.2
 """Effect, in standard deviations, that leaks into scores are compared with where no recipe says one."""
 
-NEARNESS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+NEARNESS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 """Weights of the distance from the plain boundary, of which the first is taken that keeps to `Recipe.near`."""
 
 SAFE_IDENTITY = 0.46
@@ -37,8 +38,8 @@ STRENGTH = 60.0
 START = "start"
 """What the names of atoms end in that are edits of the file that the fit starts from."""
 
-CLEAN = 0.5
-"""Largest leak of a principal component that is tried as an edit of its own."""
+CLEAN, CANDIDATES, LONGEST = 0.5, 8, 14.0
+"""Largest leak of a principal component that is tried as an edit of its own, how many are tried, and their length."""
 
 
 def leak_weights(recipe: Recipe) -> np.ndarray:
@@ -158,24 +159,26 @@ def learn_from_trials(
     return responses.updated(amounts, np.stack([np.concatenate(parts) for parts in slopes]) / spread), adding_up
 
 
-def component_candidates(
-    names: Sequence[str], responses: Responses, atoms: Mapping[str, np.ndarray]
-) -> list[EditDirection]:
-    """Edits of the principal components that move one score alone, to be looked at and named, see `ganspace`."""
+def component_candidates(effects: Mapping[str, Effect], spread: np.ndarray) -> list[EditDirection]:
+    """Edits of the principal components that move one score alone, to be looked at and named, see `ganspace`.
+
+    Args:
+        effects: of component atoms, by name.
+        spread: (S,) standard deviations of the scores.
+    """
     units, columns = np.full(len(SCORES), PLAIN_UNIT), np.zeros(len(SCORES), bool)
     for recipe in RECIPES:
         if recipe.shipped:
-            units[SCORES.index(recipe.fitted)] = recipe.effect * STRENGTH / MAX_STRENGTH
-            columns[SCORES.index(recipe.fitted)] = True
-    numbers = [k for k, name in enumerate(names) if name.startswith("pca")]
+            units[SCORES.index(recipe.key)] = recipe.effect * STRENGTH / MAX_STRENGTH
+            columns[SCORES.index(recipe.key)] = True
+    means = {name: effect.slopes()[0].mean(0) / spread for name, effect in effects.items()}
     edits = []
-    for name, own, leak in clean_components({names[k]: responses.mean[k] for k in numbers}, units, columns, CLEAN):
-        k = names.index(name)
-        effect = abs(float(responses.mean[k, own]))
-        change = max(ADDING_UP * float(np.sqrt(responses.identity[k, k])), 1e-6)
-        amount = min(2.0 / max(effect, 1e-6), 14.0 / float(np.sqrt(responses.gram[k, k])), SAFE_IDENTITY / change)
-        print(f"{name}: moves {SCORES[own]} by {amount * effect:.2f} SD at 100, largest leak {leak:.0%}")
-        vector = (amount * np.sign(responses.mean[k, own]) * atoms[name]).astype(np.float32)
+    for name, own, leak in clean_components(means, units, columns, CLEAN)[:CANDIDATES]:
+        effect, offset = means[name][own], effects[name].offset
+        change = float(np.sqrt((effects[name].slopes()[1] ** 2).sum(1).mean()))
+        reach = (2.0 / abs(effect), LONGEST / np.linalg.norm(offset), SAFE_IDENTITY / max(ADDING_UP * change, 1e-6))
+        vector = (min(reach) * np.sign(effect) * offset).astype(np.float32)
+        print(f"{name}: moves {SCORES[own]} by {min(reach) * abs(effect):.2f} SD at 100, largest leak {leak:.0%}")
         texts = (name.replace(".", "_"), name, "", -MAX_STRENGTH, MAX_STRENGTH, vector, "Components")
         edits.append(EditDirection(*texts, kind="ganspace", score=SCORES[own]))
     return edits
@@ -198,7 +201,9 @@ def print_plan(
     }
     for recipe, row in zip(RECIPES, amounts, strict=True):
         moved = responses.largest(row)
-        shares = {key: moved[SCORES.index(key)] / max(value, 1e-6) for key, value in own.items() if key != recipe.fitted}
+        shares = {
+            key: moved[SCORES.index(key)] / max(value, 1e-6) for key, value in own.items() if key != recipe.fitted
+        }
         worst = max(shares, key=shares.get)
         mean_row = row @ rows
         cosine = mean_row @ normals[recipe.key] / max(np.linalg.norm(mean_row), 1e-9)

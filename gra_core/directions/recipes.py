@@ -102,7 +102,7 @@ RECIPES = (
         "+ smiles more, - looks more serious.",
         "Expression",
         effect=1.6,
-        near=0.65,
+        near=0.75,
         caveat="A strong smile also narrows the eyes and lifts the cheeks.",
     ),
     Recipe(
@@ -111,7 +111,7 @@ RECIPES = (
         "+ older, - younger.",
         "Face",
         effect=2.1,
-        near=0.65,
+        near=0.75,
         along=("hair_grey",),
         caveat="Hair turns grey with age; below -80 most faces become small children.",
     ),
