@@ -23,7 +23,7 @@ ASIDE, ALONG = 0.3, 0.1
 PLAIN_UNIT = 1.2
 """Effect, in standard deviations, that leaks into scores are compared with where no recipe says one."""
 
-NEARNESS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+NEARNESS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Weights of the distance from the plain boundary, of which the first is taken that keeps to `Recipe.near`."""
 
 SAFE_IDENTITY = 0.46

@@ -30,13 +30,13 @@ _SHAPE, _COLOUR, _ALL = ("coarse", "middle"), ("middle", "fine"), ("coarse", "mi
 _HALVES = ("pose", "shape", "mouth", "eyes")
 
 ATOMS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("smile", "glasses", "mouth_open"), _HALVES),
+    "mouth_open": _HALVES,
     **dict.fromkeys(("yaw", "surprise", "angry", "sad", "eyes_open", "gaze"), _SHAPE),
     **dict.fromkeys(("eye_size", "brow_height", "brow_slope", "face_width", "jaw", "chin"), _SHAPE),
     **dict.fromkeys(("nose_width", "hair_length"), _SHAPE),
     **dict.fromkeys(("pitch", "nose_length"), ("pose", "shape", "middle")),
     **dict.fromkeys(("lips", "fringe"), ("coarse", "mouth", "eyes")),
-    **dict.fromkeys(("age", "gender", "beard"), (*_HALVES, "fine")),
+    **dict.fromkeys(("smile", "glasses", "age", "gender", "beard"), (*_HALVES, "fine")),
     **dict.fromkeys(("brow_dark", "light_side", "hair_grey", "hair_light"), _ALL),
     **dict.fromkeys(("eye_blue", "lipstick", "hair_red", "skin_light"), _COLOUR),
     **dict.fromkeys(("skin_red", "skin_texture", "warmth", "background"), _COLOUR),
