@@ -236,9 +236,10 @@ def _fit_with(args: argparse.Namespace, probe: np.ndarray, pool: ScoringPool | N
     atoms |= {f"{key}.{START}": STRENGTH / MAX_STRENGTH * edit.vector for key, edit in start.items()}
     names, offsets = list(atoms), np.stack(list(atoms.values()))
     groups, trial_groups = groups_of(generator, render, args.photos, args.faces, args.seed, args.device)
-    found = [(group, measure_group(group, args.work, atoms, ATOM_FACTORS, pool, until)) for group in groups]
+    found = [(groups[0], measure_group(groups[0], args.work, atoms, ATOM_FACTORS, pool, until))]
     others = component_atoms(axes[COUNT:], COUNT + 1)
     seen = measure_group(groups[0], args.work, others, ATOM_FACTORS, pool, until)
+    found += [(group, measure_group(group, args.work, atoms, ATOM_FACTORS, pool, until)) for group in groups[1:]]
     found = [(group, effects) for group, effects in found if len(effects) == len(atoms)]
     if not found:
         raise GRAError(f"No group of faces in {args.work} was measured with all {len(atoms)} atoms.")
