@@ -41,6 +41,7 @@ from gra_core.directions.boundaries import Boundary, fit_boundary, targets
 from gra_core.directions.ganspace import COUNT, component_atoms, component_edits, components
 from gra_core.directions.measuring import (
     ATOM_FACTORS,
+    PLAIN,
     PROBE,
     PROBE_TOLERANCE,
     groups_of,
@@ -236,11 +237,12 @@ def _fit_with(args: argparse.Namespace, probe: np.ndarray, pool: ScoringPool | N
     atoms |= {f"{key}.{START}": STRENGTH / MAX_STRENGTH * edit.vector for key, edit in start.items()}
     names, offsets = list(atoms), np.stack(list(atoms.values()))
     groups, trial_groups = groups_of(generator, render, args.photos, args.faces, args.seed, args.device)
-    found = [(groups[0], measure_group(groups[0], args.work, atoms, ATOM_FACTORS, pool, until))]
+    wanted = {PLAIN: np.zeros_like(offsets[0])} | atoms
+    found = [(groups[0], measure_group(groups[0], args.work, wanted, ATOM_FACTORS, pool, until))]
     others = component_atoms(axes[COUNT:], COUNT + 1)
     seen = measure_group(groups[0], args.work, others, ATOM_FACTORS, pool, until)
-    found += [(group, measure_group(group, args.work, atoms, ATOM_FACTORS, pool, until)) for group in groups[1:]]
-    found = [(group, effects) for group, effects in found if len(effects) == len(atoms)]
+    found += [(group, measure_group(group, args.work, wanted, ATOM_FACTORS, pool, until)) for group in groups[1:]]
+    found = [(group, effects) for group, effects in found if len(effects) == len(wanted)]
     if not found:
         raise GRAError(f"No group of faces in {args.work} was measured with all {len(atoms)} atoms.")
     responses = responses_of(found, atoms, spread)
@@ -250,7 +252,7 @@ def _fit_with(args: argparse.Namespace, probe: np.ndarray, pool: ScoringPool | N
     first = plan(names, responses, rows, normals)
     edits = build_edits(first, atoms, boundaries, len(w), len(responses.kinds))
     seen |= {name: effect for name, effect in found[0][1].items() if name.startswith("pca")}
-    candidates = component_candidates(seen, spread)
+    candidates = component_candidates(seen, found[0][1][PLAIN].descriptors[0], spread)
     edits += style_edits(generator, STYLE_RECIPES) + candidates
     trials, runs = try_edits(edits, first, names, offsets, trial_groups, args.work, pool)
     by_key = {edit.key: edit for edit in edits}

@@ -18,7 +18,7 @@ from gra_core.directions import check
 from gra_core.directions.faces import FaceSet, generated_faces, photo_faces, photo_files
 from gra_core.directions.recipes import RECIPES
 from gra_core.directions.registry import EditDirection
-from gra_core.directions.response import Responses, codes_of
+from gra_core.directions.response import Responses, codes_of, identity_change
 from gra_core.directions.sampling import Renderer, sample_w
 from gra_core.directions.scores import attribute_scores
 from gra_core.directions.workers import DESCRIPTOR, Measures, ScoringPool
@@ -62,9 +62,20 @@ class Effect:
     scores: np.ndarray
     descriptors: np.ndarray
 
-    def slopes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Half the difference between the last multiple and the first: of scores (N, S) and descriptors (N, 128)."""
-        return (self.scores[-1] - self.scores[0]) / 2, (self.descriptors[-1] - self.descriptors[0]) / 2
+    def slopes(self) -> np.ndarray:
+        """Half the difference (N, S) of the scores between the last multiple and the first."""
+        return (self.scores[-1] - self.scores[0]) / 2
+
+    def changes(self, plain: np.ndarray) -> np.ndarray:
+        """Changes (N, 128) of the face descriptor, which add up in sums; `plain` (N, 128) is without the offset.
+
+        Each points from the first multiple to the last. Its length is that of `identity_change` of the mean distance to
+        the plain face, since distances saturate.
+        """
+        direction = self.descriptors[1] - self.descriptors[0]
+        direction = direction / np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-9)
+        distance = np.linalg.norm(self.descriptors - plain, axis=2).mean(0)
+        return direction * identity_change(distance)[:, None]
 
 
 def sweep(
@@ -233,14 +244,14 @@ def measure_group(
 def responses_of(
     groups: Sequence[tuple[Group, Mapping[str, Effect]]], atoms: Mapping[str, np.ndarray], spread: np.ndarray
 ) -> Responses:
-    """Responses, in units of `spread` (S,), from the effects of all atoms on groups of faces."""
+    """Responses, in units of `spread` (S,), from the effects of all atoms, and of `PLAIN`, on groups of faces."""
     slopes, descriptors, kinds = [], [], []
     for group, effects in groups:
-        pairs = [effects[name].slopes() for name in atoms]
-        slopes.append(np.stack([scored for scored, _ in pairs]) / spread)
+        slopes.append(np.stack([effects[name].slopes() for name in atoms]) / spread)
         kinds += [group.kind] * slopes[-1].shape[1]
         if group.describe:
-            descriptors.append(np.stack([described for _, described in pairs]))
+            plain = effects[PLAIN].descriptors[0]
+            descriptors.append(np.stack([effects[name].changes(plain) for name in atoms]))
     offsets = np.stack(list(atoms.values()))
     seen = np.concatenate(descriptors, 1) if descriptors else np.zeros((len(atoms), 0, 128))
     return Responses.measured(np.concatenate(slopes, 1), offsets, seen, np.array(kinds))

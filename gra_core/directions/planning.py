@@ -11,7 +11,7 @@ from gra_core.directions.ganspace import clean_components
 from gra_core.directions.measuring import Effect
 from gra_core.directions.recipes import RECIPES, STYLE_RECIPES, Recipe
 from gra_core.directions.registry import EditDirection
-from gra_core.directions.response import Responses, combine_evenly
+from gra_core.directions.response import Responses, combine_evenly, identity_change, identity_distance
 from gra_core.directions.scores import SCORES
 
 STEP = 0.004
@@ -29,8 +29,8 @@ NEARNESS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.
 SAFE_IDENTITY = 0.46
 """Mean identity distance at ±100 that edits are scaled down to: below the bound, for other faces differ."""
 
-ADDING_UP = 0.85
-"""Identity distance of an untried edit over what its atoms' changes add up to."""
+ADDING_UP = 1.0
+"""Change of the person by an untried edit over what its atoms' changes add up to."""
 
 STRENGTH = 60.0
 """Slider value at which the edits of the start file are atoms, and at which leaks are looked at."""
@@ -62,7 +62,7 @@ def plan(
         responses: of the atoms, in standard deviations of the scores.
         rows: (K, 512) means of the rows of the atoms' offsets.
         normals: of the boundaries, by attribute.
-        adding_up: identity distance at ±100 over what the atoms' changes add up to, by edit, of those tried.
+        adding_up: change of the person over what the changes by the atoms add up to, by edit, of those tried.
     """
     units = np.full(len(SCORES), PLAIN_UNIT)
     for recipe in RECIPES:
@@ -103,8 +103,8 @@ def _amounts(
         if not recipe.near or mean_row @ normal >= recipe.near * np.linalg.norm(mean_row):
             break
     length = float(np.sqrt(amounts @ responses.gram @ amounts))
-    change = max(adding_up * responses.change(amounts), 1e-6)
-    return recipe.scale * amounts * min(recipe.effect, recipe.longest / length, SAFE_IDENTITY / change)
+    safe = identity_change(SAFE_IDENTITY) / max(adding_up * responses.change(amounts), 1e-6)
+    return recipe.scale * amounts * min(recipe.effect, recipe.longest / length, max(safe, recipe.least))
 
 
 def build_edits(
@@ -154,16 +154,17 @@ def learn_from_trials(
     adding_up = {}
     for key in keys:
         far = max(run[key].identity.mean(1).max() for run in runs.values())
-        adding_up[key] = far / max(responses.change(tried[key]), 1e-6)
+        adding_up[key] = float(identity_change(far)) / max(responses.change(tried[key]), 1e-6)
     amounts = STRENGTH / MAX_STRENGTH * np.stack([tried[key] for key in keys])
     return responses.updated(amounts, np.stack([np.concatenate(parts) for parts in slopes]) / spread), adding_up
 
 
-def component_candidates(effects: Mapping[str, Effect], spread: np.ndarray) -> list[EditDirection]:
+def component_candidates(effects: Mapping[str, Effect], plain: np.ndarray, spread: np.ndarray) -> list[EditDirection]:
     """Edits of the principal components that move one score alone, to be looked at and named, see `ganspace`.
 
     Args:
         effects: of component atoms, by name.
+        plain: (N, 128) descriptors of the faces.
         spread: (S,) standard deviations of the scores.
     """
     units, columns = np.full(len(SCORES), PLAIN_UNIT), np.zeros(len(SCORES), bool)
@@ -171,12 +172,13 @@ def component_candidates(effects: Mapping[str, Effect], spread: np.ndarray) -> l
         if recipe.shipped:
             units[SCORES.index(recipe.key)] = recipe.effect * STRENGTH / MAX_STRENGTH
             columns[SCORES.index(recipe.key)] = True
-    means = {name: effect.slopes()[0].mean(0) / spread for name, effect in effects.items()}
+    means = {name: effect.slopes().mean(0) / spread for name, effect in effects.items()}
     edits = []
     for name, own, leak in clean_components(means, units, columns, CLEAN)[:CANDIDATES]:
         effect, offset = means[name][own], effects[name].offset
-        change = float(np.sqrt((effects[name].slopes()[1] ** 2).sum(1).mean()))
-        reach = (2.0 / abs(effect), LONGEST / np.linalg.norm(offset), SAFE_IDENTITY / max(ADDING_UP * change, 1e-6))
+        change = float(np.sqrt((effects[name].changes(plain) ** 2).sum(1).mean()))
+        safe = identity_change(SAFE_IDENTITY) / max(ADDING_UP * change, 1e-6)
+        reach = (2.0 / abs(effect), LONGEST / np.linalg.norm(offset), safe)
         vector = (min(reach) * np.sign(effect) * offset).astype(np.float32)
         print(f"{name}: moves {SCORES[own]} by {min(reach) * abs(effect):.2f} SD at 100, largest leak {leak:.0%}")
         texts = (name.replace(".", "_"), name, "", -MAX_STRENGTH, MAX_STRENGTH, vector, "Components")
@@ -207,7 +209,7 @@ def print_plan(
         worst = max(shares, key=shares.get)
         mean_row = row @ rows
         cosine = mean_row @ normals[recipe.key] / max(np.linalg.norm(mean_row), 1e-9)
-        change = adding_up.get(recipe.key, ADDING_UP) * responses.change(row)
+        change = identity_distance(adding_up.get(recipe.key, ADDING_UP) * responses.change(row))
         length = float(np.sqrt(row @ responses.gram @ row))
         size = np.abs(row) * np.sqrt(np.diag(responses.gram))
         most = ", ".join(f"{row[k]:+.2f} {names[k]}" for k in np.argsort(-size)[:4])

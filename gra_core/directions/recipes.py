@@ -61,6 +61,7 @@ class Recipe:
         group: heading on the page.
         effect: what +100 is to add to the score, in standard deviations of the score over generated faces, as far as
             effects add up.
+        least: effect that the bound of identity does not cut below.
         longest: length of the offset in W+ that +100 does not exceed, whatever `effect` asks for.
         identity: how much a change of the person matters beside the leaks, see `response.combine_evenly`.
         near: smallest cosine between the mean of the offset's rows and the attribute's plain boundary in W, which is
@@ -79,6 +80,7 @@ class Recipe:
     hint: str
     group: str
     effect: float = 2.0
+    least: float = 0.0
     longest: float = 14.0
     identity: float = 2.0
     near: float = 0.0
@@ -102,6 +104,8 @@ RECIPES = (
         "+ smiles more, - looks more serious.",
         "Expression",
         effect=1.6,
+        least=1.35,
+        identity=4.0,
         near=0.75,
         caveat="A strong smile also narrows the eyes and lifts the cheeks.",
     ),
@@ -111,6 +115,8 @@ RECIPES = (
         "+ older, - younger.",
         "Face",
         effect=2.1,
+        least=1.75,
+        identity=8.0,
         near=0.75,
         along=("hair_grey",),
         caveat="Hair turns grey with age; below -80 most faces become small children.",
@@ -129,6 +135,8 @@ RECIPES = (
         "+ puts glasses on, - takes glasses off.",
         "Accessories",
         effect=1.4,
+        least=1.1,
+        identity=6.0,
         near=0.65,
         by="glasses_odds",
         caveat="- is for people who wear glasses; without any, it makes the eyes smaller.",
@@ -139,6 +147,8 @@ RECIPES = (
         "+ more masculine, - more feminine.",
         "Face",
         effect=1.5,
+        least=1.2,
+        identity=6.0,
         near=0.65,
         caveat="Hair length and facial hair change along with it.",
     ),

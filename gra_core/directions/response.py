@@ -35,6 +35,21 @@ EVEN_SHARE, EVEN_NEAR, EVEN_ROUNDS = 0.2, 0.8, 15
 how many times that is done."""
 
 
+SATURATION = 0.8
+"""Identity distance that far edits tend to, about that of two people. With x what the changes of small edits add up to, a
+distance of SATURATION * tanh(x / SATURATION) fits what was measured along sliders within 0.05."""
+
+
+def identity_distance(change: np.ndarray | float) -> np.ndarray | float:
+    """Identity distance of an edit from what the changes of small edits add up to."""
+    return SATURATION * np.tanh(np.asarray(change) / SATURATION)
+
+
+def identity_change(distance: np.ndarray | float) -> np.ndarray | float:
+    """What small edits would have to add up to for an identity distance: the inverse of `identity_distance`."""
+    return SATURATION * np.arctanh(np.clip(np.asarray(distance) / SATURATION, 0, 0.95))
+
+
 def codes_of(faces: np.ndarray) -> np.ndarray:
     """W+ codes (N, 16, 512) of codes w (N, 512); W+ codes as they are."""
     return np.repeat(faces[:, None], NUM_STYLES, axis=1) if faces.ndim == 2 else faces
@@ -99,7 +114,7 @@ class Responses:
         return mean[:, :, None] * mean[:, None] + SPREAD / deviation.shape[2] * deviation @ deviation.transpose(0, 2, 1)
 
     def change(self, amounts: np.ndarray) -> float:
-        """Root mean square change of the face descriptor by a sum (K,), as far as effects add up."""
+        """Root mean square change of the face descriptor by a sum (K,), if effects add up; see `identity_distance`."""
         return float(np.sqrt(max(amounts @ self.identity @ amounts, 0.0)))
 
     def largest(self, amounts: np.ndarray) -> np.ndarray:
