@@ -36,7 +36,7 @@ how many times that is done."""
 
 
 SATURATION = 0.8
-"""Identity distance that far edits tend to, about that of two people. With x what the changes of small edits add up to, a
+"""Identity distance that far edits tend to, about that of two people. With x what small edits' changes add up to, a
 distance of SATURATION * tanh(x / SATURATION) fits what was measured along sliders within 0.05."""
 
 
