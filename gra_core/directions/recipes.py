@@ -103,10 +103,7 @@ RECIPES = (
         "Smile",
         "+ smiles more, - looks more serious.",
         "Expression",
-        effect=1.6,
-        least=1.35,
-        identity=4.0,
-        near=0.75,
+        kept=True,
         caveat="A strong smile also narrows the eyes and lifts the cheeks.",
     ),
     Recipe(
@@ -165,7 +162,7 @@ RECIPES = (
     ),
     Recipe("face_width", "Face width", "+ wider face, - narrower face.", "Face", effect=2.0),
     Recipe("chin", "Chin", "+ longer chin, - shorter chin.", "Face", effect=1.8, shipped=False),
-    Recipe("nose_width", "Nose width", "+ wider nose, - narrower nose.", "Face", effect=2.0, shipped=False),
+    Recipe("nose_width", "Nose width", "+ wider nose, - narrower nose.", "Face", effect=2.0),
     Recipe("jaw", "Jaw", "+ square jaw, - tapering jaw.", "Face", effect=1.8, shipped=False),
     Recipe("eye_size", "Eye width", "+ wider eyes, - narrower eyes, from corner to corner.", "Face", shipped=False),
     Recipe("nose_length", "Nose length", "+ longer nose, - shorter nose.", "Face", effect=2.2),
@@ -185,9 +182,7 @@ RECIPES = (
     ),
     Recipe("warmth", "Warm light", "+ warmer, - cooler colours of the whole picture.", "Colours", effect=1.8),
     Recipe("background", "Background", "+ brighter background, - darker background.", "Colours", effect=1.4),
-    Recipe(
-        "light_side", "Side light", "+ light from the right of the picture, - from the left.", "Colours", shipped=False
-    ),
+    Recipe("light_side", "Side light", "+ light from the right of the picture, - from the left.", "Colours"),
     Recipe("skin_texture", "Skin texture", "+ more skin texture, - smoother skin.", "Colours", shipped=False),
     Recipe("hair_light", "Light hair", "+ lighter hair, - darker hair.", "Hair", effect=2.2),
     Recipe(
@@ -296,5 +291,7 @@ class ComponentRecipe:
     caveat: str = ""
 
 
-COMPONENT_RECIPES: tuple[ComponentRecipe, ...] = ()
+COMPONENT_RECIPES = (
+    ComponentRecipe("tint", "Pink or green tint", "+ pinker, - greener picture.", "skin_red", 27, "fine", 3.745),
+)
 """Principal components that ship beside the fitted edits."""
