@@ -253,7 +253,7 @@ def measured(mean, noise=0.0, faces=8, seed=3):
 
     rng = np.random.default_rng(seed)
     slopes = np.asarray(mean, float)[:, None] + noise * rng.normal(size=(len(mean), faces, len(mean[0])))
-    return Responses(slopes.mean(1), slopes - slopes.mean(1, keepdims=True), np.eye(len(mean)))
+    return Responses.measured(slopes, np.eye(len(mean)), np.zeros((len(mean), 0, 128)))
 
 
 def test_combine_moves_one_score_alone():
@@ -272,11 +272,53 @@ def test_combine_moves_one_score_alone():
 def test_combine_avoids_leaks_that_differ_from_face_to_face():
     from gra_core.directions.response import Responses, combine
 
-    deviation = np.zeros((2, 4, 2))
-    deviation[0, :, 1] = 3, -3, 3, -3  # no leak on average
-    responses = Responses(np.array([[1.0, 0], [1, 0]]), deviation, np.eye(2))
+    slopes = np.ones((2, 4, 2)) * (1, 0)
+    slopes[0, :, 1] = 3, -3, 3, -3  # no leak on average
+    responses = Responses.measured(slopes, np.eye(2), np.zeros((2, 0, 128)))
     amounts = combine(responses, 0, np.ones(2), step=0.01)
     assert amounts[0] < 0.1 * amounts[1]
+
+
+def test_combine_keeps_the_person():
+    """Three atoms move the score alike; two change the person oppositely, on half of the faces only."""
+    from gra_core.directions.response import Responses, combine
+
+    descriptors = np.zeros((3, 4, 128))
+    descriptors[0, :2, 5], descriptors[1, :2, 5], descriptors[2, :, 9] = 0.4, -0.4, 0.3
+    responses = Responses.measured(np.ones((3, 6, 1)), np.eye(3), descriptors)
+    np.testing.assert_allclose(responses.identity, [[0.08, -0.08, 0], [-0.08, 0.08, 0], [0, 0, 0.09]], atol=1e-9)
+    free, bound = (combine(responses, 0, np.ones(1), step=1e-4, identity=i) for i in (0.0, 10.0))
+    np.testing.assert_allclose(free, 1 / 3, atol=1e-6)
+    np.testing.assert_allclose(bound, [0.5, 0.5, 0], atol=1e-3)
+    assert responses.change(np.array([1.0, 0, 0])) == pytest.approx(np.sqrt(0.08)), "root mean square over faces"
+    assert responses.change(bound) < 0.01 < responses.change(free)
+
+
+def test_combine_evenly_lets_no_leak_stand_out():
+    from gra_core.directions.response import combine, combine_evenly
+
+    rng = np.random.default_rng(4)
+    responses = measured(rng.normal(size=(6, 12)))
+    units = np.full(12, 2.0)
+    units[5] = 0.5  # the slider of this score does little: leaks into it count four times
+    plain = combine(responses, 1, 1 / units, step=1e-3)
+    even = combine_evenly(responses, 1, np.ones(12), units, step=1e-3)
+
+    def worst(amounts):
+        share = np.abs(amounts @ responses.mean) * units[1] / units
+        return np.delete(share, 1).max()
+
+    assert even @ responses.mean[:, 1] == pytest.approx(1)
+    assert worst(even) < 0.95 * worst(plain)
+
+
+def test_leaks_are_held_on_each_kind_of_faces():
+    from gra_core.directions.response import Responses
+
+    slopes = np.zeros((1, 4, 1))
+    slopes[0, :, 0] = 1, 1, -3, -3
+    responses = Responses.measured(slopes, np.eye(1), np.zeros((1, 0, 128)), np.array([0, 0, 1, 1]))
+    assert responses.largest(np.array([2.0])) == pytest.approx(6), "not 2, the mean over all"
 
 
 def test_trials_teach_what_the_atoms_do():
@@ -293,8 +335,8 @@ def test_trials_teach_what_the_atoms_do():
 
 def test_edits_built_from_planted_atoms():
     from gra_core.directions.boundaries import Boundary
-    from gra_core.directions.fit import build_edits, final_amounts, first_amounts
-    from gra_core.directions.recipes import GIVEN_UP, IGNORED, RECIPES, band_atoms
+    from gra_core.directions.planning import STRENGTH, build_edits, plan
+    from gra_core.directions.recipes import RECIPES, band_atoms
     from gra_core.directions.response import Responses
     from gra_core.directions.scores import MEASURES, SCORES
 
@@ -304,26 +346,183 @@ def test_edits_built_from_planted_atoms():
     boundaries = {key: Boundary(normal, 0.9, 0.8) for key, normal in zip(MEASURES, normals, strict=True)}
     atoms = band_atoms(boundaries)
     for key in FIRST_KEYS:
-        atoms[f"{key}.start"] = atoms[f"{key}.coarse"] + atoms[f"{key}.middle"]
-    own = np.array([[key == name.split(".")[0] for key in SCORES] for name in atoms], float)
+        atoms[f"{key}.start"] = 2 * atoms[f"{key}.middle" if f"{key}.middle" in atoms else f"{key}.mouth"]
+    own = np.array([[key.removesuffix("_odds") == name.split(".")[0] for key in SCORES] for name in atoms], float)
     slopes = (own + 0.2 * rng.normal(size=own.shape))[:, None] + 0.05 * rng.normal(size=(len(own), 4, len(SCORES)))
-    responses = Responses.measured(slopes, np.stack(list(atoms.values())))
-    assert first_amounts(responses).shape == (len(RECIPES), len(atoms))
-    amounts = final_amounts(list(atoms), responses)
+    descriptors = 0.01 * rng.normal(size=(len(own), 4, 128))
+    offsets = np.stack(list(atoms.values()))
+    responses = Responses.measured(slopes, offsets, descriptors)
+    by_key = {key: boundary.normal for key, boundary in boundaries.items()}
+    amounts = plan(list(atoms), responses, offsets.mean(1), by_key)
+    assert amounts.shape == (len(RECIPES), len(atoms))
     edits = build_edits(amounts, atoms, boundaries, samples=500, faces=4)
-    recipes = [recipe for recipe in RECIPES if recipe.key not in GIVEN_UP]
-    assert [edit.key for edit in edits] == [recipe.key for recipe in recipes]
+    assert [edit.key for edit in edits] == [recipe.key for recipe in RECIPES]
     assert [edit.key for edit in edits][: len(FIRST_KEYS)] == FIRST_KEYS
-    for edit, recipe, row in zip(edits, recipes, amounts, strict=True):
+    for edit, recipe, row in zip(edits, RECIPES, amounts, strict=True):
         assert "500 generated faces" in edit.provenance
-        moved, column = row @ responses.mean, SCORES.index(recipe.key)
+        moved, column = row @ responses.mean, SCORES.index(recipe.fitted)
         assert moved[column] > 0.3
         if recipe.kept:
-            np.testing.assert_allclose(edit.vector, atoms[f"{recipe.key}.start"] / 0.6, rtol=1e-5, atol=1e-6)
-        elif not recipe.trim:  # trims answer to leaks that were measured on pictures; there are none here
-            assert np.linalg.norm(edit.vector) <= recipe.longest * 1.001
-            held = [s not in (*IGNORED, *GIVEN_UP, *recipe.along, recipe.key) for s in SCORES]
-            assert np.abs(moved[held]).max() < 0.35 * moved[column]
+            expected = atoms[f"{recipe.key}.start"] * 100 / STRENGTH
+            np.testing.assert_allclose(edit.vector, expected, rtol=1e-5, atol=1e-6)
+            continue
+        assert np.linalg.norm(edit.vector) <= recipe.longest * 1.001
+        if recipe.near:
+            mean_row = edit.vector.mean(0)
+            assert mean_row @ by_key[recipe.key] >= 0.99 * recipe.near * np.linalg.norm(mean_row)
+        held = [r.shipped and r.key not in (*recipe.along, recipe.key) for r in RECIPES]
+        columns = [SCORES.index(r.fitted) for r, h in zip(RECIPES, held, strict=True) if h]
+        assert np.abs(moved[columns]).max() < 0.35 * moved[column]
+    far = plan(list(atoms), responses, offsets.mean(1), by_key, {"mouth_open": 100.0})
+    row = [recipe.key for recipe in RECIPES].index("mouth_open")
+    smaller = np.linalg.norm(far[row]) / np.linalg.norm(amounts[row])
+    assert smaller < 0.5, "an edit that was seen to change the person is scaled down"
+
+
+def test_components_do_not_depend_on_chance():
+    from gra_core.directions.ganspace import clean_components, component_atoms, component_edits, components
+    from gra_core.directions.recipes import ComponentRecipe
+    from gra_core.directions.sampling import load_generator
+
+    generator = load_generator(device="cpu")
+    axes, deviations = components(generator, 4, samples=1500)
+    again, _ = components(generator, 4, samples=1500)
+    np.testing.assert_array_equal(axes, again)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(4), atol=1e-5)
+    assert (np.diff(deviations) <= 0).all()
+    assert (axes[np.arange(4), np.abs(axes).argmax(1)] > 0).all()
+    atoms = component_atoms(axes)
+    assert list(atoms)[:4] == ["pca1.coarse", "pca1.middle", "pca1.fine", "pca2.coarse"]
+    assert np.flatnonzero(atoms["pca2.middle"].any(1)).tolist() == [4, 5, 6, 7]
+
+    (edit,) = component_edits(axes, [ComponentRecipe("glow", "Glow", "+ glows.", "skin_light", 2, "fine", -3.0)])
+    np.testing.assert_allclose(edit.vector[8:], np.tile(-3 * axes[1], (8, 1)), rtol=1e-6)
+    assert (edit.kind, edit.layers, edit.score) == ("ganspace", (8, 15), "skin_light")
+
+    effects = {"a": np.array([1.0, 0.1, 9]), "b": np.array([0.5, -0.6, 0]), "c": np.array([0.0, 2.0, 0])}
+    found = clean_components(effects, np.ones(3), np.array([True, True, False]), 0.3)
+    assert [(name, own) for name, own, _ in found] == [("c", 1), ("a", 0)], "the third is no edit's score"
+
+
+class PlantedPool:
+    """Scores pictures whose pixels say what was done to which face, and counts them."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def submit(self, pictures, *, describe=False):
+        from gra_core.directions.scores import SCORED_BY
+        from gra_core.directions.workers import DESCRIPTOR
+
+        self.seen += len(pictures)
+        moved = pictures[:, 0, 0, 0].astype(np.float32) - 100
+        measures = {part: moved for parts in SCORED_BY.values() for part in parts}
+        if describe:
+            measures[DESCRIPTOR] = np.outer(moved, np.full(128, 0.5, np.float32))
+        return lambda: measures
+
+
+def planted_faces(count, seed=0):
+    from gra_core.directions.faces import FaceSet
+
+    codes = np.random.default_rng(seed).normal(size=(count, NUM_STYLES, STYLE_DIM)).astype(np.float32)
+
+    def draw(offset):
+        return np.full((count, 8, 8, 3), 100 + offset[..., 0, 0].mean(), np.uint8)
+
+    return FaceSet(codes, draw)
+
+
+def test_effects_are_kept_and_measured_once(tmp_path):
+    from time import monotonic
+
+    from gra_core.directions import measuring
+
+    pool = PlantedPool()
+    group = measuring.Group("generated0", 0, True, lambda: planted_faces(3))
+    offsets = {f"a{n}": np.full((NUM_STYLES, STYLE_DIM), n, np.float32) for n in (1, 2)}
+    assert measuring.measure_group(group, tmp_path, offsets, (-1.0, 1.0), pool, monotonic() - 1) == {}
+    assert pool.seen == 0, "no time left"
+    effects = measuring.measure_group(group, tmp_path, offsets, (-1.0, 1.0), pool)
+    assert pool.seen == 12
+    assert (effects["a2"].slopes() == 2).all()
+    for source in (pool, None):
+        again = measuring.measure_group(group, tmp_path, offsets, (-1.0, 1.0), source)
+        np.testing.assert_array_equal(again["a1"].scores, effects["a1"].scores)
+    assert pool.seen == 12, "kept"
+    offsets["a1"] = offsets["a1"] + 1
+    assert list(measuring.measure_group(group, tmp_path, offsets, (-1.0, 1.0), None)) == ["a2"], "another offset"
+    measuring.measure_group(group, tmp_path, offsets, (-1.0, 1.0), pool)
+    assert pool.seen == 18, "only what changed is measured anew"
+    others = measuring.Group("generated0", 0, True, lambda: planted_faces(3, seed=1))
+    measuring.measure_group(others, tmp_path, offsets, (-1.0, 1.0), pool)
+    assert pool.seen == 30, "other faces"
+
+    described = np.zeros((2, 3, 128), np.float32)
+    effects[measuring.PLAIN] = measuring.Effect(np.zeros(1), np.zeros((2, 3, 1)), described.copy())
+    described[0, :, 3], described[1, :, 3] = -0.3, 0.3
+    effects["a1"] = measuring.Effect(offsets["a1"], effects["a1"].scores, described / 3)
+    effects["a2"] = measuring.Effect(offsets["a2"], effects["a2"].scores, described)
+    responses = measuring.responses_of([(group, effects)], {"a1": offsets["a1"], "a2": offsets["a2"]}, np.full(1, 2.0))
+    np.testing.assert_allclose(responses.mean[:, 0], [0.5, 1.0])
+    assert responses.change(np.array([0.0, 1.0])) == pytest.approx(0.8 * np.arctanh(0.3 / 0.8), rel=1e-3)
+    assert responses.change(np.array([3.0, -1.0])) < 0.03, "one takes back what the other does"
+
+
+def test_identity_distances_saturate():
+    from gra_core.directions.response import identity_change, identity_distance
+
+    changes = np.array([0.0, 0.05, 0.3, 1.0, 1.4])
+    far = identity_distance(changes)
+    np.testing.assert_allclose(identity_change(far), changes, atol=1e-6)
+    assert far[1] == pytest.approx(0.05, rel=0.01)
+    assert (np.diff(far) > 0).all()
+    assert far[-1] < 0.8
+    assert np.isfinite(identity_change(1.2)), "other people can be farther apart"
+
+
+def test_kept_trials_serve_without_measuring(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from gra_core.directions import check, measuring, planning
+
+    monkeypatch.setattr(measuring, "RECIPES", [SimpleNamespace(key="smile")])
+    offsets = np.stack([np.full((NUM_STYLES, STYLE_DIM), n, np.float32) for n in (1, 3)])
+    first = np.array([[5.0, 2.0]])
+    edit = EditDirection("smile", "smile", "", -100, 100, np.tensordot(first[0], offsets, 1).astype(np.float32))
+    group = measuring.Group("trial-generated", 0, True, lambda: planted_faces(3))
+    names, pool = ["a", "b"], PlantedPool()
+    tried, runs = measuring.try_edits([edit], first, names, offsets, [group], tmp_path, pool)
+    run = runs["trial-generated"]["smile"]
+    np.testing.assert_allclose(run.scores[:, 0, 0], np.array(check.STRENGTHS) / 100 * 11, atol=1)
+    np.testing.assert_allclose(run.identity, 11 * np.sqrt(128) / 2, rtol=0.01)
+    again, _ = measuring.try_edits([edit], 0 * first, names[::-1], offsets[::-1], [group], tmp_path, None)
+    np.testing.assert_array_equal(again["smile"], tried["smile"][::-1])
+    _, adding_up = planning.learn_from_trials(measured([[1.0, 0.0], [0.0, 1.0]]), {}, runs, np.ones(2))
+    assert adding_up == {}, "nothing was tried of these atoms"
+    gone, _ = measuring.try_edits([edit], first, ["c", "b"], offsets, [group], tmp_path, None)
+    assert gone == {}, "one of its atoms is there no more"
+
+
+def test_faces_of_a_fit_come_in_groups(tmp_path, monkeypatch):
+    from gra_core.directions import measuring
+    from gra_core.directions.sampling import Renderer, load_generator
+
+    generator = load_generator(device="cpu")
+    for n in range(60):
+        (tmp_path / f"{n:02d}.png").touch()
+    sets = []
+    monkeypatch.setattr(measuring, "photo_faces", lambda files, size, device: sets.append(files) or range(3))
+    atoms, trials = measuring.groups_of(generator, Renderer(generator), tmp_path, 32, 0, "cpu")
+    assert [group.name for group in atoms] == ["generated0", "photos0", "generated1", "photos1"]
+    assert [group.describe for group in atoms] == [True, True, False, False]
+    assert [group.name for group in trials] == ["trial-generated", "trial-photos"]
+    codes = [group.faces().codes for group in (atoms[0], atoms[2], trials[0])]
+    assert len({code[0, 0, 0].item() for code in codes}) == 3, "different faces"
+    assert sets == [], "photos are read when they are needed"
+    assert [group.faces() for group in (atoms[1], atoms[3], trials[1])] == [0, 1, 2]
+    assert len(sets) == 1
+    assert len(set(sets[0])) == 48
 
 
 def test_renderer_gives_pictures_that_can_be_scored():
@@ -358,6 +557,10 @@ def test_fit_says_what_is_missing(tmp_path):
     options = ["--nets", str(tmp_path), "--work", str(tmp_path / "work"), "--out", str(out)]
     with pytest.raises(GRAError, match="--samples"):
         fit.main(["fit", *options])
+    with pytest.raises(GRAError, match="--nets DIR"):
+        fit.main(["fit", *options[2:], "--samples", "4"])
+    with pytest.raises(GRAError, match="without --kept first"):
+        fit.main(["fit", *options, "--samples", "4", "--kept"])
     with pytest.raises(CheckpointError, match=r"emotion\.json"):
         fit.main(["fit", *options, "--samples", "4"])
     assert not out.exists()
@@ -524,7 +727,7 @@ def test_check_draws_photos_with_the_whole_editor(monkeypatch, tmp_path):
     import torch
 
     from gra_core import editor
-    from gra_core.directions import check
+    from gra_core.directions import faces
 
     class Editor:
         """Inverts a photo to its red level; an edit adds what it adds to the code."""
@@ -551,12 +754,17 @@ def test_check_draws_photos_with_the_whole_editor(monkeypatch, tmp_path):
     monkeypatch.setattr(editor, "PortraitEditor", Editor)
     for level in (10, 20, 30, 40, 50):
         Image.new("RGB", (64, 64), (level, 0, 0)).save(tmp_path / f"{level}.png")
-    edits = {"smile": EditDirection("smile", "smile", "", -100, 100, np.full((16, 512), 100, np.float32))}
+    files = faces.photo_files(tmp_path, 3)
     for batch in (1, 2):
-        monkeypatch.setitem(check.BATCH, "cpu", batch)
-        pictures = check._draw_real(tmp_path, 3, edits)({"smile": 5})
+        monkeypatch.setitem(faces.BATCH, "cpu", batch)
+        (photos,) = faces.photo_faces(files, 3)
+        assert photos.codes.shape == (3, 16, 512)
+        pictures = photos.draw(np.full((16, 512), 5, np.float32))
         assert pictures.shape == (3, 256, 256, 3)
         assert [int(picture[9, 9, 0]) for picture in pictures] == [15, 35, 55], "photos from all over the folder"
+        each = photos.draw(np.stack([np.full((16, 512), k, np.float32) for k in (1, 2, 3)]))
+        assert [int(picture[9, 9, 0]) for picture in each] == [11, 32, 53], "an offset for each face"
+        assert [len(part.codes) for part in faces.photo_faces(files, 2)] == [2, 1]
     (tmp_path / "empty").mkdir()
     with pytest.raises(GRAError, match="no pictures"):
-        check._draw_real(tmp_path / "empty", 3, {})
+        faces.photo_files(tmp_path / "empty", 3)

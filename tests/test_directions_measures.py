@@ -136,6 +136,8 @@ def paint(name):  # noqa: PLR0912
             p[88:103, 72:184] = HAIR
         case "eye_blue":
             p[111:119, 86:106] = p[111:119, 150:170] = (90, 120, 190)
+        case "gaze":
+            p[104:124, 99:106] = p[104:124, 163:170] = 20
         case "hair_light":
             p[:50] = blond
         case "hair_grey":

@@ -197,6 +197,25 @@ def eye_blue(face: Portrait) -> float:
     return float(face.skin[2] - np.mean(values))
 
 
+def gaze(face: Portrait) -> float:
+    """Where the irises are between the eye corners, -1 to 1: + looks towards the picture's right, mean of both eyes.
+
+    The middle of the darker pixels inside the lids, weighted by the square of how much darker they are.
+    """
+    values = []
+    for eye in (slice(36, 42), slice(42, 48)):
+        y, x = np.nonzero(face.inside(eye))
+        corners = face.points[eye][[0, 3]]
+        axis = corners[1] - corners[0]
+        if not len(x) or not axis.any():
+            continue
+        light = face.lab[y, x, 0]
+        dark = np.maximum(np.percentile(light, 60) - light, 0) ** 2
+        along = (np.stack([x, y], 1) - corners.mean(0)) @ axis / (axis @ axis) * 2
+        values.append(float(dark @ along / max(dark.sum(), 1e-6)))
+    return float(np.mean(values)) if values else 0.0
+
+
 def hair_light(face: Portrait) -> float:
     """L* of the hair over the forehead."""
     return float(face.hair[0])
@@ -244,6 +263,7 @@ APPEARANCE: dict[str, Callable[[Portrait], float]] = {
         beard,
         brow_dark,
         eye_blue,
+        gaze,
         hair_light,
         hair_grey,
         hair_red,

@@ -17,11 +17,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 
-from gra_core.constants import IMAGE_SIZE
+from gra_core.directions.faces import FaceSet, generated_faces, photo_faces, photo_files
 from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, edit_offset, load_directions
-from gra_core.directions.response import codes_of
-from gra_core.directions.sampling import BATCH, Renderer, load_generator, sample_w, to_pixels
-from gra_core.directions.scores import SCORE_SIZE, SCORED_BY, SCORES, attribute_scores
+from gra_core.directions.sampling import Renderer, load_generator, sample_w
+from gra_core.directions.scores import SCORED_BY, SCORES, attribute_scores
 from gra_core.directions.workers import DESCRIPTOR, Pending, ScoringPool
 from gra_core.errors import CheckpointError, GRAError
 
@@ -199,45 +198,8 @@ def misses(edits: Mapping[str, EditDirection], results: Mapping[str, Measurement
     return [name for name, missed in failed.items() if missed]
 
 
-def _draw_generated(edits: Mapping[str, EditDirection], render: Renderer, faces: np.ndarray) -> Draw:
-    codes = codes_of(faces)
-    return lambda strengths: render(codes + np.stack([edit_offset(edits, strengths, code) for code in codes]))
-
-
-def _draw_real(folder: Path, count: int, edits: Mapping[str, EditDirection], device: str | None = None) -> Draw:
-    """Draws edits of up to `count` aligned photos by the whole editor."""
-    import torch  # noqa: PLC0415
-
-    from gra_core.editor import PortraitEditor  # noqa: PLC0415
-    from gra_core.images import image_to_tensor, load_image  # noqa: PLC0415
-
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"})
-    if not files:
-        raise GRAError(f"{folder} holds no pictures.")
-    files = [files[i] for i in np.unique(np.linspace(0, len(files) - 1, min(count, len(files))).round().astype(int))]
-    editor = PortraitEditor.from_pretrained(device=device)
-    batch = BATCH.get(editor.device.type, 1)
-
-    def read(file: Path) -> torch.Tensor:
-        return image_to_tensor(load_image(file).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS))
-
-    with torch.inference_mode():
-        inversions = [
-            editor.invert_batch(torch.cat([read(file) for file in files[i : i + batch]]).to(editor.device))
-            for i in range(0, len(files), batch)
-        ]
-
-    @torch.inference_mode()
-    def draw(strengths: Mapping[str, float]) -> np.ndarray:
-        parts = []
-        for codes, source in inversions:
-            offsets = [edit_offset(edits, strengths, code) for code in codes.float().cpu().numpy()]
-            edited = codes + torch.from_numpy(np.stack(offsets)).to(codes)
-            picture = editor.streams.editing(editor.generator, edited, source).picture.clamp(-1, 1)
-            parts.append(to_pixels(torch.nn.functional.avg_pool2d(picture, IMAGE_SIZE // SCORE_SIZE)))
-        return np.concatenate(parts)
-
-    return draw
+def _draw(edits: Mapping[str, EditDirection], faces: FaceSet) -> Draw:
+    return lambda strengths: faces.draw(np.stack([edit_offset(edits, strengths, code) for code in faces.codes]))
 
 
 def report(
@@ -345,17 +307,18 @@ def run(args: argparse.Namespace) -> int:
     if args.nets is not None:
         with ScoringPool.open(args.nets, _tensor(args.file, "glasses_probe"), args.processes) as pool:
             work = args.work and args.work / "generated"
-            runs = {"generated": measure_edits(chosen, _draw_generated(edits, render, faces), pool, work)}
+            runs = {"generated": measure_edits(chosen, _draw(edits, generated_faces(render, faces)), pool, work)}
             if args.real is not None:
                 work = args.work and args.work / "real"
-                draw_real = _draw_real(args.real, args.real_faces, edits, args.device)
-                runs["held-out photos"] = measure_edits(chosen, draw_real, pool, work)
+                files = photo_files(args.real, args.real_faces)
+                (photos,) = photo_faces(files, len(files), args.device)
+                runs["held-out photos"] = measure_edits(chosen, _draw(edits, photos), pool, work)
         text = report(edits, runs, _tensor(args.file, SPREAD))
         print(text)
         if args.out is not None:
             write_report(args.out, text)
     if args.pictures is not None:
-        write_strips(args.pictures, edits, _draw_generated(edits, render, faces[:PICTURED_FACES]))
+        write_strips(args.pictures, edits, _draw(edits, generated_faces(render, faces[:PICTURED_FACES])))
     return 0
 
 

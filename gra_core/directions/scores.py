@@ -32,6 +32,10 @@ SCORE_SIZE = 256
 FACE_BOX = (46, 81, 201, 236)
 """Left, top, right, bottom of dlib's face box in an FFHQ-aligned picture of 256 px: the median of 100 detections."""
 
+JITTER = ((0, 0, 1.0), (-4, 0, 1.03), (4, 0, 0.97), (0, -4, 0.97), (0, 4, 1.03))
+"""Shifts in pixels and sizes of the face box from which the landmarks are found; their mean is taken, since those of a
+single box tremble by a pixel or more."""
+
 MEASURES: dict[str, tuple[str, ...]] = {
     "smile": ("happy", "mouth_width"),
     "age": ("age_faceres", "age_dlib"),
@@ -45,6 +49,7 @@ MEASURES: dict[str, tuple[str, ...]] = {
     "eyes_open": ("eye_opening", "eye_open"),
     "eye_size": ("eye_width",),
     "eye_blue": ("eye_blue",),
+    "gaze": ("gaze",),
     "brow_height": ("brow_height",),
     "brow_slope": ("brow_slope",),
     "brow_dark": ("brow_dark",),
@@ -78,10 +83,15 @@ tint, how dark the lenses are, is measured only to keep it out of glasses.
 SCORED_BY: dict[str, tuple[str, ...]] = {
     **{name: parts for name, parts in MEASURES.items() if name != "tint"},
     "smile": ("happy",),
+    "glasses": ("glasses_shown",),
     "gender": ("male_faceres",),
     "eyes_open": ("eye_opening",),
+    "glasses_odds": ("glasses",),
 }
-"""Measures, of one unit, whose mean is the score that edits are checked by."""
+"""Measures, of one unit, whose mean is the score that edits are checked by.
+
+Whether glasses are there is a matter of yes or no; the odds serve the fit, which looks for what moves them.
+"""
 
 SCORES = tuple(SCORED_BY)
 
@@ -158,18 +168,22 @@ class FaceScorer:
         """Measures (N,) of pictures (N, 256, 256, 3) uint8 RGB, FFHQ-aligned.
 
         Those of `GEOMETRY` and `APPEARANCE`; log odds happy, eye_open, glasses, male_faceres and male_dlib, and of
-        angry, sad and surprise against neutral; years age_faceres and age_dlib; degrees pitch, + upwards.
+        angry, sad and surprise against neutral; the probability glasses_shown, for a face without glasses has no
+        degrees of them; years age_faceres and age_dlib; degrees pitch, + upwards.
         """
         parts = [self._measure(pictures[i : i + BATCH]) for i in range(0, len(pictures), BATCH)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _measure(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
-        shapes = [self._predictor(p, self._dlib.rectangle(*FACE_BOX)) for p in pictures]
-        landmarks = np.array([[(q.x, q.y) for q in shape.parts()] for shape in shapes], np.float32)
+        found = [[self._predictor(p, self._dlib.rectangle(*box)) for box in _jittered(FACE_BOX)] for p in pictures]
+        shapes = [jittered[0] for jittered in found]
+        landmarks = np.array([[[(q.x, q.y) for q in s.parts()] for s in jittered] for jittered in found], np.float32)
+        landmarks = landmarks.mean(1)
         faces = [Portrait(*pair) for pair in zip(pictures, landmarks, strict=True)]
         age = self._age.run(None, {"images": self._chips(pictures, shapes, 64)})[0]
         gender = self._gender.run(None, {"images": self._chips(pictures, shapes, 32)})[0]
         male, age_table = self._faceres(_crop(pictures, 224, 1.15).numpy())
+        glasses = glasses_features(pictures) @ self.probe[:-1].astype(np.float32) + np.float32(self.probe[-1])
         gray = (_crop(pictures, 64, 1.0) * torch.tensor(_GRAY)[:, None, None]).sum(1, keepdim=True)
         (emotion,) = self._emotion((gray / 127.5 - 1).numpy())
         feelings = {"angry": _ANGRY, "sad": _SAD, "surprise": _SURPRISE}
@@ -182,7 +196,8 @@ class FaceScorer:
             "pitch": np.float32([self._pitch(picture) for picture in _crop(pictures, 224, 1.5).numpy()]),
             "age_faceres": age_table @ np.arange(100, dtype=np.float32),
             "age_dlib": age @ np.r_[0.25, 1:81].astype(np.float32),
-            "glasses": glasses_features(pictures) @ self.probe[:-1].astype(np.float32) + np.float32(self.probe[-1]),
+            "glasses": glasses,
+            "glasses_shown": 1 / (1 + np.exp(-glasses)),
             "male_faceres": male[:, 0],
             "male_dlib": np.log(gender[:, 1] + 1e-6) - np.log(gender[:, 0] + 1e-6),
         }
@@ -211,6 +226,21 @@ class FaceScorer:
         logits = self._pose.run(["617"], {"input": x[None]})[0][0]
         odds = np.exp(logits - logits.max())
         return float(odds @ _POSE_BINS / odds.sum())
+
+
+def _jittered(box: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
+    """The face box, left, top, right, bottom, shifted and sized as `JITTER` says."""
+    left, top, right, bottom = box
+    x, y, half = (left + right) / 2, (top + bottom) / 2, (right - left) / 2
+    return [
+        (
+            round(x + dx - half * size),
+            round(y + dy - half * size),
+            round(x + dx + half * size),
+            round(y + dy + half * size),
+        )
+        for dx, dy, size in JITTER
+    ]
 
 
 def _crop(pictures: np.ndarray, size: int, scale: float) -> torch.Tensor:

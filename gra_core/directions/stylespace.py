@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gra_core.constants import MAX_STRENGTH, NUM_STYLES, STYLE_DIM
-from gra_core.directions.recipes import StyleRecipe
+from gra_core.directions.recipes import STYLE_ATOMS, STYLE_STEP, StyleRecipe
 from gra_core.directions.registry import EditDirection
 from gra_core.directions.sampling import sample_w
 from gra_core.models.generator import Generator
@@ -83,6 +83,12 @@ def realised(generator: Generator, offset: np.ndarray) -> np.ndarray:
     """What a W+ offset (16, 512) adds to each style channel, (C,)."""
     rows = torch.from_numpy(offset)
     return torch.cat([m.cpu() @ rows[i] for i, m in enumerate(style_matrices(generator))]).numpy()
+
+
+def style_atoms(generator: Generator) -> dict[str, np.ndarray]:
+    """W+ offsets (16, 512) of the style channels `recipes.STYLE_ATOMS`, by names such as "teeth.style"."""
+    recipes = [StyleRecipe(name, name, "", "", channel, STYLE_STEP) for name, channel in STYLE_ATOMS.items()]
+    return {f"{edit.key}.style": edit.vector for edit in style_edits(generator, recipes)}
 
 
 def style_edits(generator: Generator, recipes: Sequence[StyleRecipe], samples: int = 4000) -> list[EditDirection]:

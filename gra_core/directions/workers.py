@@ -36,10 +36,13 @@ class ScoringPool:
         processes: 0, or how many to start; they load the same nets.
         nets: folder that `scorer` was loaded from, needed for processes.
         probe: the glasses probe, likewise.
+
+    Attributes:
+        probe: the glasses probe, if it was given.
     """
 
     def __init__(self, scorer: Look, processes: int = 0, nets: Path | None = None, probe: np.ndarray | None = None):
-        self._scorer, self._pool = scorer, None
+        self._scorer, self._pool, self.probe = scorer, None, probe
         if processes > 0:
             os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))  # read by the libraries of the new processes
             # Not forked: a CUDA context does not survive that.
