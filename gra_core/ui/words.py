@@ -42,6 +42,10 @@ ALSO_CALLED = {
     "eyelids": "closed shut blink sleep",
     "jaw_drop": "chin",
     "brow_lift": "eyebrows surprised",
+    "gaze": "eyes look direction",
+    "nose_width": "broad slim",
+    "light_side": "shadow lighting",
+    "tint": "colour color cast",
 }
 """Words by which people look for an edit, beside those of its label and hint."""
 
