@@ -277,7 +277,7 @@ def test_undo_and_redo(ready, render):
 
 def test_presets_set_the_sliders(ready, render):
     ready.get_by_role("button", name="Younger, smiling").click()
-    eventually(ready, like(render(smile=45, age=-45)))
+    eventually(ready, like(render(smile=45, age=-70)))
     assert slider_value(ready, "smile") == "45"
     assert "Smile +45" in ready.locator("#summary").inner_text()
 

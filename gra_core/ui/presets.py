@@ -9,10 +9,10 @@ from gra_core.directions.registry import EditDirection
 PRESETS: dict[str, dict[str, float]] = {
     "Big smile": {"smile": 75},
     "Serious": {"smile": -70},
-    "Younger, smiling": {"age": -45, "smile": 45},
-    "In thirty years": {"age": 70},
+    "Younger, smiling": {"age": -70, "smile": 45},
+    "Older": {"age": 100},
     "Look aside": {"yaw": 60},
-    "Reading glasses": {"glasses": 80, "age": 15},
+    "Reading glasses": {"glasses": 100, "age": 20},
 }
 
 
