@@ -116,7 +116,7 @@ RECIPES = (
         identity=8.0,
         near=0.75,
         along=("hair_grey",),
-        caveat="Hair turns grey with age; below -80 most faces become small children.",
+        caveat="Hair turns grey with age.",
     ),
     Recipe(
         "yaw",
@@ -129,7 +129,7 @@ RECIPES = (
     Recipe(
         "glasses",
         "Glasses",
-        "+ puts glasses on, - takes glasses off.",
+        "+ puts glasses on, - makes frames thinner.",
         "Accessories",
         effect=1.4,
         least=1.1,
