@@ -60,7 +60,10 @@ def component_edits(axes: np.ndarray, recipes: Sequence[ComponentRecipe]) -> lis
     for r in recipes:
         vector = _on_band(axes[r.component - 1], r.band, r.amount)
         texts = (r.key, r.label, r.hint, -MAX_STRENGTH, MAX_STRENGTH, vector, r.group, r.caveat)
-        provenance = f"Principal component {r.component} of W (GANSpace), {SAMPLES} codes, rows {r.band}"
+        first, last = BANDS[r.band]
+        provenance = (
+            f"Principal component {r.component} of W (GANSpace), {SAMPLES} generated faces, rows {first}-{last}"
+        )
         edits.append(EditDirection(*texts, provenance, "ganspace", r.score))
     return edits
 
