@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from gra_core.constants import MAX_STRENGTH, NUM_STYLES, STYLE_DIM
-from gra_core.directions.recipes import ATOM_STEP, BANDS, ComponentRecipe
+from gra_core.constants import MAX_STRENGTH
+from gra_core.directions.recipes import ATOM_STEP, BANDS, ComponentRecipe, on_band
 from gra_core.directions.registry import EditDirection
 from gra_core.directions.sampling import sample_w
 from gra_core.models.generator import Generator
@@ -41,24 +41,17 @@ def components(generator: Generator, count: int = LOOKED_AT, samples: int = SAMP
 def component_atoms(axes: np.ndarray, first: int = 1) -> dict[str, np.ndarray]:
     """Offsets (16, 512) of components (C, 512) on bands of rows, named such as "pca3.middle", numbered from `first`."""
     return {
-        f"pca{number}.{band}": _on_band(axis, band, ATOM_STEP[band])
+        f"pca{number}.{band}": on_band(axis, band, ATOM_STEP[band])
         for number, axis in enumerate(axes, first)
         for band in GANSPACE_BANDS
     }
-
-
-def _on_band(axis: np.ndarray, band: str, amount: float) -> np.ndarray:
-    first, last = BANDS[band]
-    offset = np.zeros((NUM_STYLES, STYLE_DIM), np.float32)
-    offset[first : last + 1] = amount * axis
-    return offset
 
 
 def component_edits(axes: np.ndarray, recipes: Sequence[ComponentRecipe]) -> list[EditDirection]:
     """The edits of single components (C, 512)."""
     edits = []
     for r in recipes:
-        vector = _on_band(axes[r.component - 1], r.band, r.amount)
+        vector = on_band(axes[r.component - 1], r.band, r.amount)
         texts = (r.key, r.label, r.hint, -MAX_STRENGTH, MAX_STRENGTH, vector, r.group, r.caveat)
         first, last = BANDS[r.band]
         provenance = (

@@ -210,15 +210,20 @@ RECIPES = (
 )
 
 
+def on_band(axis: np.ndarray, band: str, amount: float) -> np.ndarray:
+    """Offset (16, 512) that moves the rows of a band, a name in `BANDS`, by an amount along an axis (512,)."""
+    first, last = BANDS[band]
+    offset = np.zeros((NUM_STYLES, STYLE_DIM), np.float32)
+    offset[first : last + 1] = amount * axis
+    return offset
+
+
 def band_atoms(boundaries: dict[str, Boundary]) -> dict[str, np.ndarray]:
     """Offsets (16, 512) of all atoms by name, such as "smile.coarse", from the boundaries by attribute."""
     atoms = {}
     for key, bands in ATOMS.items():
         for band in bands:
-            first, last = BANDS[band]
-            offset = np.zeros((NUM_STYLES, STYLE_DIM), np.float32)
-            offset[first : last + 1] = ATOM_STEP[band] * boundaries[key].normal
-            atoms[f"{key}.{band}"] = offset
+            atoms[f"{key}.{band}"] = on_band(boundaries[key].normal, band, ATOM_STEP[band])
     return atoms
 
 
