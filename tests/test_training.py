@@ -29,12 +29,19 @@ from gra_core.training.data import (
     from_bytes,
     inverse_flow,
     random_flow,
+    random_glasses,
     random_offsets,
     random_tone,
     to_bytes,
 )
 from gra_core.training.encoder import move_to_latents
-from gra_core.training.losses import VGG_SLICES, ShiftTolerantLPIPS, load_face_net
+from gra_core.training.losses import (
+    ALEXNET_SLICES,
+    VGG_SLICES,
+    ShiftTolerantAlexNet,
+    ShiftTolerantLPIPS,
+    load_face_net,
+)
 from gra_core.training.runtime import (
     AverageWeights,
     Clock,
@@ -61,6 +68,21 @@ def perceptual_file(tmp_path_factory) -> Path:
             layer += 2
         state[f"lin{slice_index}.model.1.weight"] = torch.rand(1, channels[-1], 1, 1)
     path = tmp_path_factory.mktemp("nets") / "vgg.pth"
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def alexnet_file(tmp_path_factory) -> Path:
+    """A file of the published form with random weights."""
+    torch.manual_seed(0)
+    state = {"scaling_layer.shift": torch.zeros(1, 3, 1, 1), "scaling_layer.scale": torch.ones(1, 3, 1, 1)}
+    for i, (inner, outer, kernel, _) in enumerate(ALEXNET_SLICES):
+        name = f"net.slice{i + 1}.{(0, 5, 9, 11, 13)[i]}"
+        state[f"{name}.weight"] = torch.randn(outer, inner, kernel, kernel) * (2 / (kernel**2 * inner)) ** 0.5
+        state[f"{name}.bias"] = torch.zeros(outer)
+        state[f"lin{i}.model.1.weight"] = torch.rand(1, outer, 1, 1)
+    path = tmp_path_factory.mktemp("nets") / "alex.pth"
     torch.save(state, path)
     return path
 
@@ -120,8 +142,11 @@ def photos(astronaut, tmp_path_factory) -> Path:
     return folder
 
 
-def test_perceptual_distance_grows_with_the_difference(perceptual_file):
-    distance = ShiftTolerantLPIPS(perceptual_file)
+@pytest.mark.parametrize(
+    ("net", "file"), [(ShiftTolerantLPIPS, "perceptual_file"), (ShiftTolerantAlexNet, "alexnet_file")]
+)
+def test_perceptual_distance_grows_with_the_difference(net, file, request):
+    distance = net(request.getfixturevalue(file))
     picture = torch.rand(1, 3, 64, 64) * 2 - 1
     noise = torch.randn_like(picture)
     assert distance(picture, picture).abs().max() < 1e-6
@@ -170,10 +195,18 @@ def test_random_edits_differ_and_leave_most_late_rows_alone():
     torch.manual_seed(0)
     vectors = torch.zeros(2, 16, 512)
     vectors[:, :8] = torch.randn(2, 8, 512)
-    offsets = random_offsets(Generator(), NamedOffsets(vectors, torch.ones(2)), 200)
+    offsets = random_offsets(Generator(), NamedOffsets(vectors, torch.ones(2), vectors[0]), 200)
     assert offsets.shape == (200, 16, 512)
     assert offsets[:, :8].any((1, 2)).all()
     assert 0.1 < offsets[:, 8:].any((1, 2)).float().mean() < 0.5
+
+
+def test_some_faces_get_glasses():
+    torch.manual_seed(0)
+    glasses = random_glasses(NamedOffsets(torch.zeros(2, 16, 512), torch.ones(2), torch.ones(16, 512)), 400, 0.25)
+    worn = glasses.amax((1, 2)) > 0
+    assert 0.15 < worn.float().mean() < 0.35
+    assert glasses[worn].min() >= 0.6 and glasses.max() <= 1.2
 
 
 def test_tone_keeps_the_range_and_changes_every_picture():
@@ -203,13 +236,16 @@ def test_companions_are_drawn_and_mirrored_with_their_photos(photos):
     assert torch.equal(drawn[:, :1], grey)
 
 
-def test_large_edits_are_drawn_more_often():
+def test_hard_edits_are_drawn_more_often():
     torch.manual_seed(0)
-    edits = {key: SimpleNamespace(vector=np.full((16, 512), i, np.float32)) for i, key in enumerate(("yaw", "lips"))}
+    keys = ("yaw", "lips", "glasses")
+    edits = {key: SimpleNamespace(vector=np.full((16, 512), i, np.float32)) for i, key in enumerate(keys)}
     named = NamedOffsets.of(edits, CPU)
+    assert (named.glasses == keys.index("glasses")).all()
     drawn = named.draw(2, 500)
     assert drawn.shape == (2, 500, 16, 512)
-    assert 0.7 < (drawn[..., 0, 0] == 0).float().mean() < 0.9
+    turned, lips = ((drawn[..., 0, 0] == keys.index(key)).float().mean() for key in ("yaw", "lips"))
+    assert turned > 5 * lips > 0
 
 
 def test_bytes_come_back():
@@ -292,7 +328,7 @@ def test_a_design_does_not_start_from_a_smaller_one(tmp_path):
     ("program", "rounds", "module"), [("encoder", "1", Encoder), ("encoder", "2", Encoder), ("streams", "", Streams)]
 )
 def test_a_short_run_saves_what_the_editor_can_load(
-    program, rounds, module, photos, perceptual_file, face_net_file, tmp_path
+    program, rounds, module, photos, perceptual_file, alexnet_file, face_net_file, tmp_path
 ):
     """One step or two, without compiling."""
     command = [
@@ -311,12 +347,13 @@ def test_a_short_run_saves_what_the_editor_can_load(
         command += ["--rounds", rounds]
     full = rounds == "2"  # once is enough, and the streams' step alone takes minutes and several gigabytes on a CPU
     if full:
-        command += ["--variants", "1", "--val", str(photos)]
+        command += ["--variants", "1", "--val", str(photos), "--perceptual-alex", str(alexnet_file)]
     environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "step 1 " in done.stdout
     if full:
+        assert "lpips_alex" in done.stdout
         assert "held-out" in done.stdout
         assert (tmp_path / "encoder.jpg").stat().st_size > 1000
     trained = module()

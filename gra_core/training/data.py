@@ -19,11 +19,11 @@ from gra_core.errors import UnreadableImageError
 from gra_core.models.editing import sample_at
 from gra_core.models.generator import Generator, broadcast_w
 
-LARGE_EDITS = frozenset({"smile", "age", "yaw", "pitch", "glasses", "gender", "mouth_open"})
-"""Edits that move or replace large parts of a face: the hard ones."""
+HARD_EDITS = {"yaw": 10.0, **dict.fromkeys(("smile", "age", "pitch", "glasses", "gender", "mouth_open"), 4.0)}
+"""How many times as often as another edit those are drawn that move or replace large parts of a face."""
 
-LARGE_ODDS = 4.0
-"""How many times as often as another edit each of them is drawn."""
+GLASSES = "glasses"
+"""Key of the edit that puts glasses on generated faces, few of which wear any."""
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -95,22 +95,36 @@ def sample_codes(generator: Generator, count: int, mixed: float = 0.5) -> Tensor
 
 @dataclass(frozen=True)
 class NamedOffsets:
-    """The edits that ship: their offsets at strength 100, (N, 16, 512), and how often each is drawn, (N,)."""
+    """The edits that ship.
+
+    Attributes:
+        offsets: at strength 100, (N, 16, 512).
+        odds: how often each is drawn, (N,).
+        glasses: the offset that puts glasses on, (16, 512).
+    """
 
     offsets: Tensor
     odds: Tensor
+    glasses: Tensor
 
     @classmethod
     def of(cls, edits: Mapping[str, EditDirection], device: torch.device) -> Self:
-        """Of the registry's edits; the large ones are drawn more often."""
+        """Of the registry's edits; the hard ones are drawn more often."""
         offsets = torch.from_numpy(np.stack([edit.vector for edit in edits.values()])).float()
-        odds = torch.tensor([LARGE_ODDS if key in LARGE_EDITS else 1.0 for key in edits])
-        return cls(offsets.to(device), odds.to(device))
+        odds = torch.tensor([HARD_EDITS.get(key, 1.0) for key in edits])
+        return cls(offsets.to(device), odds.to(device), offsets[list(edits).index(GLASSES)].to(device))
 
     def draw(self, *shape: int) -> Tensor:
         """Random offsets, (*shape, 16, 512)."""
         index = torch.multinomial(self.odds, math.prod(shape), replacement=True)
         return self.offsets[index].unflatten(0, shape)
+
+
+def random_glasses(named: NamedOffsets, count: int, share: float) -> Tensor:
+    """Offsets that put glasses on a share of faces, (count, 16, 512)."""
+    device = named.glasses.device
+    strength = torch.empty(count, 1, 1, device=device).uniform_(0.6, 1.2)
+    return named.glasses * strength * (torch.rand(count, 1, 1, device=device) < share)
 
 
 def random_offsets(generator: Generator, named: NamedOffsets, count: int) -> Tensor:

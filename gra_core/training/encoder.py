@@ -28,14 +28,26 @@ from gra_core.training.data import (
     sample_w,
 )
 from gra_core.training.loop import Training, training_options
-from gra_core.training.losses import load_face_net
+from gra_core.training.losses import ShiftTolerantAlexNet, load_face_net
 from gra_core.training.report import save_grid
 from gra_core.training.variants import add_variant_options, edited_photos
 
-LOSS_WEIGHTS = {"mse": 1.0, "l1": 0.5, "lpips": 3.0, "identity": 0.4, "code": 0.5, "spread": 0.05, "latent": 1e-3}
+LOSS_WEIGHTS = {
+    "mse": 1.0,
+    "l1": 0.5,
+    "lpips": 3.0,
+    "lpips_alex": 2.0,
+    "identity": 0.4,
+    "code": 0.5,
+    "spread": 0.05,
+    "latent": 1e-3,
+}
 """`code`: distance to the known code of generated faces. `spread`: variance of a code over its 16 rows, which keeps
 it near W, where edits work (e4e, Tov et al. 2021, section 4.1). `latent`: square of the latents, 1 for the
 generator's own w."""
+
+GENERATED_SHARE = 0.25
+"""Of each batch, faces with known codes; the rest are photos, which are what is hard."""
 
 RIDGE = 3.0
 """Penalty, in photos, on the weights of the last layer when they are fitted to known codes."""
@@ -48,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--rounds", type=int, choices=(1, 2), default=ROUNDS, help="2: half of each batch are corrections"
     )
+    options.add_argument("--perceptual-alex", type=Path, help="alex_shift_tolerant.pth: a second perceptual loss")
     options.add_argument(
         "--fit-latents", action="store_true", help="give --init a latent space fitted to the generator"
     )
@@ -78,6 +91,10 @@ class EncoderTraining(Training):
         self.run_encoder = self.compile(self.module)
         self.run_perceptual = self.compile(self.perceptual)
         self.run_faces = self.compile(self.faces.embed)
+        self.run_alex = None
+        if args.perceptual_alex:
+            alex = ShiftTolerantAlexNet(args.perceptual_alex).to(self.device).to(memory_format=torch.channels_last)
+            self.run_alex = self.compile(alex)
 
     def photos(self, count: int) -> Tensor:
         """Augmented real photos (count, 3, 256, 256)."""
@@ -103,13 +120,13 @@ class EncoderTraining(Training):
         """Loss of one fresh batch, starting at the average face, or half of it at the encoder's own estimate."""
         regression_only = minutes < self.args.regression_minutes
         with torch.no_grad():
-            half = self.args.batch // 2
-            photo, known, exact = self.generated(half)
+            chunk = round(GENERATED_SHARE * self.args.batch)
+            photo, known, exact = self.generated(chunk)
             if regression_only:
-                more = self.generated(half)
-                photo, known, exact = (torch.cat(pair) for pair in zip((photo, known, exact), more, strict=True))
+                more = [self.generated(chunk) for _ in range(self.args.batch // chunk - 1)]
+                photo, known, exact = (torch.cat(parts) for parts in zip((photo, known, exact), *more, strict=True))
             else:
-                photo = torch.cat((photo, self.photos(half)))
+                photo = torch.cat((photo, self.photos(self.args.batch - chunk)))
             start, shown = torch.zeros_like(self.base), self.average_face.expand_as(photo)
             if self.args.rounds == 2:
                 second = torch.arange(len(photo), device=photo.device) % 2 == 1
@@ -127,6 +144,8 @@ class EncoderTraining(Training):
             terms["mse"] = F.mse_loss(picture, photo)
             terms["l1"] = F.l1_loss(picture, photo)
             terms["lpips"] = self.run_perceptual(picture, photo).mean()
+            if self.run_alex:
+                terms["lpips_alex"] = self.run_alex(picture, photo).mean()
             with torch.no_grad():
                 wanted = self.run_faces(photo)
             terms["identity"] = 1 - (self.run_faces(picture) * wanted).sum(1).mean()

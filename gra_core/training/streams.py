@@ -39,6 +39,7 @@ from gra_core.training.data import (
     from_bytes,
     inverse_flow,
     random_flow,
+    random_glasses,
     random_offsets,
     random_patch_mask,
     random_tone,
@@ -68,6 +69,7 @@ LOSS_WEIGHTS = {
     "photometric": 0.2,
     "change": 1.0,
     "extent": 0.5,
+    "free_identity": 0.1,
     "background": 0.5,
     "still": 0.1,
     "realism": 0.05,
@@ -76,8 +78,8 @@ LOSS_WEIGHTS = {
 misaligned pairs. `features_*`: the same picture before the pixel residual. `*_detail*`: L1 and ST-LPIPS on a 256 px
 window at full size. `flow`: correspondence of misaligned pairs. `photometric`: source picture moved by the finest
 correspondence against the target of exact and returned pairs. `change`, `extent`: free edits, the person.
-`background`, `still`: free edits, picture and correspondence where there is nobody. `realism`: the adversary's opinion
-of free edits, whole at 256 px and in a window."""
+`free_identity`: free edits, who it is. `background`, `still`: free edits, picture and correspondence where there is
+nobody. `realism`: the adversary's opinion of free edits, whole at 256 px and in a window."""
 
 SHARES = {"returned": 0.0, "misaligned": 0.25, "free": 0.25}
 SHARES_WITH_VARIANTS = {"returned": 0.25, "misaligned": 0.125, "free": 0.25}
@@ -89,6 +91,9 @@ on generated faces than on photos."""
 ADVERSARY_RATE = 4e-4
 ADVERSARY_WARMUP = 500
 """Steps over which the adversary's opinion comes to count."""
+
+GLASSES_SHARE = 0.2
+"""Of the exact pairs, those given glasses: frames that break on a turned head show at once."""
 
 BACKGROUND_SHARE = 2 / 3
 """Of the exact pairs, those set before another background."""
@@ -106,7 +111,7 @@ Pair = tuple[str, Tensor, Tensor]
 
 GENERATOR_CHUNK = 4
 CHANGE_SIDE = 128
-EXTENT_SHARE = 0.75
+EXTENT_SHARE = 0.85
 """So much of the generator's change of a feature is asked for; all of it would make its picture of the photo."""
 
 EXTENT_FIRST_SLICE = 2
@@ -183,10 +188,8 @@ class StreamTraining(Training):
     def exact_pairs(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Source and target pictures, source codes and edited codes."""
         device = self.device
-        truth, offset = (
-            sample_codes(self.generator, count, mixed=0.3),
-            random_offsets(self.generator, self.named, count),
-        )
+        truth = sample_codes(self.generator, count, mixed=0.3) + random_glasses(self.named, count, GLASSES_SHARE)
+        offset = random_offsets(self.generator, self.named, count)
         offset = offset * (torch.rand(count, 1, 1, device=device) > 0.1)
         both = self.run_generator(torch.cat((truth, truth + offset))).float().clamp(-1, 1)
         if self.backgrounds:
@@ -292,7 +295,11 @@ class StreamTraining(Training):
         if self.module.design.alignment != "none":
             terms |= self.correspondence(flows, batch)
         terms |= self.change(final[paired:] - batch["source"][paired:], batch)
-        terms["extent"] = self.extent(to_encoder_size(final[paired:]), batch)
+        free = to_encoder_size(final[paired:])
+        with torch.no_grad():
+            person = self.faces.embed(to_encoder_size(batch["source"][paired:]))
+        terms["free_identity"] = 1 - (self.faces.embed(free) * person).sum(1).mean()
+        terms["extent"] = self.extent(free, batch)
         if self.adversary:
             terms["realism"] = self.realism(final[paired:], self.real.sample(self.counts["free"]))
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
