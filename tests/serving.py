@@ -153,9 +153,14 @@ def chromium() -> Iterator[object]:
 ORIGINAL, RESULT = "#comparison img.before", "#comparison img.after"
 
 
+def fetch(tab, address: str):
+    """What the server answers; asks again when it closed the idle connection on which the question was sent."""
+    return tab.request.get(address, max_retries=3)
+
+
 def picture(tab, selector: str = RESULT) -> Image.Image:
     """A picture as the browser gets it."""
-    response = tab.request.get(tab.locator(f"{selector}[src]").get_attribute("src"))  # waits for the first picture
+    response = fetch(tab, tab.locator(f"{selector}[src]").get_attribute("src"))  # waits for the first picture
     assert response.ok
     with Image.open(io.BytesIO(response.body())) as shown:
         return shown.convert("RGB")

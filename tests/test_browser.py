@@ -18,6 +18,7 @@ from serving import (
     chromium,
     difference,
     eventually,
+    fetch,
     free_port,
     launched,
     like,
@@ -564,7 +565,7 @@ def test_two_browsers_stay_apart(ready, browser, url, render, astronaut, tmp_pat
     ready.locator("#reset").click()
     eventually(ready, like(render()))
     deadline = 20_000  # the files of a visitor who left go after a little patience
-    while ready.request.get(address).ok:
+    while fetch(ready, address).ok:
         deadline -= 500
         assert deadline > 0
         ready.wait_for_timeout(500)

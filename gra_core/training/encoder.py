@@ -89,12 +89,11 @@ class EncoderTraining(Training):
             self.average.average.load_state_dict(self.module.state_dict())
         self.run_generator = self.compile(partial(small_picture, self.generator))
         self.run_encoder = self.compile(self.module)
-        self.run_perceptual = self.compile(self.perceptual)
         self.run_faces = self.compile(self.faces.embed)
-        self.run_alex = None
+        self.run_perceptual = {"lpips": self.compile(self.perceptual)}
         if args.perceptual_alex:
             alex = ShiftTolerantAlexNet(args.perceptual_alex).to(self.device).to(memory_format=torch.channels_last)
-            self.run_alex = self.compile(alex)
+            self.run_perceptual["lpips_alex"] = self.compile(alex)
 
     def photos(self, count: int) -> Tensor:
         """Augmented real photos (count, 3, 256, 256)."""
@@ -143,9 +142,7 @@ class EncoderTraining(Training):
             picture = self.run_generator(codes).float()
             terms["mse"] = F.mse_loss(picture, photo)
             terms["l1"] = F.l1_loss(picture, photo)
-            terms["lpips"] = self.run_perceptual(picture, photo).mean()
-            if self.run_alex:
-                terms["lpips_alex"] = self.run_alex(picture, photo).mean()
+            terms |= {name: net(picture, photo).mean() for name, net in self.run_perceptual.items()}
             with torch.no_grad():
                 wanted = self.run_faces(photo)
             terms["identity"] = 1 - (self.run_faces(picture) * wanted).sum(1).mean()

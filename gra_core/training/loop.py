@@ -29,6 +29,9 @@ from gra_core.training.runtime import (
     start_process,
 )
 
+COMPILERS = ("inductor", "eager", "none")
+"""What compiles the nets; "eager" traces them as the first does and runs them as they are, to try things out."""
+
 LOG_EVERY = 100
 SAVE_EVERY = 500
 """Steps between two saves; a stream training that runs beside takes over each save of the encoder."""
@@ -48,7 +51,7 @@ def training_options(program: str, description: str, batch: int, seed: int) -> a
     options.add_argument("--batch", type=int, default=batch, help="pictures per process and step, a multiple of 4")
     options.add_argument("--rate", type=float, default=4e-4, help="highest learning rate")
     options.add_argument("--seed", type=int, default=seed)
-    options.add_argument("--no-compile", action="store_true")
+    options.add_argument("--compiler", choices=COMPILERS, default="inductor", help="eager: trace the nets only")
     options.add_argument("--compile-cache", type=Path, help="file that keeps compiled kernels from run to run")
     options.add_argument("--save-optimizer", action="store_true", help="keep the optimiser's state in --out as well")
     return options
@@ -80,7 +83,9 @@ class Training(ABC):
         self.average = AverageWeights(self.module, average)
         self.perceptual = ShiftTolerantLPIPS(args.perceptual).to(self.device).to(memory_format=torch.channels_last)
         self.faces = load_face_net(args.face_net).to(self.device)
-        self.compile = (lambda f: f) if args.no_compile else partial(torch.compile, dynamic=False)
+        self.compile = partial(torch.compile, dynamic=False, backend=args.compiler)
+        if args.compiler == "none":
+            self.compile = lambda function: function
         load_compiled(args.compile_cache)
         with torch.no_grad():
             self.base = broadcast_w(self.generator.mean_w[None])

@@ -150,9 +150,9 @@ class StreamTraining(Training):
         self.variants = edited_photos(args.editor, self.real.pictures, args.variants) if args.variants else None
         self.process.log(f"{len(self.real)} photos, {args.variants} edits of each")
         self.segment = PersonMask(args.nets) if args.nets else None
-        self.backgrounds = Backgrounds(self.real, self.segment) if self.segment else None
+        self.backgrounds = Backgrounds(self.real, self.segment) if self.segment is not None else None
         self.adversary = Adversary().to(self.device).to(memory_format=torch.channels_last) if args.adversary else None
-        if self.adversary:
+        if self.adversary is not None:
             broadcast_state(self.adversary, self.process)
             parameters = self.adversary.parameters()
             self.adversary_optimizer = torch.optim.Adam(parameters, lr=ADVERSARY_RATE, betas=(0.0, 0.99))
@@ -192,7 +192,7 @@ class StreamTraining(Training):
         offset = random_offsets(self.generator, self.named, count)
         offset = offset * (torch.rand(count, 1, 1, device=device) > 0.1)
         both = self.run_generator(torch.cat((truth, truth + offset))).float().clamp(-1, 1)
-        if self.backgrounds:
+        if self.backgrounds is not None:
             elsewhere = torch.arange(count, device=device).lt(BACKGROUND_SHARE * count).repeat(2)
             moved, plates = both[elsewhere], self.backgrounds.sample(int(elsewhere.sum()) // 2, IMAGE_SIZE)
             both[elsewhere] = set_before(moved, person_masks(self.segment, moved), torch.cat((plates, plates)))
@@ -220,7 +220,7 @@ class StreamTraining(Training):
         photo, altered, flow = (
             torch.cat(pair) for pair in zip(self.returned_pairs(), self.misaligned_pairs(), strict=True)
         )
-        companions = [self.backgrounds.masks] if self.backgrounds else []
+        companions = [self.backgrounds.masks] if self.backgrounds is not None else []
         free, *masks = self.real.sample_with(self.counts["free"], *companions)
         free_offset = random_offsets(self.generator, self.named, len(free))
         real_codes = self.codes(torch.cat((altered, free, photo)))
@@ -300,7 +300,7 @@ class StreamTraining(Training):
             person = self.faces.embed(to_encoder_size(batch["source"][paired:]))
         terms["free_identity"] = 1 - (self.faces.embed(free) * person).sum(1).mean()
         terms["extent"] = self.extent(free, batch)
-        if self.adversary:
+        if self.adversary is not None:
             terms["realism"] = self.realism(final[paired:], self.real.sample(self.counts["free"]))
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
