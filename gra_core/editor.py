@@ -1,7 +1,7 @@
 """The editor: invert a photo once, then edit it as often as you like.
 
 >>> editor = PortraitEditor.from_pretrained()
->>> inversion = editor.invert(aligned_face)            # encoder and Reconstruction Stream, once
+>>> inversion = editor.invert(aligned_face)            # encoder, Reconstruction Stream, once
 >>> smiling = editor.edit(inversion, {"smile": 60})    # Editing Stream only
 """
 
@@ -79,7 +79,7 @@ class PortraitEditor:
 
     @torch.inference_mode()
     def invert(self, aligned: Image.Image) -> Inversion:
-        """Invert an aligned face: encoder and Reconstruction Stream.
+        """Invert an aligned face: encoder, Reconstruction Stream, and the Editing Stream once without an edit.
 
         Args:
             aligned: FFHQ-aligned face, RGB, 1024 px; other sizes are resized.
@@ -93,8 +93,8 @@ class PortraitEditor:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
         small = to_encoder_size(photos)
         codes = estimate_codes(self.encoder, self.generator, small, self.average_face)
-        residuals = self.streams.reconstruction(self.generator, codes, photos)
-        return codes, self.streams.editing.prepare(residuals)
+        residuals = self.streams.reconstruction(self.generator, codes, photos).residuals
+        return codes, self.streams.editing.prepare(self.generator, codes, photos, residuals)
 
     @torch.inference_mode()
     def edit(

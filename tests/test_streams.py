@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from gra_core.models.editing import SelectiveAttention, neighbourhood, sample_at, upscale_flow, window_similarity
+from gra_core.models.editing import (
+    SelectiveAttention,
+    changing,
+    neighbourhood,
+    sample_at,
+    upscale_flow,
+    window_similarity,
+)
 from gra_core.models.encoder import Encoder, LatentSpace, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
 from gra_core.models.layers import GENERATOR_CHANNELS, RESIDUAL_CHANNELS, STAGES, GateFusion, StreamsDesign
@@ -118,8 +125,8 @@ def test_streams_shapes_and_gradients(generator, photo):
     codes = broadcast_w(torch.randn(1, 512))
     found = streams.reconstruction(generator, codes, photo)
     assert [tuple(r.shape) for r in found.residuals] == [(1, RESIDUAL_CHANNELS[m], m, m) for m in STAGES]
-    torch.testing.assert_close(found.image + found.pixels, photo)
-    edit = streams.editing(generator, codes + 0.3 * torch.randn_like(codes), streams.editing.prepare(found))
+    source = streams.editing.prepare(generator, codes, photo, found.residuals)
+    edit = streams.editing(generator, codes + 0.3 * torch.randn_like(codes), source)
     assert edit.picture.shape == edit.before_pixels.shape == (1, 3, 1024, 1024)
     assert {side: tuple(flow.shape) for side, flow in edit.flows.items()} == {m: (1, 2, m, m) for m in STAGES}
     (edit.picture.square().mean() + found.image.square().mean()).backward()
@@ -132,7 +139,8 @@ def test_one_shot_injection_repairs_one_stage_where_it_is(generator, photo):
     codes = broadcast_w(torch.randn(1, 512))
     with torch.no_grad():
         found = streams.reconstruction(generator, codes, photo)
-        edit = streams.editing(generator, codes + torch.randn_like(codes), streams.editing.prepare(found))
+        source = streams.editing.prepare(generator, codes, photo, found.residuals)
+        edit = streams.editing(generator, codes + torch.randn_like(codes), source)
     assert list(edit.flows) == [64]
     assert not edit.flows[64].any()
     torch.testing.assert_close(edit.aligned[64], found.residuals[0])
@@ -143,21 +151,30 @@ def test_every_design_survives_being_written_down():
     assert [StreamsDesign.from_json(design.to_json()) for design in DESIGNS.values()] == list(DESIGNS.values())
 
 
-def test_without_an_edit_nothing_moves(generator, photo):
-    streams = wake(Streams())
+@pytest.mark.parametrize("design", ["gra", "gradual_dense", "gradual_unaligned"])
+def test_without_an_edit_nothing_moves_and_the_photo_comes_back(generator, photo, design):
+    """Whatever was learned: each stage is compared with the stream's own run without an edit."""
+    streams = wake(Streams(DESIGNS[design]))
     codes = broadcast_w(torch.randn(1, 512))
     with torch.no_grad():
-        for stage in STAGES:  # both streams repair alike, so every feature arrives unchanged
-            here, there = (part.modules_by_stage[str(stage)].fuse for part in (streams.reconstruction, streams.editing))
-            for fuse in (here, there):
-                torch.nn.init.zeros_(fuse.residual.weight)
-                torch.nn.init.zeros_(fuse.residual.bias)
-                torch.nn.init.zeros_(fuse.fusion.weight)
-                torch.nn.init.zeros_(fuse.fusion.bias)
         found = streams.reconstruction(generator, codes, photo)
-        edit = streams.editing(generator, codes, streams.editing.prepare(found))
-    assert all(flow.abs().max() < 1e-4 for flow in edit.flows.values())
-    torch.testing.assert_close(edit.aligned[64], found.residuals[2], atol=1e-3, rtol=1e-3)
+        source = streams.editing.prepare(generator, codes, photo, found.residuals)
+        edit = streams.editing(generator, codes, source)
+        moved = streams.editing(generator, codes + 0.3 * torch.randn_like(codes), source)
+    assert not any(flow.any() for flow in edit.flows.values())
+    torch.testing.assert_close(edit.aligned[64], found.residuals[2])
+    torch.testing.assert_close(edit.picture, photo, atol=1e-5 * float(source.pixels.abs().max()), rtol=0)
+    assert (moved.picture - photo).abs().mean() > 1e-3
+
+
+def test_what_changes_opens_the_gates_around_it():
+    difference = torch.zeros(1, 3, 32, 32)
+    difference[:, 1, 10, 10] = 0.5
+    share = changing(difference)
+    assert share.shape == (1, 1, 32, 32)
+    assert share[0, 0, 10, 10] > 0.9
+    assert 0 < share[0, 0, 13, 10] < share[0, 0, 10, 10]
+    assert not share[0, 0, 20:].any()
 
 
 @pytest.mark.parametrize("alignment", ["selective", "dense"])

@@ -7,9 +7,12 @@ feature (Selective Attention), moves the residual F_m there, and lets Gate & Fus
 - correspondences go coarse to fine, 16 to 128 px: each stage searches a window around what the stage before found;
 - of the window only the best keys are selected; the source position is their attention-weighted mean, so it is
   exact to a fraction of a position, and the residual is sampled there once instead of being averaged;
-- a position whose feature the edit leaves as it is does not move at all, so without an edit nothing is resampled.
+- the source features are the stream's own, without an edit (`EditingStream.prepare`), so like is compared with like: a
+  position whose feature the edit leaves as it is does not move at all.
 
 A last stage treats what no feature carries, the photo's finest detail, as pixels, moved by the finest correspondence.
+Those pixels are what the stream itself, without an edit, lacks of the photo, and where an edit changes nothing they
+pass whole: without an edit the result is the photo.
 """
 
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gra_core.constants import IMAGE_SIZE
 from gra_core.models.generator import BLOCK_CHANNELS, Generator, inverse_haar
 from gra_core.models.layers import (
     GATE_CHANNELS,
@@ -28,7 +32,6 @@ from gra_core.models.layers import (
     inverse_magnitude,
     project_at_unit_scale,
 )
-from gra_core.models.reconstruction import SourceResiduals
 
 KEY_CHANNELS = {16: 64, 32: 64, 64: 64, 128: 32}
 """Channels in which edited and source features are compared."""
@@ -46,6 +49,11 @@ PIXEL_GATE_CHANNELS = 24
 PIXEL_FEATURE_CHANNELS = 16
 PIXEL_LOW_PASS = 8
 
+STILL_CHANGE = 0.05
+"""A change of the picture, in [-1, 1] at 256 px, that opens half of the way from "unchanged" to the pixel gates."""
+STILL_MARGIN = 5
+"""Side, in pixels of 256, of what has to be unchanged around a pixel: an edge that moves changes its surroundings."""
+
 
 @dataclass(frozen=True, eq=False)
 class AlignmentSource:
@@ -53,8 +61,9 @@ class AlignmentSource:
 
     Attributes:
         residuals: F_m of each stage, coarse to fine, (B, RESIDUAL_CHANNELS[m], m, m).
-        keys: the source feature of each stage as unit vectors for comparison, (B, KEY_CHANNELS[m], m, m).
-        image: the Reconstruction Stream's picture at 256 px, (B, 3, 256, 256).
+        keys: the stream's feature of each stage without an edit, as unit vectors for comparison,
+            (B, KEY_CHANNELS[m], m, m).
+        image: the stream's picture without an edit and without pixels, at 256 px, (B, 3, 256, 256).
         pixels: photo minus that picture at full size, (B, 3, 1024, 1024).
     """
 
@@ -79,6 +88,17 @@ class Edit:
     before_pixels: Tensor
     flows: dict[int, Tensor]
     aligned: dict[int, Tensor]
+
+
+@dataclass(eq=False)
+class _Run:
+    """What one run of the generator leaves, by side of the stage; `picture` is without pixels."""
+
+    features: dict[int, Tensor]
+    keys: dict[int, Tensor]
+    flows: dict[int, Tensor]
+    aligned: dict[int, Tensor]
+    picture: Tensor | None = None
 
 
 def sample_at(source: Tensor, flow: Tensor) -> Tensor:
@@ -178,7 +198,7 @@ class SelectiveAttention(nn.Module):
 
         Args:
             edited: feature of the Editing Stream as it arrives at the stage, (B, C, H, W).
-            key: `embed` of the Reconstruction Stream's feature at the same point, (B, K, H, W).
+            key: `embed` of the feature that arrives there without an edit, (B, K, H, W).
             coarse_flow: answer of the stage before in this stage's positions, (B, 2, H, W).
 
         Returns:
@@ -226,7 +246,10 @@ class GlobalAlignmentModule(nn.Module):
 
 
 class PixelAlignmentModule(nn.Module):
-    """Brings the pixel residual to the edited layout; coarse and fine detail pass through gates of their own."""
+    """Brings the pixel residual to the edited layout; coarse and fine detail pass through gates of their own.
+
+    Where the edit leaves the picture as it is, both gates are open, whatever was learned.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,9 +276,18 @@ class PixelAlignmentModule(nn.Module):
             10 * F.avg_pool2d(pixels.abs(), pool),
             project_at_unit_scale(self.from_feature, feature, inverse_magnitude(feature)),
         )
-        gates = upscale(torch.sigmoid(self.gate(torch.cat(seen, 1))), pool)
+        closed = torch.sigmoid(-self.gate(torch.cat(seen, 1))) * changing(small_edited - moved)
+        gates = upscale(1 - closed, pool)
         low = upscale(F.avg_pool2d(pixels, PIXEL_LOW_PASS), PIXEL_LOW_PASS)
         return edited + gates[:, :1] * low + gates[:, 1:] * (pixels - low)
+
+
+def changing(difference: Tensor) -> Tensor:
+    """How far a picture's change (B, 3, H, W) counts as one, in [0, 1), at and around each pixel (B, 1, H, W)."""
+    change = difference.abs().amax(1, keepdim=True)
+    change = F.max_pool2d(change, STILL_MARGIN, 1, STILL_MARGIN // 2)
+    change = F.avg_pool2d(change, STILL_MARGIN, 1, STILL_MARGIN // 2, count_include_pad=False).square()
+    return change / (change + STILL_CHANGE**2)
 
 
 class EditingStream(nn.Module):
@@ -269,14 +301,20 @@ class EditingStream(nn.Module):
         if self.design.pixels:
             self.pixels = PixelAlignmentModule()
 
-    def prepare(self, source: SourceResiduals) -> AlignmentSource:
-        """What every edit of a photo reads, computed once from the Reconstruction Stream's findings."""
-        keys = tuple(
-            self.modules_by_stage[str(side)].attention.embed(feature)
-            for side, feature in zip(self.design.stages, source.features, strict=True)
-        )
-        small = F.avg_pool2d(source.image, source.image.shape[-1] // PIXEL_GATE_SIDE)
-        return AlignmentSource(source.residuals, keys, small, source.pixels)
+    def prepare(
+        self, generator: Generator, codes: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
+    ) -> AlignmentSource:
+        """What every edit of a photo reads, computed once: a run without an edit.
+
+        Args:
+            generator: the frozen generator.
+            codes: the photo's W+ codes, (B, 16, 512).
+            photo: in [-1, 1], (B, 3, 1024, 1024).
+            residuals: F_m from the Reconstruction Stream, coarse to fine.
+        """
+        run = self._run(generator, codes, residuals)
+        small = F.avg_pool2d(run.picture, IMAGE_SIZE // PIXEL_GATE_SIDE)
+        return AlignmentSource(residuals, tuple(run.keys.values()), small, photo - run.picture)
 
     def forward(self, generator: Generator, codes: Tensor, source: AlignmentSource) -> Edit:
         """Render an edit.
@@ -286,27 +324,37 @@ class EditingStream(nn.Module):
             codes: edited W+ codes, (B, 16, 512).
             source: of the photo, from `prepare`.
         """
+        run = self._run(generator, codes, source.residuals, source.keys)
+        picture = run.picture
+        if self.design.pixels:
+            finest = run.flows[self.design.stages[-1]]
+            picture = self.pixels(run.picture, run.features[PIXEL_GATE_SIDE], source, finest)
+        return Edit(picture, run.picture, run.flows, run.aligned)
+
+    def _run(
+        self,
+        generator: Generator,
+        codes: Tensor,
+        residuals: tuple[Tensor, ...],
+        keys: tuple[Tensor, ...] | None = None,
+    ) -> _Run:
+        """The generator with aligned residuals; without keys every stage is compared with itself: nothing moves."""
         stages = self.design.stages
-        flows: dict[int, Tensor] = {}
-        aligned: dict[int, Tensor] = {}
-        features: dict[int, Tensor] = {}
+        run = _Run({}, {}, {}, {})
 
         def inject(side: int, feature: Tensor) -> Tensor:
-            features[side] = feature
+            run.features[side] = feature
             if side not in stages:
                 return feature
             stage = stages.index(side)
             if stage == 0:
                 coarse = feature.new_zeros((len(feature), 2, side, side), dtype=torch.float32)
             else:
-                coarse = upscale_flow(flows[stages[stage - 1]], side // stages[stage - 1])
-            repaired, flows[side], aligned[side] = self.modules_by_stage[str(side)](
-                feature, source.keys[stage], source.residuals[stage], coarse
-            )
+                coarse = upscale_flow(run.flows[stages[stage - 1]], side // stages[stage - 1])
+            module = self.modules_by_stage[str(side)]
+            run.keys[side] = module.attention.embed(feature) if keys is None else keys[stage]
+            repaired, run.flows[side], run.aligned[side] = module(feature, run.keys[side], residuals[stage], coarse)
             return repaired
 
-        plain = inverse_haar(generator.synthesize_bands(codes, inject))
-        picture = plain
-        if self.design.pixels:
-            picture = self.pixels(plain, features[PIXEL_GATE_SIDE], source, flows[stages[-1]])
-        return Edit(picture, plain, flows, aligned)
+        run.picture = inverse_haar(generator.synthesize_bands(codes, inject))
+        return run

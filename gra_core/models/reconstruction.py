@@ -30,19 +30,15 @@ GRM_DEPTH = 2
 
 @dataclass(frozen=True)
 class SourceResiduals:
-    """What an edit needs to know of a photo. All tensors have a leading batch dimension.
+    """What the stream finds in a photo. All tensors have a leading batch dimension.
 
     Attributes:
         residuals: F_m of each stage, coarse to fine, (B, RESIDUAL_CHANNELS[m], m, m).
-        features: f_m of the Reconstruction Stream as it arrives at each stage, (B, GENERATOR_CHANNELS[m], m, m).
-        image: the stream's picture, (B, 3, 1024, 1024), before the pixel residual.
-        pixels: photo minus `image`, what no feature stage could repair, (B, 3, 1024, 1024).
+        image: the stream's picture, (B, 3, 1024, 1024).
     """
 
     residuals: tuple[Tensor, ...]
-    features: tuple[Tensor, ...]
     image: Tensor
-    pixels: Tensor
 
 
 class DetailEncoder(nn.Module):
@@ -99,15 +95,14 @@ class ReconstructionStream(nn.Module):
     def forward(self, generator: Generator, codes: Tensor, photo: Tensor) -> SourceResiduals:
         """Codes (B, 16, 512) and photo (B, 3, 1024, 1024) in [-1, 1] -> the residuals of the photo."""
         photo_features = self.detail_encoder(photo)
-        residuals, features = [], []
+        residuals = []
 
         def repair(side: int, feature: Tensor) -> Tensor:
             if side not in self.design.stages:
                 return feature
-            features.append(feature)
             residual, repaired = self.modules_by_stage[str(side)](photo_features[side], feature)
             residuals.append(residual)
             return repaired
 
         image = inverse_haar(generator.synthesize_bands(codes, repair))
-        return SourceResiduals(tuple(residuals), tuple(features), image, photo - image)
+        return SourceResiduals(tuple(residuals), image)

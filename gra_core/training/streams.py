@@ -25,9 +25,8 @@ from torch import Tensor
 from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
 from gra_core.directions.person import PersonMask
 from gra_core.directions.registry import load_directions
-from gra_core.models.editing import Edit, sample_at, upscale_flow
+from gra_core.models.editing import AlignmentSource, Edit, sample_at, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
-from gra_core.models.reconstruction import SourceResiduals
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
 from gra_core.training.backgrounds import Backgrounds, person_masks, set_before, widened
@@ -65,6 +64,8 @@ LOSS_WEIGHTS = {
     "edit_detail_lpips": 0.5,
     "features_l1": 0.5,
     "features_lpips": 0.5,
+    "unedited_l1": 0.5,
+    "unedited_lpips": 0.5,
     "flow": 0.1,
     "photometric": 0.2,
     "change": 1.0,
@@ -74,12 +75,13 @@ LOSS_WEIGHTS = {
     "still": 0.1,
     "realism": 0.05,
 }
-"""`rec_*`: the Reconstruction Stream's picture before the pixel residual. `edit_*`: the final picture of exact and
-misaligned pairs. `features_*`: the same picture before the pixel residual. `*_detail*`: L1 and ST-LPIPS on a 256 px
-window at full size. `flow`: correspondence of misaligned pairs. `photometric`: source picture moved by the finest
-correspondence against the target of exact and returned pairs. `change`, `extent`: free edits, the person.
-`free_identity`: free edits, who it is. `background`, `still`: free edits, picture and correspondence where there is
-nobody. `realism`: the adversary's opinion of free edits, whole at 256 px and in a window."""
+"""`rec_*`: the Reconstruction Stream's picture. `edit_*`: the final picture of exact and misaligned pairs.
+`features_*`: the same picture before the pixel residual. `unedited_*`: the Editing Stream's picture without an edit,
+before the pixel residual. `*_detail*`: L1 and ST-LPIPS on a 256 px window at full size. `flow`: correspondence of
+misaligned pairs. `photometric`: source picture moved by the finest correspondence against the target of exact and
+returned pairs. `change`, `extent`: free edits, the person. `free_identity`: free edits, who it is. `background`,
+`still`: free edits, picture and correspondence where there is nobody. `realism`: the adversary's opinion of free
+edits, whole at 256 px and in a window."""
 
 SHARES = {"returned": 0.0, "misaligned": 0.25, "free": 0.25}
 SHARES_WITH_VARIANTS = {"returned": 0.25, "misaligned": 0.125, "free": 0.25}
@@ -180,9 +182,12 @@ class StreamTraining(Training):
         small = to_encoder_size(photos)
         return estimate_codes(self.encoder, self.run_generator, small, self.average_face).float()
 
-    def edit(self, streams: Streams, codes: Tensor, source: SourceResiduals) -> Edit:
-        """The Editing Stream on edited codes, straight from the Reconstruction Stream's findings."""
-        return streams.editing(self.generator, codes, streams.editing.prepare(source))
+    def edit(
+        self, streams: Streams, codes: Tensor, edited: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
+    ) -> tuple[AlignmentSource, Edit]:
+        """The Editing Stream without an edit, then on edited codes."""
+        source = streams.editing.prepare(self.generator, codes, photo, residuals)
+        return source, streams.editing(self.generator, edited, source)
 
     @torch.no_grad()
     def exact_pairs(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -281,14 +286,16 @@ class StreamTraining(Training):
         """Loss of one fresh batch."""
         batch = self.batch()
         state = self.run_reconstruction(batch["codes"], batch["source"])
-        edit = self.run_editing(batch["edited"], state)
+        source, edit = self.run_editing(batch["codes"], batch["edited"], batch["source"], state.residuals)
         final, plain, flows = edit.picture.float(), edit.before_pixels.float(), edit.flows
         paired = len(batch["target"])
         terms, pairs = self.compare(state.image.float(), batch["source"], "rec")
         more_terms, more_pairs = self.compare(final[:paired], batch["target"], "edit")
         small, wanted = to_encoder_size(plain[:paired]), to_encoder_size(batch["target"])
         terms |= more_terms | {"features_l1": F.l1_loss(small, wanted)}
-        pairs += [*more_pairs, ("features_lpips", small, wanted)]
+        unedited, photo = source.image.float(), to_encoder_size(batch["source"])
+        terms["unedited_l1"] = F.l1_loss(unedited, photo)
+        pairs += [*more_pairs, ("features_lpips", small, wanted), ("unedited_lpips", unedited, photo)]
         names, mine, theirs = zip(*pairs, strict=True)
         distances = self.run_perceptual(torch.cat(mine), torch.cat(theirs)).split([len(x) for x in mine])
         terms |= {name: distance.mean() for name, distance in zip(names, distances, strict=True)}
@@ -385,29 +392,28 @@ class StreamTraining(Training):
     def report(self) -> None:
         """Held-out figures of the averaged streams and a grid.
 
-        Columns: photo, low-rate code, Reconstruction Stream, no edit; then for the first named directions at +60 the
-        low-rate edit and the Editing Stream's.
+        Columns: photo, low-rate code, Reconstruction Stream, Editing Stream without edit and pixels; then for the
+        first named directions at +60 the low-rate edit and the Editing Stream's.
         """
         photos = RealFaces(self.args.val, IMAGE_SIZE, self.device).pictures
         generator, streams = self.generator, self.average.average
-        sums, full_size, rows = torch.zeros(3, 3, device=photos.device), 0.0, []
+        sums, rows = torch.zeros(3, 3, device=photos.device), []
         for batch in photos.split(4):
             photo = from_bytes(batch)
             small = to_encoder_size(photo)
             codes = estimate_codes(self.encoder, generator, small, self.average_face)
-            source = streams.reconstruction(generator, codes, photo)
-            unedited = self.edit(streams, codes, source).picture
-            pictures = [to_encoder_size(x.clamp(-1, 1)) for x in (generator(codes), source.image, unedited)]
+            found = streams.reconstruction(generator, codes, photo)
+            source = streams.editing.prepare(generator, codes, photo, found.residuals)
+            pictures = [to_encoder_size(x.clamp(-1, 1)) for x in (generator(codes), found.image)] + [source.image]
             sums += torch.stack([self.distances(picture, small) for picture in pictures])
-            full_size += (unedited.clamp(-1, 1) - photo).square().mean((1, 2, 3)).sum().item() / len(photos)
             if len(rows) < 6:
                 for offset in 0.6 * self.named.offsets[:4]:
                     pictures.append(to_encoder_size(generator(codes + offset)))
-                    pictures.append(to_encoder_size(self.edit(streams, codes + offset, source).picture))
+                    pictures.append(to_encoder_size(streams.editing(generator, codes + offset, source).picture))
                 rows.append(torch.stack((small, *pictures), 1))
-        for name, values in zip(("low-rate", "rec stream", "no edit"), (sums / len(photos)).tolist(), strict=True):
+        names = ("low-rate", "rec stream", "unedited, before the pixels")
+        for name, values in zip(names, (sums / len(photos)).tolist(), strict=True):
             print(f"held-out {name}: mse {values[0]:.5f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
-        print(f"held-out no edit at full size: mse {full_size:.5f}", flush=True)
         save_grid(torch.cat(rows), self.args.out / "streams.jpg")
 
 
