@@ -46,7 +46,7 @@ def mse(one: Image.Image, other: Image.Image) -> float:
 def test_reconstruction_is_the_photo(editor, inversion, reconstruction, aligned):
     assert reconstruction.size == (1024, 1024)
     assert reconstruction.mode == "RGB"
-    assert mse(reconstruction, aligned.image) < 0.002
+    assert np.abs(pixels(reconstruction) - pixels(aligned.image)).max() < 0.01  # one level: pixels pass whole
     low_rate = mse(editor.low_rate(inversion), aligned.image)
     assert 0.004 < low_rate < 0.15  # the code alone resembles the photo, and is no copy of it
 
