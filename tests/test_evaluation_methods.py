@@ -213,16 +213,24 @@ def test_groups_tell_what_a_picture_shows(face):
 
 
 def test_each_kind_of_picture_is_measured_and_bad_ones_are_marked(face, random_lpips):
-    """A method that can do all but colours: only pictures without colour come out right."""
+    """Features that can do all but colours: only pictures without colour come out right. The result is the photo."""
+
+    def invert(picture):
+        image = F.avg_pool2d(image_to_tensor(ImageOps.grayscale(picture).convert("RGB")), 4)
+        return SimpleNamespace(picture=picture, source=SimpleNamespace(image=image))
+
     colourless = SimpleNamespace(
-        invert=lambda picture: picture, edit=lambda picture, _: ImageOps.grayscale(picture).convert("RGB")
+        invert=invert, low_rate=lambda found: found.picture.rotate(180), edit=lambda found, _: found.picture
     )
     meter = SimpleNamespace(scores=lambda picture: {"age": 30.0, "yaw": 0.0})
     workers = Workers(Bench(colourless, {}, {}, random_lpips, meter=meter))
     found = groups.measure_groups(workers, lambda bench, picture: picture, [face])
-    assert found["no colour"]["mean"] == 0
-    assert found["warm cast"]["mean"] > 1.5 * found["all unaltered"]["mean"] > 0
+    steps = {name: {step: figure["mean"] for step, figure in figures.items()} for name, figures in found.items()}
+    assert steps["no colour"]["features"] < 0.1 * steps["all unaltered"]["features"]
+    assert steps["warm cast"]["features"] > 1.5 * steps["all unaltered"]["features"]
+    assert all(figures["gra"] == 0 < figures["low_rate"] for figures in steps.values())
     assert set(groups.ALTERATIONS) < set(found)
     table = groups.groups_table({"portraits": found})
-    assert "]* (n = 1) |" in next(line for line in table.splitlines() if line.startswith("| warm cast"))
+    marked = next(line for line in table.splitlines() if line.startswith("| warm cast"))
+    assert [cell.endswith("]* ") for cell in marked.split("|")[3:6]] == [False, True, False]
     assert "*" not in next(line for line in table.splitlines() if line.startswith("| no colour"))
