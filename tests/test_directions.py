@@ -176,7 +176,8 @@ def test_shipped_file(shipped):
         assert edit.kind
         assert "generated faces" in edit.provenance
         assert 1 < np.linalg.norm(edit.vector) < 35
-        assert (edit.kind == "stylespace") == (edit.layers[0] == edit.layers[1]), "a style channel reads one row"
+        local = edit.kind == "stylespace" and "corrected by" not in edit.provenance
+        assert local == (edit.layers[0] == edit.layers[1]), "a style channel reads one row"
         assert (edit.score or edit.key) in SCORES
         flat.append(edit.vector.ravel() / np.linalg.norm(edit.vector))
     cosines = np.stack(flat) @ np.stack(flat).T - np.eye(len(flat))
@@ -479,6 +480,70 @@ def test_identity_distances_saturate():
     assert (np.diff(far) > 0).all()
     assert far[-1] < 0.8
     assert np.isfinite(identity_change(1.2)), "other people can be farther apart"
+
+
+class LinearPool:
+    """Scores planted pictures: their pixels hold, as float32, what each score was moved by, curved where asked for."""
+
+    def __init__(self, names, bend=0.0):
+        self.names, self.bend = names, bend
+
+    def submit(self, pictures, *, describe=False):
+        from gra_core.directions.scores import SCORED_BY
+
+        moved = pictures[..., 0]
+        moved = np.tanh(self.bend * moved) / self.bend if self.bend else moved
+        columns = {name: moved[:, i] for i, name in enumerate(self.names)}
+        measures = {part: columns.get(key, 0 * moved[:, 0]) for key, parts in SCORED_BY.items() for part in parts}
+        return lambda: measures
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.6])
+def test_leaks_are_taken_out_by_other_edits(tmp_path, bend):
+    """Edits along three rows of codes whose scores are planted: what leaks is taken out, the rest stays as it is."""
+    from gra_core.directions import correcting
+    from gra_core.directions.faces import FaceSet
+    from gra_core.directions.measuring import Group
+    from gra_core.directions.recipes import Recipe
+    from gra_core.directions.scores import SCORES
+
+    names = ["lips", "age", "beard"]  # scores of the rows 0, 1 and 2
+
+    def edit(key, *rows):
+        vector = np.zeros((NUM_STYLES, STYLE_DIM), np.float32)
+        vector[: len(rows), 0] = rows
+        return EditDirection(key, key, ".", -100, 100, vector, provenance="made")
+
+    def draw(offset):
+        return np.broadcast_to(offset[:3, 0], (4, 3))[..., None].astype(np.float32)
+
+    faces = FaceSet(np.zeros((4, NUM_STYLES, STYLE_DIM), np.float32), draw)
+    edits = [edit("lips", 2, 1.2, 0.6), edit("age", 0, 2, 0.4), edit("beard", 0, 0, 2)]
+    wish = Recipe("lips", "Lips", ".", "Face", corrected_by=("age", "lips.2"))
+    group = Group("corrections", 0, False, lambda: faces)
+    pool, spread = LinearPool(names, bend), np.ones(len(SCORES))
+    lips, *others = correcting.correct(edits, group, tmp_path / "a", spread, pool, [wish])
+    assert [a is b for a, b in zip(others, edits[1:], strict=True)] == [True, True], "nothing is asked of these"
+    assert abs(lips.vector[1, 0]) < 0.25 > abs(lips.vector[2, 0]), "a fifth of an edit may leak"
+    assert lips.vector[0, 0] == pytest.approx(2, abs=0.01)
+    assert (lips.key, lips.provenance) == ("lips", "made; corrected by age, lips.2")
+
+    kept = correcting.correct(edits, group, tmp_path / "a", spread, None, [wish])
+    np.testing.assert_allclose(kept[0].vector, lips.vector, atol=0.01)
+    again, *_ = correcting.correct([lips, *others], group, tmp_path / "b", spread, pool, [wish])
+    assert again.provenance == lips.provenance
+    np.testing.assert_allclose(again.vector, lips.vector, atol=0.15)
+
+    less = Recipe("lips", "Lips", ".", "Face", corrected_by=("age",), reach=0.5)
+    weak, *_ = correcting.correct(edits, group, tmp_path / "a", spread, pool, [less])
+    moved = pool.submit(draw(0.6 * weak.vector))()["lip_thickness"].mean()
+    assert moved == pytest.approx(0.5, abs=0.01), "also where the score saturates"
+
+    untouched = correcting.correct(edits, group, tmp_path / "c", spread, None, [wish])
+    assert [a is b for a, b in zip(untouched, edits, strict=True)] == [True] * 3, "nothing was measured"
+    with pytest.raises(GRAError, match="no edit chin"):
+        correcting.part_of({"lips": lips}, "chin.2")
+    assert correcting.part_of({"lips": lips}, "lips.0-1")[2].any() is np.False_
 
 
 def test_kept_trials_serve_without_measuring(tmp_path, monkeypatch):

@@ -72,6 +72,9 @@ class Recipe:
         shipped: whether the edit passed the check; others are fitted only with `--all`.
         along: scores that may move along; the caveat says so.
         by: score that the fit moves for it, where that is not the one that it is checked by.
+        corrected_by: what the last step of the fit may add to it to take leaks out (`correcting`): keys of edits, or of
+            some of their rows, such as "smile.4".
+        reach: effect at ±60, in standard deviations, that this step scales it down to; 0: as large as it was.
         caveat: what else changes.
     """
 
@@ -89,6 +92,8 @@ class Recipe:
     scale: float = 1.0
     kept: bool = False
     shipped: bool = True
+    corrected_by: tuple[str, ...] = ()
+    reach: float = 0.0
     caveat: str = ""
 
     @property
@@ -104,6 +109,8 @@ RECIPES = (
         "+ smiles more, - looks more serious.",
         "Expression",
         kept=True,
+        corrected_by=("nose_width", "skin_light"),
+        reach=1.1,
         caveat="A strong smile also narrows the eyes and lifts the cheeks.",
     ),
     Recipe(
@@ -147,6 +154,7 @@ RECIPES = (
         least=1.2,
         identity=6.0,
         near=0.65,
+        corrected_by=("beard", "lips", "nose_width"),
         caveat="Hair length and facial hair change along with it.",
     ),
     Recipe("mouth_open", "Open mouth", "+ opens the mouth, - closes it.", "Expression", effect=2.2),
@@ -159,6 +167,7 @@ RECIPES = (
         "+ tilts the head up, - down.",
         "Face",
         effect=2.0,
+        corrected_by=("brow_slope", "nose_width", "light_side"),
     ),
     Recipe("face_width", "Face width", "+ wider face, - narrower face.", "Face", effect=2.0),
     Recipe("chin", "Chin", "+ longer chin, - shorter chin.", "Face", effect=1.8, shipped=False),
@@ -204,7 +213,15 @@ RECIPES = (
         shipped=False,
     ),
     Recipe("hair_red", "Red hair", "+ redder hair, - less red hair.", "Hair", shipped=False),
-    Recipe("fringe", "Fringe", "+ hair over the forehead, - a free forehead.", "Hair", effect=2.2),
+    Recipe(
+        "fringe",
+        "Fringe",
+        "+ hair over the forehead, - a free forehead.",
+        "Hair",
+        effect=2.2,
+        corrected_by=("light_side",),
+        reach=0.65,
+    ),
     Recipe("brow_dark", "Dark brows", "+ darker, fuller brows, - lighter brows.", "Hair", effect=1.8, shipped=False),
     Recipe("beard", "Beard", "+ darker chin and upper lip, up to a beard, - clean-shaven.", "Hair", effect=2.0),
 )
@@ -239,6 +256,8 @@ class StyleRecipe:
         channel: number of the style channel, rows in order, see `stylespace.channel_rows`.
         amount: what +100 adds to the channel, in its standard deviations over generated faces.
         group: heading on the page.
+        corrected_by: as for `Recipe`; so is `reach`.
+        reach: see there.
         caveat: what else changes.
     """
 
@@ -249,6 +268,8 @@ class StyleRecipe:
     channel: int
     amount: float
     group: str = "Local details"
+    corrected_by: tuple[str, ...] = ()
+    reach: float = 0.0
     caveat: str = ""
 
 
@@ -263,7 +284,15 @@ STYLE_RECIPES = (
         9.0,
         caveat="On a broad smile, + blurs the teeth.",
     ),
-    StyleRecipe("brow_lift", "Lift brows", "+ lifts the brows, - brings them down.", "brow_height", 3364, 8.5),
+    StyleRecipe(
+        "brow_lift",
+        "Lift brows",
+        "+ lifts the brows, - brings them down.",
+        "brow_height",
+        3364,
+        8.5,
+        corrected_by=("gender", "brow_slope"),
+    ),
     StyleRecipe("gaze", "Look sideways", "+ looks to the right of the picture, - to the left.", "gaze", 4238, -8.0),
 )
 """Style channels that ship beside the fitted edits."""
