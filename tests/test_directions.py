@@ -500,7 +500,7 @@ class LinearPool:
 
 @pytest.mark.parametrize("bend", [0.0, 0.6])
 def test_leaks_are_taken_out_by_other_edits(tmp_path, bend):
-    """Edits along three rows of codes whose scores are planted: what leaks is taken out, the rest stays as it is."""
+    """Edits along three rows of codes whose scores are planted: what leaks much is taken out, the rest stays."""
     from gra_core.directions import correcting
     from gra_core.directions.faces import FaceSet
     from gra_core.directions.measuring import Group
@@ -518,32 +518,34 @@ def test_leaks_are_taken_out_by_other_edits(tmp_path, bend):
         return np.broadcast_to(offset[:3, 0], (4, 3))[..., None].astype(np.float32)
 
     faces = FaceSet(np.zeros((4, NUM_STYLES, STYLE_DIM), np.float32), draw)
-    edits = [edit("lips", 2, 1.2, 0.6), edit("age", 0, 2, 0.4), edit("beard", 0, 0, 2)]
-    wish = Recipe("lips", "Lips", ".", "Face", corrected_by=("age", "lips.2"))
+    edits = [edit("lips", 2, -1.2, 0.3), edit("age", 0.2, 2, 0.4), edit("beard", 0, 0, 2)]
+    wish = Recipe("lips", "Lips", ".", "Face", corrected_by=("age", "beard"))
     group = Group("corrections", 0, False, lambda: faces)
     pool, spread = LinearPool(names, bend), np.ones(len(SCORES))
+
+    def scores(vector):
+        measures = pool.submit(draw(0.6 * vector))()
+        return [measures[part].mean() for part in ("lip_thickness", "age_faceres", "beard")]
+
+    before, slider = scores(edits[0].vector), scores(edits[1].vector)[1]
     lips, *others = correcting.correct(edits, group, tmp_path / "a", spread, pool, [wish])
     assert [a is b for a, b in zip(others, edits[1:], strict=True)] == [True, True], "nothing is asked of these"
-    assert abs(lips.vector[1, 0]) < 0.25 > abs(lips.vector[2, 0]), "a fifth of an edit may leak"
-    assert lips.vector[0, 0] == pytest.approx(2, abs=0.01)
-    assert (lips.key, lips.provenance) == ("lips", "made; corrected by age, lips.2")
-
+    expected = [before[0], -correcting.ALLOWED * slider, before[2]]
+    np.testing.assert_allclose(scores(lips.vector), expected, atol=0.01 + 0.05 * bend)
+    assert (lips.key, lips.provenance) == ("lips", "made; corrected by age, beard")
     kept = correcting.correct(edits, group, tmp_path / "a", spread, None, [wish])
     np.testing.assert_allclose(kept[0].vector, lips.vector, atol=0.01)
+
     again, *_ = correcting.correct([lips, *others], group, tmp_path / "b", spread, pool, [wish])
     assert again.provenance == lips.provenance
-    np.testing.assert_allclose(again.vector, lips.vector, atol=0.15)
+    np.testing.assert_allclose(again.vector, lips.vector, atol=0.02)
 
     less = Recipe("lips", "Lips", ".", "Face", corrected_by=("age",), reach=0.5)
     weak, *_ = correcting.correct(edits, group, tmp_path / "a", spread, pool, [less])
-    moved = pool.submit(draw(0.6 * weak.vector))()["lip_thickness"].mean()
-    assert moved == pytest.approx(0.5, abs=0.01), "also where the score saturates"
+    assert scores(weak.vector)[0] == pytest.approx(0.5, abs=0.01), "also where the score saturates"
 
     untouched = correcting.correct(edits, group, tmp_path / "c", spread, None, [wish])
     assert [a is b for a, b in zip(untouched, edits, strict=True)] == [True] * 3, "nothing was measured"
-    with pytest.raises(GRAError, match="no edit chin"):
-        correcting.part_of({"lips": lips}, "chin.2")
-    assert correcting.part_of({"lips": lips}, "lips.0-1")[2].any() is np.False_
 
 
 def test_kept_trials_serve_without_measuring(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Takes leaks out of finished edits by adding some of the other edits, or by weighing an edit's own rows anew.
+"""Takes leaks out of finished edits by adding some of the other edits.
 
     python -m gra_core directions correct FILE --nets DIR --work DIR --out FILE
 
@@ -6,13 +6,13 @@ The fit sums edits of atoms whose effects were measured on few faces; what the c
 what another slider does, so that an amount of that slider takes it out. It is the last step of the fit; for a file
 that ships it needs no atoms, only the effects of its edits at ±60, which are measured here, in minutes.
 
-`corrected_by` of a recipe names what may be added: other edits, such as "beard", and rows of edits, such as "smile.4".
-The amounts are found as those of atoms are (`response.combine_evenly`), so that the edit moves its own score as far as
-before and others less. The sum is tried, and corrected again by what the trial shows: effects do not quite add up.
+`corrected_by` of a recipe names the edits to add. Their amounts, and that of the edit itself, solve a linear system:
+the edit's own score moves as far as before, and the scores of the edits named no further than `ALLOWED`. The sum is
+tried, and corrected again by what the trial shows, since effects do not quite add up.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,22 +23,26 @@ from gra_core.checkpoints import record_checksum
 from gra_core.constants import MAX_STRENGTH, NUM_STYLES, STYLE_DIM
 from gra_core.directions import check
 from gra_core.directions.faces import generated_faces
-from gra_core.directions.measuring import ATOM_FACTORS, FACE_TRUNCATION, PLAIN, PROBE, Effect, Group, measure_group
-from gra_core.directions.planning import ASIDE, PLAIN_UNIT, STEP, STRENGTH
+from gra_core.directions.measuring import ATOM_FACTORS, FACE_TRUNCATION, PLAIN, PROBE, Group, measure_group
+from gra_core.directions.planning import STRENGTH
 from gra_core.directions.recipes import RECIPES, STYLE_RECIPES, Recipe, StyleRecipe
 from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, load_directions, save_directions
-from gra_core.directions.response import Responses, combine_evenly
 from gra_core.directions.sampling import Renderer, load_generator, sample_w
-from gra_core.directions.scores import SCORES
 from gra_core.directions.workers import ScoringPool
-from gra_core.errors import GRAError
 from gra_core.models.generator import Generator
 
 ROUNDS = 3
 """How often an edit is corrected, each time by what it was measured to do after the time before."""
 
+ALLOWED = 0.25
+"""Leak, as a share of what the slider of that score does, that corrections leave: below the bound, for other faces
+differ, and more than nothing, for part of it belongs to the edit."""
+
 FACES = 24
 """Generated faces that effects are measured on."""
+
+MARK = "; corrected by "
+"""What the provenance of a corrected edit says before the names."""
 
 Wish = Recipe | StyleRecipe
 
@@ -49,43 +53,17 @@ def correction_faces(generator: Generator, render: Renderer, seed: int, count: i
     return Group("corrections", 0, False, lambda: generated_faces(render, w))
 
 
-def part_of(edits: Mapping[str, EditDirection], name: str) -> np.ndarray:
-    """Offset (16, 512) at +100 of an edit, "smile", or of some of its rows, "smile.4" or "smile.2-3".
-
-    Raises:
-        GRAError: there is no such edit.
-    """
-    key, _, rows = name.partition(".")
-    if key not in edits:
-        raise GRAError(f"There is no edit {key} to correct another one by.")
-    if not rows:
-        return edits[key].vector
-    first, _, last = rows.partition("-")
-    kept = slice(int(first), int(last or first) + 1)
-    part = np.zeros((NUM_STYLES, STYLE_DIM), np.float32)
-    part[kept] = edits[key].vector[kept]
-    return part
-
-
-def corrected_amounts(
-    effects: Sequence[Effect], own: int, target: float, units: Mapping[int, float], spread: np.ndarray
-) -> np.ndarray:
-    """Amounts (K,) of offsets whose sum moves score `own` by `target` and the others less than the first offset does.
+def corrected_amounts(effects: np.ndarray, target: float, units: np.ndarray) -> np.ndarray:
+    """Amounts (K,) of K edits, the first the one to correct, whose sum moves its score by `target` and leaks less.
 
     Args:
-        effects: of the K offsets on the same faces, the first that of the edit to be corrected.
-        own: number of its score.
-        target: in standard deviations of the score.
-        units: by number of a score, the effect that a leak into it is compared with; others matter less.
-        spread: (S,) standard deviations of the scores.
+        effects: (K, K) mean effect of each edit (row) on the score of each (column), in standard deviations.
+        target: of the first.
+        units: (K,) effects that leaks into the scores are compared with; the first is not used.
     """
-    slopes = np.stack([effect.slopes() for effect in effects]) / spread
-    offsets = np.stack([effect.offset for effect in effects])
-    responses = Responses.measured(slopes, offsets, np.zeros((len(offsets), 0, 128)))
-    compared = np.array([units.get(s, PLAIN_UNIT) for s in range(len(SCORES))])
-    compared[own] = target
-    weights = np.array([1.0 if s in units else ASIDE for s in range(len(SCORES))])
-    return combine_evenly(responses, own, weights, compared, STEP) * target
+    wanted = effects[0] * target / effects[0, 0]
+    wanted[1:] = np.clip(wanted[1:], -ALLOWED * units[1:], ALLOWED * units[1:])
+    return np.linalg.solve(effects.T, wanted)
 
 
 def correct(
@@ -108,39 +86,34 @@ def correct(
     """
     by_key = {edit.key: edit for edit in edits}
     wishes = [wish for wish in wishes if wish.corrected_by and wish.key in by_key]
-    parts = {name: part_of(by_key, name) for wish in wishes for name in wish.corrected_by}
-    whole = {edit.key: edit.vector for edit in edits} | parts
     share = STRENGTH / MAX_STRENGTH
-    plain = {PLAIN: np.zeros((NUM_STYLES, STYLE_DIM), np.float32)}
-    wanted = plain | {name: share * vector for name, vector in whole.items()}
+    wanted = {PLAIN: np.zeros((NUM_STYLES, STYLE_DIM), np.float32)}
+    wanted |= {key: share * edit.vector for key, edit in by_key.items()}
     effects = measure_group(group, work, wanted, ATOM_FACTORS, pool)
     if len(effects) < len(wanted):
         print(f"{work} does not hold the effects of all edits: none is corrected.")
         return list(edits)
+    moves = {key: effects[key].slopes().mean(0) / spread for key in by_key}
     owns = {key: check.own_score(edit) for key, edit in by_key.items()}
-    moved = {key: effects[key].slopes().mean(0)[own] / spread[own] for key, own in owns.items()}
-    units = {own: max(abs(moved[key]) for key in by_key if owns[key] == own) for own in owns.values()}
     result = dict(by_key)
     for wish in wishes:
-        own = owns[wish.key]
-        target = min(moved[wish.key], wish.reach) if wish.reach else moved[wish.key]
-        vector, effect = by_key[wish.key].vector, effects[wish.key]
+        edit, names = by_key[wish.key], list(wish.corrected_by)
+        columns = [owns[name] for name in (wish.key, *names)]
+        units = np.array([max(abs(moves[key][c]) for key in by_key if owns[key] == c) for c in columns])
+        target = min(moves[wish.key][columns[0]], wish.reach or np.inf)
+        vector, moved = edit.vector, moves[wish.key]
         for turn in range(ROUNDS):
-            used = [effect, *(effects[name] for name in wish.corrected_by)]
-            amounts = corrected_amounts(used, own, target, units, spread)
-            added = dict(zip(wish.corrected_by, amounts[1:], strict=True))
-            vector = amounts[0] * vector + sum(amount * parts[name] for name, amount in added.items())
-            listed = ", ".join(f"{amount:+.2f} {name}" for name, amount in added.items())
-            print(f"{wish.key}, round {turn + 1}: {amounts[0]:.2f} of it, {listed}", flush=True)
-            if turn + 1 < ROUNDS:
-                name = f"{wish.key}.corrected{turn + 1}"
-                tried = measure_group(group, work, plain | {name: share * vector}, ATOM_FACTORS, pool)
-                if name not in tried:
-                    break
-                effect = tried[name]
-        edit = by_key[wish.key]
-        names = ", ".join(wish.corrected_by)
-        provenance = edit.provenance.split("; corrected by ")[0] + f"; corrected by {names}"
+            table = np.stack([moved, *(moves[name] for name in names)])[:, columns]
+            first, *added = corrected_amounts(table, target, units)
+            vector = first * vector + sum(a * by_key[name].vector for a, name in zip(added, names, strict=True))
+            listed = ", ".join(f"{a:+.2f} {name}" for a, name in zip(added, names, strict=True))
+            print(f"{wish.key}, round {turn + 1}: {first:.2f} of it, {listed}", flush=True)
+            name = f"{wish.key}.corrected{turn + 1}"
+            tried = measure_group(group, work, {name: share * vector}, ATOM_FACTORS, pool) if turn + 1 < ROUNDS else {}
+            if name not in tried:
+                break
+            moved = tried[name].slopes().mean(0) / spread
+        provenance = edit.provenance.split(MARK)[0] + MARK + ", ".join(names)
         result[wish.key] = replace(edit, vector=vector.astype(np.float32), provenance=provenance)
     return list(result.values())
 

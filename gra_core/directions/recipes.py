@@ -72,8 +72,8 @@ class Recipe:
         shipped: whether the edit passed the check; others are fitted only with `--all`.
         along: scores that may move along; the caveat says so.
         by: score that the fit moves for it, where that is not the one that it is checked by.
-        corrected_by: what the last step of the fit may add to it to take leaks out (`correcting`): keys of edits, or of
-            some of their rows, such as "smile.4".
+        corrected_by: edits that the last step of the fit adds some of, to take leaks into their scores out
+            (`correcting`).
         reach: effect at ±60, in standard deviations, that this step scales it down to; 0: as large as it was.
         caveat: what else changes.
     """
@@ -154,7 +154,7 @@ RECIPES = (
         least=1.2,
         identity=6.0,
         near=0.65,
-        corrected_by=("beard", "lips", "nose_width"),
+        corrected_by=("beard", "lips"),
         caveat="Hair length and facial hair change along with it.",
     ),
     Recipe("mouth_open", "Open mouth", "+ opens the mouth, - closes it.", "Expression", effect=2.2),
@@ -291,7 +291,7 @@ STYLE_RECIPES = (
         "brow_height",
         3364,
         8.5,
-        corrected_by=("gender", "brow_slope"),
+        corrected_by=("gender",),
     ),
     StyleRecipe("gaze", "Look sideways", "+ looks to the right of the picture, - to the left.", "gaze", 4238, -8.0),
 )
