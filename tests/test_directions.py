@@ -530,7 +530,7 @@ def test_leaks_are_taken_out_by_other_edits(tmp_path, bend):
     before, slider = scores(edits[0].vector), scores(edits[1].vector)[1]
     lips, *others = correcting.correct(edits, group, tmp_path / "a", spread, pool, [wish])
     assert [a is b for a, b in zip(others, edits[1:], strict=True)] == [True, True], "nothing is asked of these"
-    expected = [before[0], -correcting.ALLOWED * slider, before[2]]
+    expected = [before[0], -wish.allowed * slider, before[2]]
     np.testing.assert_allclose(scores(lips.vector), expected, atol=0.01 + 0.05 * bend)
     assert (lips.key, lips.provenance) == ("lips", "made; corrected by age, beard")
     kept = correcting.correct(edits, group, tmp_path / "a", spread, None, [wish])

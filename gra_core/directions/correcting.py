@@ -7,8 +7,8 @@ what another slider does, so that an amount of that slider takes it out. It is t
 that ships it needs no atoms, only the effects of its edits at ±60, which are measured here, in minutes.
 
 `corrected_by` of a recipe names the edits to add. Their amounts, and that of the edit itself, solve a linear system:
-the edit's own score moves as far as before, and the scores of the edits named no further than `ALLOWED`. The sum is
-tried, and corrected again by what the trial shows, since effects do not quite add up.
+the edit's own score moves as far as before, or as `reach` says, and the scores of the edits named no further than
+`allowed`. The sum is tried, and corrected again by what the trial shows, since effects do not quite add up.
 """
 
 import argparse
@@ -34,10 +34,6 @@ from gra_core.models.generator import Generator
 ROUNDS = 3
 """How often an edit is corrected, each time by what it was measured to do after the time before."""
 
-ALLOWED = 0.25
-"""Leak, as a share of what the slider of that score does, that corrections leave: below the bound, for other faces
-differ, and more than nothing, for part of it belongs to the edit."""
-
 FACES = 24
 """Generated faces that effects are measured on."""
 
@@ -53,16 +49,16 @@ def correction_faces(generator: Generator, render: Renderer, seed: int, count: i
     return Group("corrections", 0, False, lambda: generated_faces(render, w))
 
 
-def corrected_amounts(effects: np.ndarray, target: float, units: np.ndarray) -> np.ndarray:
+def corrected_amounts(effects: np.ndarray, target: float, allowed: np.ndarray) -> np.ndarray:
     """Amounts (K,) of K edits, the first the one to correct, whose sum moves its score by `target` and leaks less.
 
     Args:
         effects: (K, K) mean effect of each edit (row) on the score of each (column), in standard deviations.
         target: of the first.
-        units: (K,) effects that leaks into the scores are compared with; the first is not used.
+        allowed: (K,) effects on the scores that may stay; the first is not used.
     """
     wanted = effects[0] * target / effects[0, 0]
-    wanted[1:] = np.clip(wanted[1:], -ALLOWED * units[1:], ALLOWED * units[1:])
+    wanted[1:] = np.clip(wanted[1:], -allowed[1:], allowed[1:])
     return np.linalg.solve(effects.T, wanted)
 
 
@@ -74,7 +70,7 @@ def correct(
     pool: ScoringPool | None,
     wishes: Sequence[Wish] = (*RECIPES, *STYLE_RECIPES),
 ) -> list[EditDirection]:
-    """The edits, those with `corrected_by` in their recipe corrected, in the same order.
+    """The edits, those corrected whose recipes ask for it by `corrected_by` or `reach`, in the same order.
 
     Args:
         edits: all that ship.
@@ -85,7 +81,7 @@ def correct(
         wishes: the recipes.
     """
     by_key = {edit.key: edit for edit in edits}
-    wishes = [wish for wish in wishes if wish.corrected_by and wish.key in by_key]
+    wishes = [wish for wish in wishes if (wish.corrected_by or wish.reach) and wish.key in by_key]
     share = STRENGTH / MAX_STRENGTH
     wanted = {PLAIN: np.zeros((NUM_STYLES, STYLE_DIM), np.float32)}
     wanted |= {key: share * edit.vector for key, edit in by_key.items()}
@@ -104,16 +100,16 @@ def correct(
         vector, moved = edit.vector, moves[wish.key]
         for turn in range(ROUNDS):
             table = np.stack([moved, *(moves[name] for name in names)])[:, columns]
-            first, *added = corrected_amounts(table, target, units)
+            first, *added = corrected_amounts(table, target, wish.allowed * units)
             vector = first * vector + sum(a * by_key[name].vector for a, name in zip(added, names, strict=True))
-            listed = ", ".join(f"{a:+.2f} {name}" for a, name in zip(added, names, strict=True))
-            print(f"{wish.key}, round {turn + 1}: {first:.2f} of it, {listed}", flush=True)
+            listed = "".join(f", {a:+.2f} {name}" for a, name in zip(added, names, strict=True))
+            print(f"{wish.key}, round {turn + 1}: {first:.2f} of it{listed}", flush=True)
             name = f"{wish.key}.corrected{turn + 1}"
             tried = measure_group(group, work, {name: share * vector}, ATOM_FACTORS, pool) if turn + 1 < ROUNDS else {}
             if name not in tried:
                 break
             moved = tried[name].slopes().mean(0) / spread
-        provenance = edit.provenance.split(MARK)[0] + MARK + ", ".join(names)
+        provenance = edit.provenance.split(MARK)[0] + (MARK + ", ".join(names) if names else "")
         result[wish.key] = replace(edit, vector=vector.astype(np.float32), provenance=provenance)
     return list(result.values())
 
@@ -124,7 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nets", type=Path, required=True, metavar="DIR", help="folder of the scoring nets, see below")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder that keeps the effects")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="directions file to write")
-    parser.add_argument("--only", nargs="+", metavar="KEY", help="edits to correct (all with a `corrected_by`)")
+    parser.add_argument("--only", nargs="+", metavar="KEY", help="edits to correct (all whose recipes ask for it)")
     parser.add_argument("--faces", type=int, default=FACES, metavar="N", help=f"generated faces ({FACES})")
     parser.add_argument("--device", help="where to render: cpu, cuda, ... (a GPU if there is one)")
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="score in N processes (in this one)")

@@ -74,7 +74,10 @@ class Recipe:
         by: score that the fit moves for it, where that is not the one that it is checked by.
         corrected_by: edits that the last step of the fit adds some of, to take leaks into their scores out
             (`correcting`).
-        reach: effect at ±60, in standard deviations, that this step scales it down to; 0: as large as it was.
+        allowed: leak into the scores of these, as a share of what their own sliders do, that it leaves: below the
+            bound, for other faces differ, and more than nothing, for part of it belongs to the edit.
+        reach: effect at ±60, in standard deviations, that this step scales it down to, where scores that are bounded
+            turn back before ±100; 0: as large as it was.
         caveat: what else changes.
     """
 
@@ -93,6 +96,7 @@ class Recipe:
     kept: bool = False
     shipped: bool = True
     corrected_by: tuple[str, ...] = ()
+    allowed: float = 0.25
     reach: float = 0.0
     caveat: str = ""
 
@@ -110,6 +114,7 @@ RECIPES = (
         "Expression",
         kept=True,
         corrected_by=("nose_width", "skin_light"),
+        allowed=0.5,
         reach=1.1,
         caveat="A strong smile also narrows the eyes and lifts the cheeks.",
     ),
@@ -167,7 +172,7 @@ RECIPES = (
         "+ tilts the head up, - down.",
         "Face",
         effect=2.0,
-        corrected_by=("brow_slope", "nose_width", "light_side"),
+        corrected_by=("brow_slope",),
     ),
     Recipe("face_width", "Face width", "+ wider face, - narrower face.", "Face", effect=2.0),
     Recipe("chin", "Chin", "+ longer chin, - shorter chin.", "Face", effect=1.8, shipped=False),
@@ -219,8 +224,7 @@ RECIPES = (
         "+ hair over the forehead, - a free forehead.",
         "Hair",
         effect=2.2,
-        corrected_by=("light_side",),
-        reach=0.65,
+        reach=0.71,
     ),
     Recipe("brow_dark", "Dark brows", "+ darker, fuller brows, - lighter brows.", "Hair", effect=1.8, shipped=False),
     Recipe("beard", "Beard", "+ darker chin and upper lip, up to a beard, - clean-shaven.", "Hair", effect=2.0),
@@ -256,7 +260,8 @@ class StyleRecipe:
         channel: number of the style channel, rows in order, see `stylespace.channel_rows`.
         amount: what +100 adds to the channel, in its standard deviations over generated faces.
         group: heading on the page.
-        corrected_by: as for `Recipe`; so is `reach`.
+        corrected_by: as for `Recipe`; so are `allowed` and `reach`.
+        allowed: see there.
         reach: see there.
         caveat: what else changes.
     """
@@ -269,6 +274,7 @@ class StyleRecipe:
     amount: float
     group: str = "Local details"
     corrected_by: tuple[str, ...] = ()
+    allowed: float = 0.25
     reach: float = 0.0
     caveat: str = ""
 
