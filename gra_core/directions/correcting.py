@@ -25,7 +25,7 @@ from gra_core.directions import check
 from gra_core.directions.faces import generated_faces
 from gra_core.directions.measuring import ATOM_FACTORS, FACE_TRUNCATION, PLAIN, PROBE, Group, measure_group
 from gra_core.directions.planning import STRENGTH
-from gra_core.directions.recipes import RECIPES, STYLE_RECIPES, Recipe, StyleRecipe
+from gra_core.directions.recipes import RECIPES, Recipe
 from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, load_directions, save_directions
 from gra_core.directions.sampling import Renderer, load_generator, sample_w
 from gra_core.directions.workers import ScoringPool
@@ -39,8 +39,6 @@ FACES = 24
 
 MARK = "; corrected by "
 """What the provenance of a corrected edit says before the names."""
-
-Wish = Recipe | StyleRecipe
 
 
 def correction_faces(generator: Generator, render: Renderer, seed: int, count: int = FACES) -> Group:
@@ -68,7 +66,7 @@ def correct(
     work: Path,
     spread: np.ndarray,
     pool: ScoringPool | None,
-    wishes: Sequence[Wish] = (*RECIPES, *STYLE_RECIPES),
+    wishes: Sequence[Recipe] = RECIPES,
 ) -> list[EditDirection]:
     """The edits, those corrected whose recipes ask for it by `corrected_by` or `reach`, in the same order.
 
@@ -135,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         kept = {name: file.get_tensor(name) for name in (PROBE, check.SPREAD)}
     generator = load_generator(device=args.device)
     group = correction_faces(generator, Renderer(generator, compiled=args.compile), args.seed, args.faces)
-    wishes = [wish for wish in (*RECIPES, *STYLE_RECIPES) if not args.only or wish.key in args.only]
+    wishes = [wish for wish in RECIPES if not args.only or wish.key in args.only]
     with ScoringPool.open(args.nets, kept[PROBE], args.processes) as pool:
         final = correct(list(edits.values()), group, args.work, kept[check.SPREAD], pool, wishes)
     save_directions(args.out, final, kept)

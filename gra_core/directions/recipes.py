@@ -260,9 +260,6 @@ class StyleRecipe:
         channel: number of the style channel, rows in order, see `stylespace.channel_rows`.
         amount: what +100 adds to the channel, in its standard deviations over generated faces.
         group: heading on the page.
-        corrected_by: as for `Recipe`; so are `allowed` and `reach`.
-        allowed: see there.
-        reach: see there.
         caveat: what else changes.
     """
 
@@ -273,9 +270,6 @@ class StyleRecipe:
     channel: int
     amount: float
     group: str = "Local details"
-    corrected_by: tuple[str, ...] = ()
-    allowed: float = 0.25
-    reach: float = 0.0
     caveat: str = ""
 
 
@@ -290,15 +284,7 @@ STYLE_RECIPES = (
         9.0,
         caveat="On a broad smile, + blurs the teeth.",
     ),
-    StyleRecipe(
-        "brow_lift",
-        "Lift brows",
-        "+ lifts the brows, - brings them down.",
-        "brow_height",
-        3364,
-        8.5,
-        corrected_by=("gender",),
-    ),
+    StyleRecipe("brow_lift", "Lift brows", "+ lifts the brows, - brings them down.", "brow_height", 3364, 6.5),
     StyleRecipe("gaze", "Look sideways", "+ looks to the right of the picture, - to the left.", "gaze", 4238, -8.0),
 )
 """Style channels that ship beside the fitted edits."""
