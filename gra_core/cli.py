@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.set_defaults(run=run_train)
 
     directions = commands.add_parser("directions", help="list, fit, search or check the edit directions")
-    directions.add_argument("action", choices=["list", "fit", "search", "check"])
+    directions.add_argument("action", choices=["list", "fit", "search", "correct", "check"])
     directions.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the others than list")
     directions.set_defaults(run=run_directions)
     return parser

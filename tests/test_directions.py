@@ -481,6 +481,72 @@ def test_identity_distances_saturate():
     assert np.isfinite(identity_change(1.2)), "other people can be farther apart"
 
 
+class LinearPool:
+    """Scores planted pictures: their pixels hold, as float32, what each score was moved by, curved where asked for."""
+
+    def __init__(self, names, bend=0.0):
+        self.names, self.bend = names, bend
+
+    def submit(self, pictures, *, describe=False):
+        from gra_core.directions.scores import SCORED_BY
+
+        moved = pictures[..., 0]
+        moved = np.tanh(self.bend * moved) / self.bend if self.bend else moved
+        columns = {name: moved[:, i] for i, name in enumerate(self.names)}
+        measures = {part: columns.get(key, 0 * moved[:, 0]) for key, parts in SCORED_BY.items() for part in parts}
+        return lambda: measures
+
+
+@pytest.mark.parametrize("bend", [0.0, 0.6])
+def test_leaks_are_taken_out_by_other_edits(tmp_path, bend):
+    """Edits along three rows of codes whose scores are planted: what leaks much is taken out, the rest stays."""
+    from gra_core.directions import correcting
+    from gra_core.directions.faces import FaceSet
+    from gra_core.directions.measuring import Group
+    from gra_core.directions.recipes import Recipe
+    from gra_core.directions.scores import SCORES
+
+    names = ["lips", "age", "beard"]  # scores of the rows 0, 1 and 2
+
+    def edit(key, *rows):
+        vector = np.zeros((NUM_STYLES, STYLE_DIM), np.float32)
+        vector[: len(rows), 0] = rows
+        return EditDirection(key, key, ".", -100, 100, vector, provenance="made")
+
+    def draw(offset):
+        return np.broadcast_to(offset[:3, 0], (4, 3))[..., None].astype(np.float32)
+
+    faces = FaceSet(np.zeros((4, NUM_STYLES, STYLE_DIM), np.float32), draw)
+    edits = [edit("lips", 2, -1.2, 0.3), edit("age", 0.2, 2, 0.4), edit("beard", 0, 0, 2)]
+    wish = Recipe("lips", "Lips", ".", "Face", corrected_by=("age", "beard"))
+    group = Group("corrections", 0, False, lambda: faces)
+    pool, spread = LinearPool(names, bend), np.ones(len(SCORES))
+
+    def scores(vector):
+        measures = pool.submit(draw(0.6 * vector))()
+        return [measures[part].mean() for part in ("lip_thickness", "age_faceres", "beard")]
+
+    before, slider = scores(edits[0].vector), scores(edits[1].vector)[1]
+    lips, *others = correcting.correct(edits, group, tmp_path / "a", spread, pool, [wish])
+    assert [a is b for a, b in zip(others, edits[1:], strict=True)] == [True, True], "nothing is asked of these"
+    expected = [before[0], -wish.allowed * slider, before[2]]
+    np.testing.assert_allclose(scores(lips.vector), expected, atol=0.01 + 0.05 * bend)
+    assert (lips.key, lips.provenance) == ("lips", "made; corrected by age, beard")
+    kept = correcting.correct(edits, group, tmp_path / "a", spread, None, [wish])
+    np.testing.assert_allclose(kept[0].vector, lips.vector, atol=0.01)
+
+    again, *_ = correcting.correct([lips, *others], group, tmp_path / "b", spread, pool, [wish])
+    assert again.provenance == lips.provenance
+    np.testing.assert_allclose(again.vector, lips.vector, atol=0.02)
+
+    less = Recipe("lips", "Lips", ".", "Face", corrected_by=("age",), reach=0.5)
+    weak, *_ = correcting.correct(edits, group, tmp_path / "a", spread, pool, [less])
+    assert scores(weak.vector)[0] == pytest.approx(0.5, abs=0.01), "also where the score saturates"
+
+    untouched = correcting.correct(edits, group, tmp_path / "c", spread, None, [wish])
+    assert [a is b for a, b in zip(untouched, edits, strict=True)] == [True] * 3, "nothing was measured"
+
+
 def test_kept_trials_serve_without_measuring(tmp_path, monkeypatch):
     from types import SimpleNamespace
 

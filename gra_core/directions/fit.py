@@ -11,6 +11,7 @@
    its rows, and scale it to the effect wanted (`recipes`).
 4. Try these first edits on other faces, learn from the difference what the atoms do (`Responses.updated`), sum them
    anew, and scale each so that ±100 keeps the person, as far as the trial tells.
+5. Take leaks that are left out of some edits by adding a little of others (`correcting`).
 
 The folder `--work` keeps all that was measured. With `--kept` nothing is measured: the edits are summed from what the
 folder holds, in seconds and without the scoring nets, such as after a recipe was changed. On a machine with a GPU and
@@ -36,8 +37,9 @@ from safetensors import SafetensorError, safe_open
 
 from gra_core.checkpoints import record_checksum
 from gra_core.constants import MAX_STRENGTH, STYLE_DIM
-from gra_core.directions import check, scores, search
+from gra_core.directions import check, correcting, scores, search
 from gra_core.directions.boundaries import Boundary, fit_boundary, targets
+from gra_core.directions.correcting import correction_faces
 from gra_core.directions.ganspace import COUNT, component_atoms, component_edits, components
 from gra_core.directions.measuring import (
     ATOM_FACTORS,
@@ -198,8 +200,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=verbatim,
     )
     search.add_arguments(searching)
+    correction = commands.add_parser(
+        "correct",
+        help="take leaks out of the edits of a file by adding some of each other",
+        description=correcting.__doc__,
+        formatter_class=verbatim,
+    )
+    correcting.add_arguments(correction)
     args = parser.parse_args(argv)
-    return {"fit": _fit, "check": check.run, "search": search.run}[args.action](args)
+    actions = {"fit": _fit, "check": check.run, "search": search.run, "correct": correcting.run}
+    return actions[args.action](args)
 
 
 def _fit(args: argparse.Namespace) -> int:
@@ -239,8 +249,7 @@ def _fit_with(args: argparse.Namespace, probe: np.ndarray, pool: ScoringPool | N
     groups, trial_groups = groups_of(generator, render, args.photos, args.faces, args.seed, args.device)
     wanted = {PLAIN: np.zeros_like(offsets[0])} | atoms
     found = [(groups[0], measure_group(groups[0], args.work, wanted, ATOM_FACTORS, pool, until))]
-    others = component_atoms(axes[COUNT:], COUNT + 1)
-    seen = measure_group(groups[0], args.work, others, ATOM_FACTORS, pool, until)
+    seen = measure_group(groups[0], args.work, component_atoms(axes[COUNT:], COUNT + 1), ATOM_FACTORS, pool, until)
     found += [(group, measure_group(group, args.work, wanted, ATOM_FACTORS, pool, until)) for group in groups[1:]]
     found = [(group, effects) for group, effects in found if len(effects) == len(wanted)]
     if not found:
@@ -255,8 +264,8 @@ def _fit_with(args: argparse.Namespace, probe: np.ndarray, pool: ScoringPool | N
     candidates = component_candidates(seen, found[0][1][PLAIN].descriptors[0], spread)
     edits += style_edits(generator, STYLE_RECIPES) + candidates
     trials, runs = try_edits(edits, first, names, offsets, trial_groups, args.work, pool)
-    by_key = {edit.key: edit for edit in edits}
-    print(check.report(by_key, {f"trial, {name}": run for name, run in runs.items()}, spread), flush=True)
+    titled = {f"trial, {name}": run for name, run in runs.items()}
+    print(check.report({edit.key: edit for edit in edits}, titled, spread), flush=True)
     responses, adding_up = learn_from_trials(responses, trials, runs, spread)
     amounts = plan(names, responses, rows, normals, adding_up)
     print_plan(names, amounts, responses, rows, normals, adding_up)
@@ -268,6 +277,7 @@ def _fit_with(args: argparse.Namespace, probe: np.ndarray, pool: ScoringPool | N
     rest = [edit for edit in final if edit.key not in shipped] + candidates
     final = [edit for edit in final if edit.key in shipped]
     final += style_edits(generator, STYLE_RECIPES) + component_edits(axes, COMPONENT_RECIPES)
+    final = correcting.correct(final, correction_faces(generator, render, args.seed), args.work, spread, pool)
     final += rest if args.all else []
     save_directions(args.out, final, {PROBE: probe, check.SPREAD: spread.astype(np.float32)})
     record_checksum(args.out)

@@ -72,6 +72,12 @@ class Recipe:
         shipped: whether the edit passed the check; others are fitted only with `--all`.
         along: scores that may move along; the caveat says so.
         by: score that the fit moves for it, where that is not the one that it is checked by.
+        corrected_by: edits that the last step of the fit adds some of, to take leaks into their scores out
+            (`correcting`).
+        allowed: leak into the scores of these, as a share of what their own sliders do, that it leaves: below the
+            bound, for other faces differ, and more than nothing, for part of it belongs to the edit.
+        reach: effect at ±60, in standard deviations, that this step scales it down to, where scores that are bounded
+            turn back before ±100; 0: as large as it was.
         caveat: what else changes.
     """
 
@@ -89,6 +95,9 @@ class Recipe:
     scale: float = 1.0
     kept: bool = False
     shipped: bool = True
+    corrected_by: tuple[str, ...] = ()
+    allowed: float = 0.25
+    reach: float = 0.0
     caveat: str = ""
 
     @property
@@ -104,6 +113,9 @@ RECIPES = (
         "+ smiles more, - looks more serious.",
         "Expression",
         kept=True,
+        corrected_by=("nose_width", "skin_light"),
+        allowed=0.5,
+        reach=1.1,
         caveat="A strong smile also narrows the eyes and lifts the cheeks.",
     ),
     Recipe(
@@ -147,6 +159,7 @@ RECIPES = (
         least=1.2,
         identity=6.0,
         near=0.65,
+        corrected_by=("beard", "lips"),
         caveat="Hair length and facial hair change along with it.",
     ),
     Recipe("mouth_open", "Open mouth", "+ opens the mouth, - closes it.", "Expression", effect=2.2),
@@ -159,6 +172,7 @@ RECIPES = (
         "+ tilts the head up, - down.",
         "Face",
         effect=2.0,
+        corrected_by=("brow_slope",),
     ),
     Recipe("face_width", "Face width", "+ wider face, - narrower face.", "Face", effect=2.0),
     Recipe("chin", "Chin", "+ longer chin, - shorter chin.", "Face", effect=1.8, shipped=False),
@@ -204,7 +218,14 @@ RECIPES = (
         shipped=False,
     ),
     Recipe("hair_red", "Red hair", "+ redder hair, - less red hair.", "Hair", shipped=False),
-    Recipe("fringe", "Fringe", "+ hair over the forehead, - a free forehead.", "Hair", effect=2.2),
+    Recipe(
+        "fringe",
+        "Fringe",
+        "+ hair over the forehead, - a free forehead.",
+        "Hair",
+        effect=2.2,
+        reach=0.71,
+    ),
     Recipe("brow_dark", "Dark brows", "+ darker, fuller brows, - lighter brows.", "Hair", effect=1.8, shipped=False),
     Recipe("beard", "Beard", "+ darker chin and upper lip, up to a beard, - clean-shaven.", "Hair", effect=2.0),
 )
@@ -263,7 +284,7 @@ STYLE_RECIPES = (
         9.0,
         caveat="On a broad smile, + blurs the teeth.",
     ),
-    StyleRecipe("brow_lift", "Lift brows", "+ lifts the brows, - brings them down.", "brow_height", 3364, 8.5),
+    StyleRecipe("brow_lift", "Lift brows", "+ lifts the brows, - brings them down.", "brow_height", 3364, 6.5),
     StyleRecipe("gaze", "Look sideways", "+ looks to the right of the picture, - to the left.", "gaze", 4238, -8.0),
 )
 """Style channels that ship beside the fitted edits."""
