@@ -319,6 +319,7 @@ def test_identity_tells_a_generated_face_from_the_astronaut(face):
 class BlurEditor:
     """Follows the interface of PortraitEditor: reconstructs with a slight blur, edits by turning the picture."""
 
+    device = "cpu"
     edits = {"smile": SimpleNamespace(minimum=-100, maximum=100), "glasses": SimpleNamespace(minimum=0, maximum=100)}  # noqa: RUF012
 
     def invert(self, aligned):
@@ -513,6 +514,17 @@ def test_run_writes_the_report_and_prints_the_table(folder, tmp_path, capsys):
     assert "[3/3] c.webp: skipped" in printed.err
     assert result["settings"]["methods"] == ["gra"]
     assert result["settings"]["edits"] == ["smile+60", "smile-60"]
+
+
+@pytest.mark.usefixtures("stand_in_editor")
+def test_pictures_are_compared_where_they_are_made(folder, monkeypatch, random_lpips):
+    """Also when nobody names the device: the editor takes a GPU by itself."""
+    asked = []
+    monkeypatch.setattr(BlurEditor, "device", "cuda")
+    monkeypatch.setattr(evaluation, "load_lpips", lambda device: asked.append(device) or random_lpips)
+    monkeypatch.setattr(evaluation, "PictureFeatures", asked.append)
+    evaluation.run(folder, edits=(), limit=0, kid=True)
+    assert asked == ["cuda", "cuda"]
 
 
 @pytest.mark.usefixtures("stand_in_editor")

@@ -51,6 +51,8 @@ class LinearGenerator:
 class LinearEditor:
     """Follows the interface of PortraitEditor: inverts almost exactly; its low-rate edit stops halfway."""
 
+    device = "cpu"
+
     def __init__(self, face):
         self.generator = LinearGenerator(face)
         self.edits = {key: self.direction(key, seed) for seed, key in enumerate(("smile", "age"), start=1)}

@@ -351,7 +351,7 @@ def _make_bench(
     editor = PortraitEditor.from_pretrained(checkpoints, device)
     known = standard_methods(editor) | (trained_methods(editor, Path(baselines)) if baselines else {})
     _check_methods(methods, known)
-    lpips = load_lpips(device=device or "cpu")
+    lpips = load_lpips(device=editor.device)
     return Bench(
         editor,
         _edit_settings(editor, edits, strength),
@@ -360,7 +360,7 @@ def _make_bench(
         optimization_methods(editor, lpips) if optimizes else {},
         FaceAligner(),
         AttributeMeter(Path(nets)) if nets else None,
-        PictureFeatures(device or "cpu") if kid else None,
+        PictureFeatures(editor.device) if kid else None,
     )
 
 
