@@ -284,7 +284,15 @@ STYLE_RECIPES = (
         9.0,
         caveat="On a broad smile, + blurs the teeth.",
     ),
-    StyleRecipe("brow_lift", "Lift brows", "+ lifts the brows, - brings them down.", "brow_height", 3364, 6.5),
+    StyleRecipe(
+        "brow_lift",
+        "Lift brows",
+        "+ lifts the brows, - brings them down.",
+        "brow_height",
+        3364,
+        5.2,
+        caveat="Lower brows are heavier and darker, too.",
+    ),
     StyleRecipe("gaze", "Look sideways", "+ looks to the right of the picture, - to the left.", "gaze", 4238, -8.0),
 )
 """Style channels that ship beside the fitted edits."""

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from gra_core.directions.registry import EditDirection
 
 PRESETS: dict[str, dict[str, float]] = {
-    "Big smile": {"smile": 75},
-    "Serious": {"smile": -70},
-    "Younger, smiling": {"age": -70, "smile": 45},
+    "Big smile": {"smile": 100},
+    "Serious": {"smile": -95},
+    "Younger, smiling": {"age": -70, "smile": 60},
     "Older": {"age": 100},
+    "Surprised": {"brow_height": 100, "eyes_open": 80, "mouth_open": 90},
     "Look aside": {"yaw": 60},
     "Reading glasses": {"glasses": 100, "age": 20},
 }
