@@ -1,6 +1,7 @@
 """What the page does behind its widgets, with a stand-in for the model, and the application as users start it."""
 
 import asyncio
+import re
 import sys
 import threading
 import time
@@ -25,9 +26,11 @@ from serving import (
     served,
     set_slider,
     upload,
+    wait_until,
 )
 
 from gra_core.alignment import FaceAligner
+from gra_core.constants import PROJECT_ROOT
 from gra_core.directions.registry import load_directions
 from gra_core.errors import CheckpointError, FaceTooSmallError, NoFaceError, UnreadableImageError
 from gra_core.ui import batch_tab, edit_tab, gpu, own_edits, page, presets, session, words
@@ -173,7 +176,7 @@ def test_the_page_works_with_a_lent_card(monkeypatch, editor, photo_file, tmp_pa
     expected = editor.edit(editor.invert(visit.portrait.aligned.image), {"smile": 40, "curly": 50}, visit.edits)
     with Image.open(answer[tab.viewer]["value"]["after"]["path"]) as shown:
         assert difference(shown.convert("RGB"), expected) < 2
-    *_, last = compare.on_start(VISITOR, None, compare_tab.ALL_SLIDERS, 0, *moved)
+    *_, last = compare.on_start(VISITOR, None, "[]", compare_tab.ALL_SLIDERS, 0, *moved)
     assert "Done: Smile +40, curly +50" in last[compare.status]
     assert loans == ["invert", "lent_edit", "lent_edit", "run"]
 
@@ -277,12 +280,9 @@ def test_a_shelf_keeps_few_results_and_forgets_all(tmp_path):
 def test_a_shelf_can_wait_for_the_browser(tmp_path):
     shelf = Shelf(tmp_path)
     shelf.put(Image.new("RGB", (8, 8)))
-    shelf.clear(after=0.3)
+    shelf.clear_later(0.3)
     assert list(tmp_path.iterdir())
-    deadline = time.monotonic() + 20
-    while list(tmp_path.iterdir()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not list(tmp_path.iterdir()))
 
 
 # --- answers to events ---------------------------------------------------------------------------------------------
@@ -468,14 +468,14 @@ def test_the_comparison_offers_the_visitors_own_edits_and_open_face(tab, studio,
     offered = compare_tab_.on_open(VISITOR, "age")
     assert ((own.label, own.key) in offered["choices"], offered["value"]) == (True, "age")
     assert compare_tab_.on_open(SimpleNamespace(session_hash="two"), own.key)["value"] == "smile"  # not theirs
-    *_, last = compare_tab_.on_start(VISITOR, None, own.key, 50, *zeros(tab))
+    *_, last = compare_tab_.on_start(VISITOR, None, "[]", own.key, 50, *zeros(tab))
     assert words.COMPARE_EMPTY in last[compare_tab_.status]
     studio.visitors.put("one", opened)
-    *_, last = compare_tab_.on_start(VISITOR, None, own.key, 50, *zeros(tab))
+    *_, last = compare_tab_.on_start(VISITOR, None, "[]", own.key, 50, *zeros(tab))
     assert "My photo (1): Stop here." in last[compare_tab_.status]
     values = zeros(tab)
     values[:2] = 30, -20
-    list(compare_tab_.on_start(VISITOR, None, compare_tab.ALL_SLIDERS, 50, *values))
+    list(compare_tab_.on_start(VISITOR, None, "[]", compare_tab.ALL_SLIDERS, 50, *values))
     assert [strengths for _, strengths, _ in compared] == [{own.key: 50}, {"smile": 30, "age": -20}]
     assert [list(edits) for *_, edits in compared] == [[own.key], ["smile", "age"]]
     assert compared[0][0] is opened.portrait.aligned.image
@@ -579,5 +579,10 @@ def test_the_page_can_be_built_without_the_model(studio):
 def test_a_batch_that_has_to_wait_says_so(studio):
     with gr.Blocks():
         tab = batch_tab.BatchTab(studio, EditPanel(studio.edits))
-    assert words.BATCH_WAITING in tab.on_wait([{"path": "a.png"}])
-    assert words.BATCH_WAITING not in tab.on_wait(None)
+    assert words.BATCH_WAITING in tab.on_wait(None, '["a.png"]')
+    assert words.BATCH_WAITING not in tab.on_wait(None, "[]")
+
+
+def test_the_container_runs_as_a_number():
+    """Kubernetes' runAsNonRoot refuses an image whose user is a name."""
+    assert re.findall(r"^USER (.+)$", (PROJECT_ROOT / "Dockerfile").read_text(), re.M) == ["1000"]

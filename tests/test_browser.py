@@ -13,18 +13,22 @@ import pytest
 from PIL import Image, ImageOps, ImageStat
 from serving import (
     ORIGINAL,
+    SERVER,
     StandIn,
     axe_flaws,
     chromium,
     difference,
     eventually,
+    files_in,
     free_port,
     launched,
     like,
     many_edits,
     picture,
+    served,
     set_slider,
     upload,
+    wait_until,
 )
 
 from gra_core import settings
@@ -570,6 +574,54 @@ def test_two_browsers_stay_apart(ready, browser, url, render, astronaut, tmp_pat
         ready.wait_for_timeout(500)
 
 
+@pytest.fixture(scope="module")
+def quiet_page(tmp_path_factory):
+    """Address of a page that nobody else visits, and its folder."""
+    folder = tmp_path_factory.mktemp("quiet")
+    with served(folder, [SERVER]) as address:
+        yield address, folder
+
+
+def test_nothing_of_a_visit_stays_on_disk(browser, quiet_page, photo_file, tmp_path):
+    """Uploads of every kind: a photo to edit, photos for the two lists, an edit of one's own."""
+    url, page_folder = quiet_page
+    np.save(tmp_path / "curly.npy", np.eye(1, 512)[0])
+    with browser.new_context() as context:
+        tab = context.new_page()
+        visit(tab, url)
+        upload(tab, photo_file)
+        wait_until(lambda: not any(path.name == photo_file.name for path in files_in(page_folder)))  # it was read
+        assert files_in(page_folder) != []
+        tab.locator("#own button.label-wrap").click()
+        tab.set_input_files("#own input[type=file], input[type=file][accept*='.npy']", tmp_path / "curly.npy")
+        tab.wait_for_selector("#status .ready:has-text('curly')")
+        for name in ("batch", "compare"):
+            tab.get_by_role("tab", name=name.capitalize()).click()
+            tab.set_input_files(f"#{name}-files input[type=file]", photo_file)
+            tab.wait_for_selector(f"#{name}-files .file-preview")
+        tab.get_by_role("tab", name="Batch").click()
+        tab.locator("#batch-start").click()
+        tab.wait_for_selector("#batch-result", state="visible")
+        assert {"curly.npy", photo_file.name} & {path.name for path in files_in(page_folder)} == {photo_file.name}
+    wait_until(lambda: files_in(page_folder) == [], 30)
+
+
+def test_a_page_that_is_closed_early_leaves_nothing(browser, quiet_page, photo_file):
+    url, page_folder = quiet_page
+    with browser.new_context() as busy_context, browser.new_context() as context:
+        busy = busy_context.new_page()
+        visit(busy, f"{url}/?extra19=40")  # two seconds for each picture
+        busy.set_input_files("#upload input[type=file]", photo_file)
+        busy.wait_for_selector("#status .busy")
+        tab = context.new_page()
+        visit(tab, url)
+        tab.set_input_files("#upload input[type=file]", photo_file)
+        tab.wait_for_selector("#status .busy")  # in line
+        tab.close()
+        busy.close()
+    wait_until(lambda: files_in(page_folder) == [], 30)
+
+
 def test_who_waits_reads_for_whom(ready, browser, url, photo_file, render):
     set_slider(ready, "age", "30")  # so that the folded slider below is the only thing that differs
     eventually(ready, like(render(age=30)))
@@ -605,12 +657,22 @@ def test_a_restarted_server_asks_for_the_photo_again(context, photo_file):
     with launched(port) as address:
         visit(tab, address)
         upload(tab, photo_file)
+        for name in ("batch", "compare"):
+            tab.get_by_role("tab", name=name.capitalize()).click()
+            tab.set_input_files(f"#{name}-files input[type=file]", photo_file)
+            tab.wait_for_selector(f"#{name}-files .file-preview")
+        tab.get_by_role("tab", name="Edit").click()
     with launched(port):
         tab.wait_for_timeout(1500)
         if not tab.locator("#upload").is_visible():
             set_slider(tab, "smile", "50")
         said = tab.wait_for_selector("#status .note.error").inner_text()
         assert "upload the photo again" in said
+        for name in ("batch", "compare"):
+            tab.get_by_role("tab", name=name.capitalize()).click()
+            tab.locator(f"#{name}-start").click()
+            tab.wait_for_selector(f"#{name}-status [role=alert]:has-text('upload it again')")
+        tab.get_by_role("tab", name="Edit").click()
         upload(tab, photo_file)
         tab.close()
 

@@ -14,7 +14,7 @@ import gradio as gr
 
 from gra_core import settings
 from gra_core.directions import text
-from gra_core.errors import SettingsError
+from gra_core.errors import GRAError, SettingsError
 from gra_core.export import FORMAT_CHOICES, animation_formats, describe
 from gra_core.images import load_image
 from gra_core.ui import session as work
@@ -23,6 +23,7 @@ from gra_core.ui.examples import example_files
 from gra_core.ui.own_fold import OwnFold
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Session
+from gra_core.ui.shelf import Shelf, forget
 from gra_core.ui.studio import Studio
 from gra_core.ui.widgets import (
     HERE,
@@ -134,8 +135,8 @@ class EditTab:
         outputs = [*moved, self.view, self.file, self.moved, panel.finder, *panel.sliders]
         start = {"inputs": sliders, "outputs": outputs}
 
-        self.upload.input(in_line(self.on_upload), [self.upload, *sliders], outputs, **common)
-        self.examples.select(in_line(self.on_example), **start, **common)
+        self.upload.input(self.on_upload, [self.upload, *sliders], outputs, **common)
+        self.examples.select(self.on_example, **start, **common)
         self.faces.select(in_line(self.on_face), [self.turn, self.view], outputs, **common)
         gr.on(
             [event for slider in sliders for event in (slider.input, slider.release)],
@@ -198,14 +199,22 @@ class EditTab:
         self.studio.visitors.leave(request.session_hash)
 
     def on_upload(self, request: gr.Request, file: dict | None, *values: object) -> Iterator[dict]:
-        """A photo was chosen, dropped, pasted or taken."""
-        if file is not None:
-            yield from self._start(request, file["path"], file.get("orig_name") or "portrait", values)
+        """A photo was chosen, dropped, pasted or taken. Its file goes as soon as it is read, or nobody waits for it."""
+        if file is None:
+            return
+        shelf = Shelf()
+        try:
+            path = shelf.take(file["path"])  # before it waits in line
+            yield from self.in_line(self._start)(request, path, file.get("orig_name") or "portrait", values)
+        except GRAError as error:
+            yield {**self._empty(), self.status: note("error", str(error))}
+        finally:
+            shelf.clear()
 
     def on_example(self, request: gr.Request, event: gr.SelectData, *values: object) -> Iterator[dict]:
         """An example was chosen."""
         path = example_files()[event.index]
-        yield from self._start(request, path, path.name, values)
+        yield from self.in_line(self._start)(request, path, path.name, values)
 
     def on_another(self, request: gr.Request) -> dict:
         """Back to the start."""
@@ -234,7 +243,8 @@ class EditTab:
         """From a file to its largest face, inverted and edited as the sliders stand."""
         visitors, visitor = self.studio.visitors, request.session_hash
         visitors.drop(visitor)
-        session = None
+        visit = visitors.visit(visitor)
+        session, kept = None, False
         try:
             yield {self.status: note("busy", words.FINDING)}
             edits = self.studio.edits_of(request.session_hash)
@@ -248,7 +258,7 @@ class EditTab:
             }
             session = work.choose_face(self.studio, session, 0, aligned)
             session.portrait.history.set(self.panel.read(values, edits))
-            visitors.put(visitor, session)
+            kept = visitors.put(visitor, session, visit)
             several = words.SEVERAL.format(count=len(session.faces)) if len(session.faces) > 1 else ""
             yield {
                 **self.rendered(session, FACE_VIEW, several + words.READY),
@@ -256,10 +266,11 @@ class EditTab:
                 self.bar: gr.update(visible=True),
             }
         except Exception as error:
-            if session is not None:
-                session.shelf.clear(after=10)
             visitors.drop(visitor)
             yield {**self._empty(), self.status: note("error", explain(error))}
+        finally:  # also where the page was closed meanwhile
+            if session is not None and not kept:
+                session.shelf.clear_later()
 
     # --- sliders ---------------------------------------------------------------------------------------------------
 
@@ -386,6 +397,7 @@ class EditTab:
         """A settings file was chosen."""
         try:
             content = Path(file["path"]).read_bytes()
+            forget(file["path"])
             strengths, unknown = settings.from_json(content, self.studio.edits_of(request.session_hash))
         except SettingsError as error:
             return {self.status: note("error", str(error))}

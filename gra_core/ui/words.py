@@ -9,6 +9,7 @@ INVERTING = "Rebuilding every detail"
 READY = "Ready. Move a slider; drag the line across the picture to compare with the original."
 WAITING = "The sliders are set. Choose a photo, and it is edited like that."
 EXPIRED = "Your photo is no longer here: the page was idle for long, or restarted. Please upload the photo again."
+GONE = "A file is no longer here: the page was idle for long, or restarted. Please upload it again."
 NEXT = "Another photo is being worked on; yours is next."
 IN_LINE = "{count} other photos are being worked on; yours comes after them."
 UNEXPECTED = "Something went wrong here. Please try again, or choose another photo."
@@ -64,11 +65,12 @@ DESCRIBING = "Looking for “{target}”. This takes some ten seconds, and longe
 REMOVED = "The slider was removed."
 
 PRIVACY = """
-The photo is processed by the computer that runs this page and is sent nowhere else. It is held in memory, with a few
-temporary pictures on disk for your browser to show. Photo and results are deleted when you close the page or choose
-another photo, at the latest about an hour after you last used the page. They are not used for training, and no
-statistics are collected. Links and settings files hold slider positions only. Edits of your own are forgotten when you
-close the page; the file that you added is deleted as soon as it is read.
+The photo is processed by the computer that runs this page and is sent nowhere else. The file that you upload is deleted
+as soon as it is read; the photo is then held in memory, with a few temporary pictures on disk for your browser to show.
+They are deleted when you close the page or choose another photo, at the latest about an hour after you last used the
+page. So are the files that you choose under Batch and Compare, and what is made of them. If the program is ended by
+force, what it had on disk is deleted when it next starts. Nothing is used for training, and no statistics are
+collected. Links and settings files hold slider positions only. Edits of your own are forgotten when you close the page.
 
 What you download carries a note in its metadata that it was edited by AI (PNG text, XMP, the IPTC digital source type),
 and nothing of the original's metadata, such as place and time.
