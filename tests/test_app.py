@@ -1,7 +1,9 @@
 """What the page does behind its widgets, with a stand-in for the model, and the application as users start it."""
 
 import asyncio
+import json
 import re
+import shutil
 import sys
 import threading
 import time
@@ -39,6 +41,7 @@ from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW
 from gra_core.ui.shelf import KEPT_FILES, Shelf
 from gra_core.ui.studio import Studio
+from gra_core.ui.visitors import Visitors
 
 FACE_BOX = (300, 300, 724, 800)  # eyes to chin in an aligned face of 1024 px
 
@@ -487,7 +490,18 @@ def test_every_edit_has_its_slider(tab):
     assert [slider.elem_id for slider in sliders] == [f"edit-{key}" for key in edits]
     for slider, edit in zip(sliders, edits.values(), strict=True):
         assert (slider.minimum, slider.maximum, slider.value) == (edit.minimum, edit.maximum, 0)
-        assert (slider.label, slider.info) == (edit.label, edit.hint)
+        assert (slider.label, slider.info) == (edit.label, words.hint(edit.hint))
+
+
+def test_hints_say_in_words_what_either_side_does():
+    assert words.hint("+ smiles more, - looks more serious.") == "Right: smiles more. Left: looks more serious."
+    assert (
+        words.hint("+ darker chin, up to a beard, - clean-shaven.")
+        == "Right: darker chin, up to a beard. Left: clean-shaven."
+    )
+    assert words.hint("+ puts glasses on.") == "Right: puts glasses on."
+    assert words.hint("From a face.") == "From a face."
+    assert not any(words.hint(edit.hint).startswith("+") for edit in load_directions().values())
 
 
 def test_many_edits_are_folded_by_group():
@@ -586,3 +600,27 @@ def test_a_batch_that_has_to_wait_says_so(studio):
 def test_the_container_runs_as_a_number():
     """Kubernetes' runAsNonRoot refuses an image whose user is a name."""
     assert re.findall(r"^USER (.+)$", (PROJECT_ROOT / "Dockerfile").read_text(), re.M) == ["1000"]
+
+
+def test_a_batch_lasts_as_long_as_it_takes(stand_in, photo_file, tmp_path, monkeypatch):
+    """Photos and zip of a batch of more than an hour used to be deleted before it was done."""
+    monkeypatch.setattr("gra_core.ui.shelf.get_upload_folder", lambda: str(tmp_path))
+    now = [0.0]
+    slow = StandIn()
+    slow.invert = lambda aligned: now.__setitem__(0, now[0] + 60) or aligned  # a minute each
+    studio = Studio(lambda: slow, many_edits, visitors=Visitors(lifetime=100, clock=lambda: now[0]))
+    photos = []
+    for index in range(4):
+        (tmp_path / str(index)).mkdir()
+        photos.append(shutil.copy(photo_file, tmp_path / str(index) / f"{index}.png"))
+    with gr.Blocks():
+        tab = batch_tab.BatchTab(studio, EditPanel(studio.edits))
+    *_, last = tab.on_start(VISITOR, None, json.dumps(list(map(str, photos))), FACE_VIEW, "PNG", 30)
+    assert "4 of 4 photos edited" in last[tab.status]
+    result = Path(last[tab.result]["value"])
+    now[0] += 90
+    studio.visitors.end_old_ones()
+    assert result.exists()
+    now[0] += 20
+    studio.visitors.end_old_ones()
+    assert not result.exists()

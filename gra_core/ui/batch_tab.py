@@ -47,15 +47,17 @@ class BatchTab:
             self.uploads = UploadList(studio.visitors, self.files, "photos to edit")
             with gr.Row(elem_classes="bar"):
                 self.folder = gr.UploadButton(
-                    "Choose a folder", file_count="directory", min_width=190, scale=0, elem_id="batch-folder"
+                    "Choose a folder", file_count="directory", size="md", min_width=110, scale=0, elem_id="batch-folder"
                 )
                 self.view = choice("Result", [PHOTO_VIEW, FACE_VIEW], "batch-view")
                 self.format = choice("Format", list(FORMAT_CHOICES), "batch-format")
             with gr.Row(elem_classes="bar"):
-                self.start = gr.Button("Edit all photos", variant="primary", min_width=150, elem_id="batch-start")
-                self.stop = gr.Button("Stop", min_width=80, scale=0, interactive=False, elem_id="batch-stop")
+                self.start = gr.Button(
+                    "Edit all photos", variant="primary", size="md", min_width=150, elem_id="batch-start"
+                )
+                self.stop = gr.Button("Stop", size="md", min_width=80, scale=0, interactive=False, elem_id="batch-stop")
             self.status = gr.HTML(elem_id="batch-status")
-            self.result = gr.DownloadButton("Download the zip", visible=False, elem_id="batch-result")
+            self.result = gr.DownloadButton("Download the zip", size="md", visible=False, elem_id="batch-result")
 
     def connect(self, tab: gr.Tab) -> None:
         """Wire the events; `tab` is where the widgets are."""

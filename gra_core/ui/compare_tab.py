@@ -93,10 +93,12 @@ class CompareTab:
                     elem_classes=["edit-slider", "two-sided", "boxed"],
                 )
             with gr.Row(elem_classes="bar"):
-                self.start = gr.Button("Compare", variant="primary", min_width=150, elem_id="compare-start")
-                self.example = gr.Button("Compare with an example", min_width=200, elem_id="compare-example")
+                self.start = gr.Button("Compare", variant="primary", size="md", min_width=110, elem_id="compare-start")
+                self.example = gr.Button("Compare an example", size="md", min_width=110, elem_id="compare-example")
             self.status = gr.HTML(elem_id="compare-status")
-            self.sheet = gr.DownloadButton("Download the contact sheet", visible=False, elem_id="compare-sheet")
+            self.sheet = gr.DownloadButton(
+                "Download the contact sheet", size="md", visible=False, elem_id="compare-sheet"
+            )
             self.results = gr.HTML(apply_default_css=False, elem_id="compare-results")
 
     def connect(self, tab: gr.Tab) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -50,8 +51,11 @@ SETTLE_SECONDS = 0.3
 
 SCRIPTS = {
     name: (HERE / f"{name}.js").read_text(encoding="utf-8")
-    for name in ("download", "save_text", "share_link", "photos")
+    for name in ("download", "save_text", "share_link", "photos", "status")
 }
+
+DOWNLOAD_LABEL = f"(view) => ({json.dumps({FACE_VIEW: words.DOWNLOAD_FACE, PHOTO_VIEW: words.DOWNLOAD_PHOTO})})[view]"
+"""Script: the label of the download button, which says what is downloaded."""
 
 
 class EditTab:
@@ -62,7 +66,7 @@ class EditTab:
         self.turn = gr.Number(0, visible=False)  # of the history that the sliders show; 0 without a photo
         with gr.Row(equal_height=False, elem_id="work"):
             with gr.Column(scale=3, min_width=320, elem_id="stage"):
-                self.status = gr.HTML(note("ready", words.CHOOSE), elem_id="status")
+                self.status = gr.HTML(note("ready", words.CHOOSE), js_on_load=SCRIPTS["status"], elem_id="status")
                 self._draw_stage()
             with gr.Column(scale=2, min_width=320, elem_id="side"):
                 self.panel = EditPanel(studio.edits, in_words=text.is_available())
@@ -99,7 +103,9 @@ class EditTab:
                     label="Write “AI-edited” into the corner", container=False, min_width=200, elem_id="mark"
                 )
                 self.another = gr.Button("New photo", size="md", min_width=110, scale=0, elem_id="another")
-                self.download = gr.Button("Download", variant="primary", size="md", min_width=130, elem_id="download")
+                self.download = gr.Button(
+                    words.DOWNLOAD_FACE, variant="primary", size="md", min_width=130, elem_id="download"
+                )
         self.file = gr.DownloadButton("Download", visible="hidden", elem_id="download-file")
 
     def _draw_animation(self) -> None:
@@ -148,6 +154,7 @@ class EditTab:
         ).then(
             self.on_rest, None, [self.viewer], trigger_mode="always_last", **quick | {"concurrency_limit": LONGEST_LINE}
         )
+        self.view.change(None, [self.view], [self.download], js=DOWNLOAD_LABEL, api_visibility="private")
         self.view.input(in_line(self.on_view), [self.turn, self.view], outputs, **common)
         for button, step in ((panel.reset, self.on_reset), (panel.undo, self.on_undo), (panel.redo, self.on_redo)):
             button.click(in_line(step), [self.turn, self.view], outputs, **common)
@@ -259,9 +266,11 @@ class EditTab:
             session = work.choose_face(self.studio, session, 0, aligned)
             session.portrait.history.set(self.panel.read(values, edits))
             kept = visitors.put(visitor, session, visit)
-            several = words.SEVERAL.format(count=len(session.faces)) if len(session.faces) > 1 else ""
+            several = len(session.faces) > 1
             yield {
-                **self.rendered(session, FACE_VIEW, several + words.READY),
+                **self.rendered(
+                    session, FACE_VIEW, words.SEVERAL.format(count=len(session.faces)) if several else words.READY
+                ),
                 **self.panel.show_own(session.portrait.history.current, visitors.edits(visitor)),
                 self.bar: gr.update(visible=True),
             }
