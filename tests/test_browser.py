@@ -611,14 +611,13 @@ def test_nothing_of_a_visit_stays_on_disk(browser, quiet_page, photo_file, tmp_p
 def test_a_page_that_is_closed_early_leaves_nothing(browser, quiet_page, photo_file):
     url, page_folder = quiet_page
     with browser.new_context() as busy_context, browser.new_context() as context:
-        busy = busy_context.new_page()
-        visit(busy, f"{url}/?extra19=40")  # two seconds for each picture
-        busy.set_input_files("#upload input[type=file]", photo_file)
-        busy.wait_for_selector("#status .busy")
-        tab = context.new_page()
+        busy, tab = busy_context.new_page(), context.new_page()
         visit(tab, url)
+        visit(busy, f"{url}/?extra19=100")  # five seconds for each picture
+        busy.set_input_files("#upload input[type=file]", photo_file)
+        busy.wait_for_selector(f"#status .busy:has-text('{words.INVERTING}')")
         tab.set_input_files("#upload input[type=file]", photo_file)
-        tab.wait_for_selector("#status .busy")  # in line
+        tab.wait_for_selector(f"#status .busy:has-text('{words.NEXT}')")
         tab.close()
         busy.close()
     wait_until(lambda: files_in(page_folder) == [], 30)

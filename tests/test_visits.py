@@ -132,6 +132,12 @@ def upload_to(folder, name="me.png", content=b"a photo", place="0123"):
     return (folder / "part").rename(folder / place / name)
 
 
+def wait_for_timers() -> None:
+    """Until all is deleted that is to be deleted soon."""
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    wait_until(lambda: not any(timer.is_alive() for timer in timers if timer.interval < 1))
+
+
 def test_results_without_a_session_go_with_the_visitor(clock, uploads):
     visitors = Visitors(clock=clock)
     shelf = visitors.shelf("me", "batch")
@@ -196,7 +202,7 @@ def test_two_visitors_with_the_same_photo_both_get_it(uploads):
     first.take(upload_to(uploads))
     again = upload_to(uploads)
     first.clear()
-    time.sleep(0.4)  # by now the first one is forgotten
+    wait_for_timers()  # the first one is forgotten
     assert second.take(again).read_bytes() == b"a photo"
     wait_until(lambda: not again.exists())
 
@@ -217,8 +223,8 @@ def test_only_uploads_are_deleted(uploads, tmp_path):
     forget(uploads / "link" / "mine.png", 0.01)
     upload = upload_to(uploads)
     forget(upload, 0.01)
-    wait_until(lambda: not upload.exists())
-    time.sleep(0.05)
+    wait_for_timers()
+    assert not upload.exists()
     assert other.exists()
 
 
