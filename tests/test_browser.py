@@ -614,6 +614,7 @@ def test_a_page_that_is_closed_early_leaves_nothing(browser, quiet_page, photo_f
         busy, tab = busy_context.new_page(), context.new_page()
         visit(tab, url)
         visit(busy, f"{url}/?extra19=100")  # five seconds for each picture
+        busy.wait_for_selector(f"#status:has-text('{words.WAITING}')")  # the sliders are set
         busy.set_input_files("#upload input[type=file]", photo_file)
         busy.wait_for_selector(f"#status .busy:has-text('{words.INVERTING}')")
         tab.set_input_files("#upload input[type=file]", photo_file)
