@@ -7,7 +7,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # requirements-text.txt also brings edits in words.
 ARG REQUIREMENTS=requirements.txt
 
-# An ordinary user, as Hugging Face Spaces expects; Gradio keeps its temporary files under /tmp.
+# An ordinary user, as Hugging Face Spaces expects, by number: Kubernetes' runAsNonRoot does not look names up.
 RUN useradd --create-home --uid 1000 editor
 WORKDIR /home/editor/app
 
@@ -15,8 +15,8 @@ COPY requirements.txt requirements-text.txt ./
 RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" "$(grep '^torch==' requirements.txt)" \
     && pip install --no-cache-dir -r "$REQUIREMENTS"
 
-COPY --chown=editor . .
-USER editor
+COPY --chown=1000 . .
+USER 1000
 ENV GRADIO_SERVER_NAME=0.0.0.0 GRADIO_SERVER_PORT=7860 GRADIO_ANALYTICS_ENABLED=False
 EXPOSE 7860
 

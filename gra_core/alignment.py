@@ -88,7 +88,9 @@ class FaceAligner:
             boxes = [box for box in _find_boxes(photo) if box[2] - box[0] > 1 and box[3] - box[1] > 1]
             faces = [Face(_clip_box(box, photo.size), _find_landmarks(photo, box)) for box in boxes]
         if not faces:
-            raise NoFaceError("No face found. Try a photo in which the face is larger and looks towards the camera.")
+            raise NoFaceError(
+                "No face found. Faces in profile are not seen: try a photo with a larger face that shows both eyes."
+            )
         return sorted(faces, key=lambda face: -_area(face.box))
 
     def align(self, photo: Image.Image, face: Face) -> AlignedFace:

@@ -95,9 +95,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@contextlib.contextmanager
-def served(folder: Path, command: list[str]) -> Iterator[str]:
-    """Address of a page that `command` serves; fails when the server printed a traceback."""
+def start(folder: Path, command: list[str]) -> tuple[subprocess.Popen, str]:
+    """A process that serves the page, with its address once it answers. Its files are in `folder`/gradio."""
     port = free_port()
     environment = os.environ | {
         "GRADIO_SERVER_NAME": "127.0.0.1",
@@ -110,23 +109,46 @@ def served(folder: Path, command: list[str]) -> Iterator[str]:
         process = subprocess.Popen(
             [sys.executable, *command], cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=log
         )
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return process, address
+        except OSError:
+            output = (folder / "log").read_text()
+            assert process.poll() is None, f"the server ended:\n{output}"
+            if time.monotonic() > deadline:
+                process.kill()
+                raise AssertionError(f"the server does not answer:\n{output}") from None
+            time.sleep(0.3)
+
+
+@contextlib.contextmanager
+def served(folder: Path, command: list[str]) -> Iterator[str]:
+    """Address of a page that `command` serves; fails when the server printed a traceback or left files behind."""
+    process, address = start(folder, command)
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            except OSError:
-                output = (folder / "log").read_text()
-                assert process.poll() is None, f"the server ended:\n{output}"
-                assert time.monotonic() < deadline, f"the server does not answer:\n{output}"
-                time.sleep(0.3)
         yield address
     finally:
         process.terminate()
         process.wait(timeout=30)
     output = (folder / "log").read_text()
     assert "Traceback" not in output, output
+    assert list((folder / "gradio").iterdir()) == []
+
+
+def files_in(folder: Path) -> list[Path]:
+    """What a page keeps on disk, without its lock."""
+    found = os.walk(folder / "gradio")  # files may vanish meanwhile
+    return [Path(place, name) for place, _, names in found for name in names if name != "lock"]
+
+
+def wait_until(condition, seconds: float = 20) -> None:
+    """Until `condition()` holds; fails when it does not come to that."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -238,9 +260,12 @@ def stand_in_page() -> object:
 
 
 if __name__ == "__main__":
-    from gra_core.ui import edit_tab, visitors
+    from gra_core.ui import own_folder
+
+    own_folder.claim()
+    from gra_core.ui import edit_tab, shelf
     from gra_core.ui.page import launch_options
 
-    visitors.PATIENCE = 1.0  # files of a visitor who left go sooner, so that tests need not wait
+    shelf.PATIENCE = 1.0  # files of a visitor who left go sooner, so that tests need not wait
     edit_tab.SETTLE_SECONDS = 0.05  # and pictures without loss come sooner
     stand_in_page().launch(**launch_options())

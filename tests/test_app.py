@@ -1,6 +1,9 @@
 """What the page does behind its widgets, with a stand-in for the model, and the application as users start it."""
 
 import asyncio
+import json
+import re
+import shutil
 import sys
 import threading
 import time
@@ -25,9 +28,11 @@ from serving import (
     served,
     set_slider,
     upload,
+    wait_until,
 )
 
 from gra_core.alignment import FaceAligner
+from gra_core.constants import PROJECT_ROOT
 from gra_core.directions.registry import load_directions
 from gra_core.errors import CheckpointError, FaceTooSmallError, NoFaceError, UnreadableImageError
 from gra_core.ui import batch_tab, edit_tab, gpu, own_edits, page, presets, session, words
@@ -36,6 +41,7 @@ from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW
 from gra_core.ui.shelf import KEPT_FILES, Shelf
 from gra_core.ui.studio import Studio
+from gra_core.ui.visitors import Visitors
 
 FACE_BOX = (300, 300, 724, 800)  # eyes to chin in an aligned face of 1024 px
 
@@ -173,7 +179,7 @@ def test_the_page_works_with_a_lent_card(monkeypatch, editor, photo_file, tmp_pa
     expected = editor.edit(editor.invert(visit.portrait.aligned.image), {"smile": 40, "curly": 50}, visit.edits)
     with Image.open(answer[tab.viewer]["value"]["after"]["path"]) as shown:
         assert difference(shown.convert("RGB"), expected) < 2
-    *_, last = compare.on_start(VISITOR, None, compare_tab.ALL_SLIDERS, 0, *moved)
+    *_, last = compare.on_start(VISITOR, None, "[]", compare_tab.ALL_SLIDERS, 0, *moved)
     assert "Done: Smile +40, curly +50" in last[compare.status]
     assert loans == ["invert", "lent_edit", "lent_edit", "run"]
 
@@ -277,12 +283,9 @@ def test_a_shelf_keeps_few_results_and_forgets_all(tmp_path):
 def test_a_shelf_can_wait_for_the_browser(tmp_path):
     shelf = Shelf(tmp_path)
     shelf.put(Image.new("RGB", (8, 8)))
-    shelf.clear(after=0.3)
+    shelf.clear_later(0.3)
     assert list(tmp_path.iterdir())
-    deadline = time.monotonic() + 20
-    while list(tmp_path.iterdir()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not list(tmp_path.iterdir()))
 
 
 # --- answers to events ---------------------------------------------------------------------------------------------
@@ -468,14 +471,14 @@ def test_the_comparison_offers_the_visitors_own_edits_and_open_face(tab, studio,
     offered = compare_tab_.on_open(VISITOR, "age")
     assert ((own.label, own.key) in offered["choices"], offered["value"]) == (True, "age")
     assert compare_tab_.on_open(SimpleNamespace(session_hash="two"), own.key)["value"] == "smile"  # not theirs
-    *_, last = compare_tab_.on_start(VISITOR, None, own.key, 50, *zeros(tab))
+    *_, last = compare_tab_.on_start(VISITOR, None, "[]", own.key, 50, *zeros(tab))
     assert words.COMPARE_EMPTY in last[compare_tab_.status]
     studio.visitors.put("one", opened)
-    *_, last = compare_tab_.on_start(VISITOR, None, own.key, 50, *zeros(tab))
+    *_, last = compare_tab_.on_start(VISITOR, None, "[]", own.key, 50, *zeros(tab))
     assert "My photo (1): Stop here." in last[compare_tab_.status]
     values = zeros(tab)
     values[:2] = 30, -20
-    list(compare_tab_.on_start(VISITOR, None, compare_tab.ALL_SLIDERS, 50, *values))
+    list(compare_tab_.on_start(VISITOR, None, "[]", compare_tab.ALL_SLIDERS, 50, *values))
     assert [strengths for _, strengths, _ in compared] == [{own.key: 50}, {"smile": 30, "age": -20}]
     assert [list(edits) for *_, edits in compared] == [[own.key], ["smile", "age"]]
     assert compared[0][0] is opened.portrait.aligned.image
@@ -487,7 +490,18 @@ def test_every_edit_has_its_slider(tab):
     assert [slider.elem_id for slider in sliders] == [f"edit-{key}" for key in edits]
     for slider, edit in zip(sliders, edits.values(), strict=True):
         assert (slider.minimum, slider.maximum, slider.value) == (edit.minimum, edit.maximum, 0)
-        assert (slider.label, slider.info) == (edit.label, edit.hint)
+        assert (slider.label, slider.info) == (edit.label, words.hint(edit.hint))
+
+
+def test_hints_say_in_words_what_either_side_does():
+    assert words.hint("+ smiles more, - looks more serious.") == "Right: smiles more. Left: looks more serious."
+    assert (
+        words.hint("+ darker chin, up to a beard, - clean-shaven.")
+        == "Right: darker chin, up to a beard. Left: clean-shaven."
+    )
+    assert words.hint("+ puts glasses on.") == "Right: puts glasses on."
+    assert words.hint("From a face.") == "From a face."
+    assert not any(words.hint(edit.hint).startswith("+") for edit in load_directions().values())
 
 
 def test_many_edits_are_folded_by_group():
@@ -579,5 +593,34 @@ def test_the_page_can_be_built_without_the_model(studio):
 def test_a_batch_that_has_to_wait_says_so(studio):
     with gr.Blocks():
         tab = batch_tab.BatchTab(studio, EditPanel(studio.edits))
-    assert words.BATCH_WAITING in tab.on_wait([{"path": "a.png"}])
-    assert words.BATCH_WAITING not in tab.on_wait(None)
+    assert words.BATCH_WAITING in tab.on_wait(None, '["a.png"]')
+    assert words.BATCH_WAITING not in tab.on_wait(None, "[]")
+
+
+def test_the_container_runs_as_a_number():
+    """Kubernetes' runAsNonRoot refuses an image whose user is a name."""
+    assert re.findall(r"^USER (.+)$", (PROJECT_ROOT / "Dockerfile").read_text(), re.M) == ["1000"]
+
+
+def test_a_batch_lasts_as_long_as_it_takes(stand_in, photo_file, tmp_path, monkeypatch):
+    """Photos and zip of a batch of more than an hour used to be deleted before it was done."""
+    monkeypatch.setattr("gra_core.ui.shelf.get_upload_folder", lambda: str(tmp_path))
+    now = [0.0]
+    slow = StandIn()
+    slow.invert = lambda aligned: now.__setitem__(0, now[0] + 60) or aligned  # a minute each
+    studio = Studio(lambda: slow, many_edits, visitors=Visitors(lifetime=100, clock=lambda: now[0]))
+    photos = []
+    for index in range(4):
+        (tmp_path / str(index)).mkdir()
+        photos.append(shutil.copy(photo_file, tmp_path / str(index) / f"{index}.png"))
+    with gr.Blocks():
+        tab = batch_tab.BatchTab(studio, EditPanel(studio.edits))
+    *_, last = tab.on_start(VISITOR, None, json.dumps(list(map(str, photos))), FACE_VIEW, "PNG", 30)
+    assert "4 of 4 photos edited" in last[tab.status]
+    result = Path(last[tab.result]["value"])
+    now[0] += 90
+    studio.visitors.end_old_ones()
+    assert result.exists()
+    now[0] += 20
+    studio.visitors.end_old_ones()
+    assert not result.exists()

@@ -13,19 +13,23 @@ import pytest
 from PIL import Image, ImageOps, ImageStat
 from serving import (
     ORIGINAL,
+    SERVER,
     StandIn,
     axe_flaws,
     chromium,
     difference,
     eventually,
     fetch,
+    files_in,
     free_port,
     launched,
     like,
     many_edits,
     picture,
+    served,
     set_slider,
     upload,
+    wait_until,
 )
 
 from gra_core import settings
@@ -414,6 +418,7 @@ def test_an_edit_can_be_described(ready, render):
 def test_downloads_open_and_say_that_they_are_edited(ready, render, tmp_path):
     set_slider(ready, "smile", "60")
     eventually(ready, like(render(smile=60)))
+    assert ready.locator("#download").inner_text() == words.DOWNLOAD_FACE
     for choice, kind, suffix in (("PNG", "PNG", "png"), ("JPEG", "JPEG", "jpg"), ("WebP", "WEBP", "webp")):
         ready.locator("#format").get_by_label(choice).click()
         with ready.expect_download() as download:
@@ -432,6 +437,7 @@ def test_the_whole_photo_comes_back(ready, render, astronaut, aligned, tmp_path)
     ready.get_by_label("Whole photo").click()
     eventually(ready, like(whole, 3))
     assert picture(ready, ORIGINAL).size == picture(ready).size
+    assert ready.locator("#download").inner_text() == words.DOWNLOAD_PHOTO
     with ready.expect_download() as download:
         ready.locator("#download").click()
     download.value.save_as(tmp_path / "photo.png")
@@ -571,6 +577,54 @@ def test_two_browsers_stay_apart(ready, browser, url, render, astronaut, tmp_pat
         ready.wait_for_timeout(500)
 
 
+@pytest.fixture(scope="module")
+def quiet_page(tmp_path_factory):
+    """Address of a page that nobody else visits, and its folder."""
+    folder = tmp_path_factory.mktemp("quiet")
+    with served(folder, [SERVER]) as address:
+        yield address, folder
+
+
+def test_nothing_of_a_visit_stays_on_disk(browser, quiet_page, photo_file, tmp_path):
+    """Uploads of every kind: a photo to edit, photos for the two lists, an edit of one's own."""
+    url, page_folder = quiet_page
+    np.save(tmp_path / "curly.npy", np.eye(1, 512)[0])
+    with browser.new_context() as context:
+        tab = context.new_page()
+        visit(tab, url)
+        upload(tab, photo_file)
+        wait_until(lambda: not any(path.name == photo_file.name for path in files_in(page_folder)))  # it was read
+        assert files_in(page_folder) != []
+        tab.locator("#own button.label-wrap").click()
+        tab.set_input_files("#own input[type=file], input[type=file][accept*='.npy']", tmp_path / "curly.npy")
+        tab.wait_for_selector("#status .ready:has-text('curly')")
+        for name in ("batch", "compare"):
+            tab.get_by_role("tab", name=name.capitalize()).click()
+            tab.set_input_files(f"#{name}-files input[type=file]", photo_file)
+            tab.wait_for_selector(f"#{name}-files .file-preview")
+        tab.get_by_role("tab", name="Batch").click()
+        tab.locator("#batch-start").click()
+        tab.wait_for_selector("#batch-result", state="visible")
+        assert {"curly.npy", photo_file.name} & {path.name for path in files_in(page_folder)} == {photo_file.name}
+    wait_until(lambda: files_in(page_folder) == [], 30)
+
+
+def test_a_page_that_is_closed_early_leaves_nothing(browser, quiet_page, photo_file):
+    url, page_folder = quiet_page
+    with browser.new_context() as busy_context, browser.new_context() as context:
+        busy, tab = busy_context.new_page(), context.new_page()
+        visit(tab, url)
+        visit(busy, f"{url}/?extra19=100")  # five seconds for each picture
+        busy.wait_for_selector(f"#status:has-text('{words.WAITING}')")  # the sliders are set
+        busy.set_input_files("#upload input[type=file]", photo_file)
+        busy.wait_for_selector(f"#status .busy:has-text('{words.INVERTING}')")
+        tab.set_input_files("#upload input[type=file]", photo_file)
+        tab.wait_for_selector(f"#status .busy:has-text('{words.NEXT}')")
+        tab.close()
+        busy.close()
+    wait_until(lambda: files_in(page_folder) == [], 30)
+
+
 def test_who_waits_reads_for_whom(ready, browser, url, photo_file, render):
     set_slider(ready, "age", "30")  # so that the folded slider below is the only thing that differs
     eventually(ready, like(render(age=30)))
@@ -606,12 +660,22 @@ def test_a_restarted_server_asks_for_the_photo_again(context, photo_file):
     with launched(port) as address:
         visit(tab, address)
         upload(tab, photo_file)
+        for name in ("batch", "compare"):
+            tab.get_by_role("tab", name=name.capitalize()).click()
+            tab.set_input_files(f"#{name}-files input[type=file]", photo_file)
+            tab.wait_for_selector(f"#{name}-files .file-preview")
+        tab.get_by_role("tab", name="Edit").click()
     with launched(port):
         tab.wait_for_timeout(1500)
         if not tab.locator("#upload").is_visible():
             set_slider(tab, "smile", "50")
         said = tab.wait_for_selector("#status .note.error").inner_text()
         assert "upload the photo again" in said
+        for name in ("batch", "compare"):
+            tab.get_by_role("tab", name=name.capitalize()).click()
+            tab.locator(f"#{name}-start").click()
+            tab.wait_for_selector(f"#{name}-status [role=alert]:has-text('upload it again')")
+        tab.get_by_role("tab", name="Edit").click()
         upload(tab, photo_file)
         tab.close()
 
@@ -695,10 +759,11 @@ def test_a_batch_without_photos_says_so(tab):
 # --- reach ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_serious(browser, url, pair_file, bad_files, scheme):
+def test_axe_finds_nothing_serious(browser, url, pair_file, bad_files, scheme, width):
     """Each tab: empty, with an error, and with all that can be on it: several faces, open folds, files, failures."""
-    with browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900}) as context:
+    with browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}) as context:
         tab = context.new_page()
         visit(tab, url)
         tab.set_input_files("#upload input[type=file]", bad_files["nobody.png"])
@@ -744,8 +809,74 @@ def test_light_and_dark(browser, url):
         assert background() > 600  # the choice lasts
 
 
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+
+
+def box_of(tab, place: str) -> dict[str, float]:
+    return tab.locator(place).bounding_box()
+
+
+def test_a_thumb_finds_the_ways_to_bring_a_photo(browser, url):
+    with browser.new_context(**PHONE) as context:
+        tab = context.new_page()
+        visit(tab, url)
+        ways = tab.locator("#upload .source-selection button")
+        assert ways.count() == 3
+        assert all(min(way.bounding_box()["width"], way.bounding_box()["height"]) >= 40 for way in ways.all())
+        words_shown = ways.evaluate_all("ways => ways.map((way) => getComputedStyle(way, '::after').content)")
+        assert words_shown == ['"File"', '"Camera"', '"Paste"']
+
+
+def test_undo_stays_in_sight_on_a_phone(browser, url, photo_file, render):
+    with browser.new_context(**PHONE) as context:
+        tab = context.new_page()
+        visit(tab, url)
+        upload(tab, photo_file)
+        tab.locator("#edit-gender").scroll_into_view_if_needed()
+        tab.evaluate("window.scrollBy(0, 200)")
+        set_slider(tab, "smile", "50")
+        eventually(tab, like(render(smile=50)))
+        picture_box, head = box_of(tab, "#stage-picture"), box_of(tab, "#controls-head")
+        assert picture_box["y"] == pytest.approx(0, abs=1)
+        assert head["y"] == pytest.approx(picture_box["height"], abs=1)  # right below the picture, over the sliders
+        assert box_of(tab, "#undo")["height"] >= 40
+        scrolled = tab.evaluate("window.scrollY")
+        tab.locator("#undo").tap()
+        eventually(tab, like(render()))
+        assert tab.evaluate("window.scrollY") == scrolled > 200
+
+
+def test_what_is_said_takes_two_lines_on_a_phone_and_leaves_no_gap(browser, url, pair_file, bad_files):
+    with browser.new_context(**PHONE) as context:
+        tab = context.new_page()
+        visit(tab, url)
+        place = box_of(tab, "#status")
+        tab.set_input_files("#upload input[type=file]", bad_files["text.jpg"])
+        tab.wait_for_selector("#status [role=alert]")
+        assert box_of(tab, "#status .error")["y"] == pytest.approx(place["y"], abs=1)
+        assert box_of(tab, "#status")["height"] == pytest.approx(box_of(tab, "#status .error")["height"], abs=5)
+        upload(tab, pair_file)
+        assert "2 faces found" in tab.locator("#status").inner_text()
+        assert box_of(tab, "#status") == pytest.approx(place, abs=1)
+        tab.get_by_label("Whole photo").tap()
+        tab.wait_for_selector(f"#status:has-text('{words.READY}')")
+        assert box_of(tab, "#status") == pytest.approx(place, abs=1)
+
+
+def test_lists_and_folds_speak_plainly(tab):
+    closed = tab.locator("#about button.label-wrap .icon").first
+    assert closed.evaluate("icon => getComputedStyle(icon).transform") == "none"  # it points down
+    for name in ("batch", "compare"):
+        tab.get_by_role("tab", name=name.capitalize()).click()
+        text = tab.locator(f"#{name}-files [data-testid=upload-text]")
+        shown = text.evaluate("text => [getComputedStyle(text).fontSize, getComputedStyle(text, '::after').content]")
+        assert shown[0] == "0px"
+        assert "Drop photos" in shown[1]
+        assert tab.locator(f"#{name}-start").bounding_box()["width"] < 200
+
+
 def test_the_page_fits_a_phone(browser, url, photo_file, tmp_path):
-    with browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True) as context:
+    with browser.new_context(**PHONE) as context:
         tab = context.new_page()
         visit(tab, url)
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390

@@ -6,7 +6,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from serving import StandIn, StandInWords, difference, many_edits
+from serving import StandIn, StandInWords, difference, many_edits, wait_until
 from test_directions_files import checkpoint
 from test_directions_text import clip_folder  # noqa: F401 - a fixture
 
@@ -43,7 +43,8 @@ def shared_studio():
 
 @pytest.fixture
 def tab(shared_studio, tmp_path, monkeypatch):
-    monkeypatch.setattr("gra_core.ui.shelf.get_upload_folder", lambda: str(tmp_path / "shelf"))
+    monkeypatch.setattr("gra_core.ui.shelf.get_upload_folder", lambda: str(tmp_path))
+    monkeypatch.setattr("gra_core.ui.shelf.PATIENCE", 0.1)
     with gr.Blocks():
         return edit_tab.EditTab(shared_studio)
 
@@ -77,7 +78,8 @@ def test_a_file_becomes_a_slider_of_that_visitor_only(tab, photo_file, tmp_path)
     assert "Curly hair.npy" in busy[tab.status]
     assert shown(tab, last) == ["Curly hair"]
     assert ("Curly hair", "curly_hair") in last[tab.moved]["choices"]
-    assert not file.exists()  # what was read of it is all that is kept
+    wait_until(lambda: not file.exists())  # what was read of it is all that is kept
+    assert not list(tmp_path.rglob("*.npy"))
     assert "curly_hair" in tab.studio.edits_of("me")
     assert "curly_hair" not in tab.studio.edits_of("you")
     pictures = {}
@@ -151,7 +153,7 @@ def test_bad_files_are_explained_and_the_page_goes_on(tab, photo_file, tmp_path)
         *_, last = tab.own.on_file(ME, uploaded(tmp_path / name), *values_of(tab))
         assert 'role="alert"' in last[tab.status]
         assert said in last[tab.status]
-        assert not (tmp_path / name).exists()
+        wait_until(lambda name=name: not (tmp_path / name).exists())
     *_, last = tab.own.on_file(ME, uploaded(direction_file(tmp_path)), *values_of(tab))
     assert shown(tab, last) == ["Curly hair"]
 

@@ -1,13 +1,27 @@
-"""Sessions in bounded memory, the line for the model, and undo."""
+"""Sessions in bounded memory, what is on disk and when it goes, the line for the model, and undo."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 import types
+from pathlib import Path
 
+import gradio as gr
 import pytest
+from gradio_client import Client, handle_file
+from serving import SERVER, files_in, start, wait_until
 
+from gra_core.constants import PROJECT_ROOT
+from gra_core.errors import GRAError
+from gra_core.ui import own_folder
 from gra_core.ui.history import GESTURE_SECONDS, LONGEST, History
 from gra_core.ui.line import Line
+from gra_core.ui.shelf import Shelf, forget
+from gra_core.ui.uploads import UploadList
 from gra_core.ui.visitors import Visitors
 
 
@@ -19,16 +33,16 @@ class Clock:
         return self.now
 
 
-class Shelf:
+class FakeShelf:
     def __init__(self):
         self.cleared = False
 
-    def clear(self, _after=0.0):
+    def clear_later(self):
         self.cleared = True
 
 
 def session(nbytes: int = 10) -> types.SimpleNamespace:
-    return types.SimpleNamespace(nbytes=nbytes, shelf=Shelf())
+    return types.SimpleNamespace(nbytes=nbytes, shelf=FakeShelf())
 
 
 @pytest.fixture
@@ -89,16 +103,215 @@ def test_a_new_photo_frees_the_one_before_and_leaving_frees_all(clock):
     assert len(visitors) == 0
 
 
-def test_results_without_a_session_go_with_the_visitor(clock, tmp_path, monkeypatch):
-    monkeypatch.setattr("gra_core.ui.shelf.get_upload_folder", lambda: str(tmp_path))
+def test_work_for_a_visitor_who_left_is_not_kept(clock):
+    """The page may be closed while a photo is being inverted."""
+    visitors = Visitors(clock=clock)
+    visit = visitors.visit("me")
+    visitors.leave("me")
+    assert not visitors.put("me", session(), visit)
+    assert visitors.get("me") is None
+    visit = visitors.visit("me")  # a page that lost its connection for a moment goes on under the same key
+    assert visitors.put("me", session(), visit)
+    assert visitors.get("me") is not None
+
+
+@pytest.fixture
+def uploads(tmp_path, monkeypatch):
+    """The folder in which Gradio keeps uploads."""
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    monkeypatch.setattr("gra_core.ui.shelf.get_upload_folder", lambda: str(folder))
+    monkeypatch.setattr("gra_core.ui.shelf.PATIENCE", 0.2)
+    return folder
+
+
+def upload_to(folder, name="me.png", content=b"a photo", place="0123"):
+    """A file as Gradio puts it there: in a folder named by what is in it."""
+    (folder / place).mkdir(exist_ok=True)
+    (folder / "part").write_bytes(content)
+    return (folder / "part").rename(folder / place / name)
+
+
+def wait_for_timers() -> None:
+    """Until all is deleted that is to be deleted soon."""
+    timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    wait_until(lambda: not any(timer.is_alive() for timer in timers if timer.interval < 1))
+
+
+def test_results_without_a_session_go_with_the_visitor(clock, uploads):
     visitors = Visitors(clock=clock)
     shelf = visitors.shelf("me", "batch")
     other = visitors.shelf("you", "batch")
+    assert visitors.shelf("me", "batch") is shelf
     shelf.path("result.zip").touch()
     other.path("result.zip").touch()
     visitors.leave("me")
     assert not shelf.folder.exists()
     assert other.folder.exists()
+    with pytest.raises(GRAError, match="upload"):  # work that goes on leaves no file behind
+        shelf.path("late.zip")
+
+
+def test_results_of_long_work_are_there_when_it_is_done(clock, uploads):
+    """They used to be deleted an hour after the batch began."""
+    visitors = Visitors(lifetime=100, clock=clock)
+    shelf = visitors.new_shelf("me", "batch")
+    for _ in range(5):  # photos of a batch
+        clock.now += 60
+        visitors.get("me")
+    shelf.path("result.zip").touch()
+    clock.now += 90
+    visitors.end_old_ones()
+    assert (shelf.folder / "result.zip").exists()
+    clock.now += 20
+    visitors.end_old_ones()
+    assert not shelf.folder.exists()
+
+
+def test_files_stay_when_others_need_the_memory(clock, uploads):
+    visitors = Visitors(capacity=100, clock=clock)
+    visitors.put("me", session(60))
+    shelf = visitors.shelf("me", "batch")
+    shelf.path("result.zip").touch()
+    visitors.put("you", session(60))
+    assert visitors.get("me") is None
+    assert shelf.folder.exists()
+    visitors.leave("me")
+    assert not shelf.folder.exists()
+
+
+# --- uploaded files --------------------------------------------------------------------------------------------------
+
+
+def test_an_upload_moves_to_the_shelf(uploads):
+    upload, shelf = upload_to(uploads), Shelf()
+    path = shelf.take(upload)
+    assert path.read_bytes() == b"a photo"
+    assert shelf.take(path) == shelf.take(upload) == path
+    wait_until(lambda: not upload.parent.exists())
+    assert shelf.take(upload) == path  # the list on the page may still tell of the old place
+    shelf.clear()
+    assert list(uploads.iterdir()) == []
+    with pytest.raises(GRAError, match="upload it again"):
+        Shelf().take(upload)
+
+
+def test_two_visitors_with_the_same_photo_both_get_it(uploads):
+    """Gradio keeps both at one place; the second upload comes before the first one is forgotten."""
+    first, second = Shelf(), Shelf()
+    first.take(upload_to(uploads))
+    again = upload_to(uploads)
+    first.clear()
+    wait_for_timers()  # the first one is forgotten
+    assert second.take(again).read_bytes() == b"a photo"
+    wait_until(lambda: not again.exists())
+
+
+def test_two_photos_of_one_name_stay_two(uploads):
+    shelf = Shelf()
+    paths = [shelf.take(upload_to(uploads, content=text, place=text.decode())) for text in (b"one", b"two")]
+    assert [path.read_bytes() for path in paths] == [b"one", b"two"]
+    assert {path.name for path in paths} == {"me.png"}
+
+
+def test_only_uploads_are_deleted(uploads, tmp_path):
+    other = tmp_path / "mine.png"
+    other.touch()
+    (uploads / "link").symlink_to(tmp_path)
+    forget(other, 0.01)
+    forget(uploads / ".." / "mine.png", 0.01)
+    forget(uploads / "link" / "mine.png", 0.01)
+    upload = upload_to(uploads)
+    forget(upload, 0.01)
+    wait_for_timers()
+    assert not upload.exists()
+    assert other.exists()
+
+
+def test_a_list_of_files_lasts_as_long_as_the_visit(uploads, tmp_path):
+    visitors, me = Visitors(), types.SimpleNamespace(session_hash="me")
+    with gr.Blocks():
+        files = UploadList(visitors, gr.File(file_count="multiple"), "list")
+
+    def chosen(*paths) -> str:
+        return json.dumps(list(map(str, paths)))
+
+    one, two = (upload_to(uploads, place=name) for name in ("one", "two"))
+    kept = files.on_upload(me, None, chosen(one, two))
+    wait_until(lambda: not one.exists() and not two.exists())
+    assert [str(path) for path in files.read(me, chosen(*kept))] == kept
+    assert [str(path) for path in files.read(me, chosen(one, two))] == kept  # the button was quicker than the list
+    three = upload_to(uploads, place="three")
+    more = files.on_upload(me, None, chosen(*kept, three))  # added to those that are there
+    assert more[:2] == kept
+    files.on_delete(me, types.SimpleNamespace(file=types.SimpleNamespace(path=kept[0])))
+    assert [os.path.exists(path) for path in more] == [False, True, True]
+    (tmp_path / "mine.png").touch()
+    for gone in (kept[0], tmp_path / "mine.png"):  # no upload, or one of a server before this one
+        with pytest.raises(GRAError, match="upload it again"):
+            files.read(me, chosen(gone))
+    files.on_upload(me, None, chosen(upload_to(uploads, place="four")))  # other ones
+    wait_until(lambda: not os.path.exists(more[1]))
+    files.on_clear(me)
+    wait_until(lambda: not any(names for *_, names in os.walk(uploads)))
+    (last,) = files.on_upload(me, None, chosen(upload_to(uploads)))
+    visitors.leave("me")
+    assert not os.path.exists(last)
+
+
+# --- the folder of a run ---------------------------------------------------------------------------------------------
+
+CLAIM = "from gra_core.ui import own_folder; print(own_folder.claim(), flush=True); input()"
+
+
+def run(root) -> tuple[subprocess.Popen, Path]:
+    """A run that has its folder in `root`, and the folder."""
+    environment = os.environ | {own_folder.TEMP_DIR: str(root), "PYTHONPATH": str(PROJECT_ROOT)}
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", CLAIM], env=environment, stderr=subprocess.DEVNULL, **streams)
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_a_killed_run_is_cleaned_up_after_and_a_living_one_left_alone(tmp_path):
+    (tmp_path / "other").mkdir()
+    living, kept = run(tmp_path)
+    killed, leftover = run(tmp_path)
+    for folder in (kept, leftover):
+        assert folder.stat().st_mode & 0o777 == 0o700
+        (folder / own_folder.UPLOADS / "photo.png").touch()
+    killed.kill()
+    killed.wait()
+    assert leftover.exists()
+    (tmp_path / f"{own_folder.PREFIX}new").mkdir()  # another run is just making it
+    (tmp_path / f"{own_folder.PREFIX}old").mkdir()
+    os.utime(tmp_path / f"{own_folder.PREFIX}old", (1, 1))
+    (tmp_path / f"{own_folder.PREFIX}link").symlink_to(tmp_path / "other")
+    own_folder.remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "other",
+        kept.name,
+        f"{own_folder.PREFIX}new",
+        f"{own_folder.PREFIX}link",
+    }
+    assert (kept / own_folder.UPLOADS / "photo.png").exists()
+    living.communicate("\n")
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_the_server_leaves_no_photo_behind(tmp_path, photo_file, name):
+    """However it ends: by Ctrl+C, as a service that is stopped, with its terminal."""
+    process, url = start(tmp_path, [SERVER])
+    try:
+        edit = Client(url, verbose=False, download_files=str(tmp_path / "downloads")).predict
+        edit(handle_file(photo_file), {"smile": 60}, api_name="/edit")
+        assert {path.suffix for path in files_in(tmp_path)} == {".png"}
+        process.send_signal(getattr(signal, name))
+        process.wait(timeout=30)
+    finally:
+        process.kill()
+    assert list((tmp_path / "gradio").iterdir()) == []
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 # --- the line --------------------------------------------------------------------------------------------------------
@@ -119,22 +332,15 @@ def waiting(line: Line, visitor: str | None, patience: float = 0.0) -> tuple[thr
     return thread, told
 
 
-def until(condition) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_the_line_is_served_in_order_and_each_knows_how_it_stands():
     line = Line()
     first = line.join("a")
     assert list(first.wait()) == []
     second = line.join("b")
     third, told = waiting(line, "c")
-    until(lambda: told == [2])
+    wait_until(lambda: told == [2])
     first.leave()
-    until(lambda: told == [2, 1])
+    wait_until(lambda: told == [2, 1])
     assert list(second.wait()) == []
     second.leave()
     third.join(10)
@@ -147,7 +353,7 @@ def test_ones_own_earlier_events_are_waited_for_without_a_word():
     first = line.join("a")
     thread, told = waiting(line, "a")
     program, told_program = waiting(line, None)
-    until(lambda: told_program == [1])
+    wait_until(lambda: told_program == [1])
     assert told == []
     first.leave()
     thread.join(10)
@@ -172,7 +378,7 @@ def test_a_place_is_free_after_an_error_and_can_be_given_up():
     with pytest.raises(ZeroDivisionError), line.join("b"):  # gone before it was served
         raise ZeroDivisionError
     thread, told = waiting(line, "c")
-    until(lambda: told == [1])
+    wait_until(lambda: told == [1])
     first.leave()
     thread.join(10)
     assert told == [1, "in"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
+from PIL import Image
 
 from gra_core.alignment import AlignedFace, paste_back
 from gra_core.directions.registry import edit_offset
@@ -13,12 +15,12 @@ from gra_core.errors import GRAError
 from gra_core.export import FORMATS, describe, result_name, save_picture
 from gra_core.images import load_image
 from gra_core.ui.edit_tab import MODEL
-from gra_core.ui.shelf import Shelf
+from gra_core.ui.shelf import Shelf, forget, is_upload
 from gra_core.ui.studio import Studio
 from gra_core.ui.widgets import explain, file_value
 
 KEPT_SECONDS = 600.0
-"""How long a result can be fetched."""
+"""How long a result can be fetched, and a photo that was uploaded can be used again."""
 
 
 def add_endpoints(studio: Studio) -> None:
@@ -36,7 +38,7 @@ def add_endpoints(studio: Studio) -> None:
         corners of the crop in the photo (`quad`: top left, bottom left, bottom right, top right).
         """
         try:
-            photo = load_image(_path(image))
+            photo = _photo(image)
             with studio.line.join() as place:
                 place.arrive()
                 faces = studio.aligner.detect(photo)
@@ -65,7 +67,7 @@ def add_endpoints(studio: Studio) -> None:
             edit_offset(studio.edits, settings)
             if f".{file_format}" not in FORMATS:
                 raise GRAError(f"There is no format {file_format!r}; there are: png, jpg, webp.")
-            photo = load_image(_path(image))
+            photo = _photo(image)
             strengths = {key: float(value) for key, value in settings.items()}
             with studio.line.join() as place:
                 place.arrive()
@@ -87,15 +89,19 @@ def add_endpoints(studio: Studio) -> None:
 
 def _shelf() -> Shelf:
     shelf = Shelf()
-    shelf.clear(KEPT_SECONDS)
+    shelf.clear_later(KEPT_SECONDS)
     return shelf
 
 
-def _path(image: Any) -> str:
+def _photo(image: Any) -> Image.Image:
+    """The photo of an upload, which is deleted later."""
     path = image.get("path") if isinstance(image, dict) else getattr(image, "path", None)
-    if not path:
-        raise GRAError("Give a picture file as image.")
-    return path
+    if not path or not is_upload(path):
+        raise GRAError("Give a picture file as image, uploaded to this server.")
+    if not Path(path).exists():
+        raise GRAError("The picture file is no longer here. Upload it again.")
+    forget(path, KEPT_SECONDS)
+    return load_image(path)
 
 
 def _index(face: int, count: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from gra_core.export import FORMAT_CHOICES, describe
 from gra_core.ui import words
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW
+from gra_core.ui.shelf import Shelf, forget
 from gra_core.ui.studio import Studio
+from gra_core.ui.uploads import READ, UploadList
 from gra_core.ui.widgets import choice, explain, note
 
 RESULT_NAME = "portraits-edited.zip"
@@ -41,28 +44,33 @@ class BatchTab:
                 height=200,
                 elem_id="batch-files",
             )
+            self.uploads = UploadList(studio.visitors, self.files, "photos to edit")
             with gr.Row(elem_classes="bar"):
                 self.folder = gr.UploadButton(
-                    "Choose a folder", file_count="directory", min_width=190, scale=0, elem_id="batch-folder"
+                    "Choose a folder", file_count="directory", size="md", min_width=110, scale=0, elem_id="batch-folder"
                 )
                 self.view = choice("Result", [PHOTO_VIEW, FACE_VIEW], "batch-view")
                 self.format = choice("Format", list(FORMAT_CHOICES), "batch-format")
             with gr.Row(elem_classes="bar"):
-                self.start = gr.Button("Edit all photos", variant="primary", min_width=150, elem_id="batch-start")
-                self.stop = gr.Button("Stop", min_width=80, scale=0, interactive=False, elem_id="batch-stop")
+                self.start = gr.Button(
+                    "Edit all photos", variant="primary", size="md", min_width=150, elem_id="batch-start"
+                )
+                self.stop = gr.Button("Stop", size="md", min_width=80, scale=0, interactive=False, elem_id="batch-stop")
             self.status = gr.HTML(elem_id="batch-status")
-            self.result = gr.DownloadButton("Download the zip", visible=False, elem_id="batch-result")
+            self.result = gr.DownloadButton("Download the zip", size="md", visible=False, elem_id="batch-result")
 
     def connect(self, tab: gr.Tab) -> None:
         """Wire the events; `tab` is where the widgets are."""
         common = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
         outputs = [self.status, self.result, self.start, self.stop]
         tab.select(self.on_open, self.panel.sliders, [self.summary], **common)
+        self.uploads.connect(common)
         self.folder.upload(self.on_folder, [self.folder], [self.files], **common)
-        self.start.click(self.on_wait, [self.files], [self.status], **common).then(
+        self.start.click(self.on_wait, self.uploads.inputs, [self.status], js=READ, **common).then(
             self.on_start,
-            [self.files, self.view, self.format, *self.panel.sliders],
+            [*self.uploads.inputs, self.view, self.format, *self.panel.sliders],
             outputs,
+            js=READ,
             # Batches wait for each other, not for those who edit: else one visitor's folder would stop all the others.
             **common | {"concurrency_id": "batch", "concurrency_limit": 1},
         )
@@ -73,24 +81,28 @@ class BatchTab:
         edits = self.studio.edits_of(request.session_hash)
         return self._settings(self.panel.read(values, edits), edits)
 
-    def on_folder(self, files: list[dict] | None) -> list[str]:
+    def on_folder(self, request: gr.Request, files: list[dict] | None) -> list[str]:
         """A folder was chosen: its photos are listed like single ones, what else is in it is left out."""
-        return [file["path"] for file in files or [] if Path(file["path"]).suffix.lower() in SUFFIXES]
+        chosen = [Path(file["path"]) for file in files or []]
+        photos = [path for path in chosen if path.suffix.lower() in SUFFIXES]
+        for path in set(chosen) - set(photos):
+            forget(path)
+        return [str(path) for path in self.uploads.keep(request, photos)]
 
     def on_stop(self, request: gr.Request) -> dict:
         """The visitor has enough: the photo in hand is the last one."""
         self.stopping.add(request.session_hash)
         return gr.update(interactive=False)
 
-    def on_wait(self, files: list[dict] | None) -> str:
+    def on_wait(self, _files: None, paths: str) -> str:
         """Says at once that the batch was asked for: another visitor's may have to end before."""
-        return _progress(0, 1, words.BATCH_WAITING) if files else ""
+        return _progress(0, 1, words.BATCH_WAITING) if json.loads(paths) else ""
 
     def on_start(
-        self, request: gr.Request, files: list[dict] | None, view: str, file_format: str, *values: object
+        self, request: gr.Request, _files: None, paths: str, view: str, file_format: str, *values: object
     ) -> Iterator[dict]:
         """Edits all photos; the last answer has the zip."""
-        if not files:
+        if not json.loads(paths):
             yield {self.status: note("error", words.BATCH_EMPTY)}
             return
         self.stopping.discard(request.session_hash)
@@ -101,9 +113,11 @@ class BatchTab:
             self.start: gr.update(interactive=False),
             self.stop: gr.update(interactive=True),
         }
+        visitors, visitor = self.studio.visitors, request.session_hash
+        desk = Shelf()  # the photos stay there until the batch is done, however long they have been in the list
         try:
-            items = list_items([Path(file["path"]) for file in files])
-            shelf = self.studio.visitors.shelf(request.session_hash, "batch")
+            items = list_items([desk.copy(path) for path in self.uploads.read(request, paths)])
+            shelf = visitors.new_shelf(visitor, "edited photos")
             path = shelf.path(RESULT_NAME)
             edits = self.studio.edits_of(request.session_hash)
             edited, failures, stopped = 0, [], ""
@@ -119,6 +133,7 @@ class BatchTab:
                     edits=edits,
                     unexpected=explain,
                 ):
+                    visitors.get(visitor)  # the visit is not over as long as this goes on
                     if outcome.error:
                         failures.append((outcome.name, outcome.error))
                     edited += outcome.error is None
@@ -130,6 +145,8 @@ class BatchTab:
         except Exception as error:
             yield {**done, self.status: note("error", explain(error))}
             return
+        finally:
+            desk.clear()
         message = f"{stopped}{edited} of {len(items)} photos edited."
         yield {
             **done,

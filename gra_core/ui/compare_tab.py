@@ -13,7 +13,7 @@ from PIL import Image
 
 from gra_core.batch import SUFFIXES
 from gra_core.directions.registry import EditDirection
-from gra_core.errors import CheckpointError
+from gra_core.errors import CheckpointError, GRAError
 from gra_core.export import describe, result_name, save_picture
 from gra_core.images import load_image
 from gra_core.ui import words
@@ -21,6 +21,7 @@ from gra_core.ui.contact_sheet import Row, draw_sheet, figure_texts
 from gra_core.ui.examples import example_files
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.studio import Studio
+from gra_core.ui.uploads import READ, UploadList
 from gra_core.ui.widgets import choices_of, data_url, explain, note
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class CompareTab:
                 height=160,
                 elem_id="compare-files",
             )
+            self.uploads = UploadList(studio.visitors, self.files, "photos to compare")
             with gr.Row():
                 self.key = gr.Dropdown(
                     choices, value=choices[0][1], label="Edit", min_width=300, elem_id="compare-edit"
@@ -91,10 +93,12 @@ class CompareTab:
                     elem_classes=["edit-slider", "two-sided", "boxed"],
                 )
             with gr.Row(elem_classes="bar"):
-                self.start = gr.Button("Compare", variant="primary", min_width=150, elem_id="compare-start")
-                self.example = gr.Button("Compare with an example", min_width=200, elem_id="compare-example")
+                self.start = gr.Button("Compare", variant="primary", size="md", min_width=110, elem_id="compare-start")
+                self.example = gr.Button("Compare an example", size="md", min_width=110, elem_id="compare-example")
             self.status = gr.HTML(elem_id="compare-status")
-            self.sheet = gr.DownloadButton("Download the contact sheet", visible=False, elem_id="compare-sheet")
+            self.sheet = gr.DownloadButton(
+                "Download the contact sheet", size="md", visible=False, elem_id="compare-sheet"
+            )
             self.results = gr.HTML(apply_default_css=False, elem_id="compare-results")
 
     def connect(self, tab: gr.Tab) -> None:
@@ -104,8 +108,9 @@ class CompareTab:
         outputs = [self.status, self.results, self.sheet]
         settings = [self.key, self.strength, *self.panel.sliders]
         tab.select(self.on_open, [self.key], [self.key], **common)
+        self.uploads.connect(common)
         self.start.click(self.on_wait, None, [self.status], **common).then(
-            self.on_start, [self.files, *settings], outputs, **common, **line
+            self.on_start, [*self.uploads.inputs, *settings], outputs, js=READ, **common, **line
         )
         self.example.click(self.on_wait, None, [self.status], **common).then(
             self.on_example, settings, outputs, **common, **line
@@ -122,14 +127,17 @@ class CompareTab:
         return note("busy", words.BATCH_WAITING)
 
     def on_start(
-        self, request: gr.Request, files: list[dict] | None, key: str, strength: float | None, *values: object
+        self, request: gr.Request, _files: None, paths: str, key: str, strength: float | None, *values: object
     ) -> Iterator[dict]:
         """Compares the chosen photos; without any, the face that is open in the tab Edit."""
-        session = None if files else self.studio.visitors.get(request.session_hash)
-        if session is not None:
+        try:
+            photos = [self._photo(path) for path in self.uploads.read(request, paths)]
+        except GRAError as error:
+            yield {self.status: note("error", str(error))}
+            return
+        session = self.studio.visitors.get(request.session_hash)
+        if not photos and session is not None:
             photos = [(session.name, lambda: session.portrait.aligned.image)]
-        else:
-            photos = [self._photo(Path(file["path"])) for file in files or []]
         yield from self._compare(request, photos, self._strengths(request, key, strength, values))
 
     def on_example(self, request: gr.Request, key: str, strength: float | None, *values: object) -> Iterator[dict]:
@@ -170,7 +178,7 @@ class CompareTab:
             yield {self.status: note("error", " ".join(failures))}
             return
         settings = describe(strengths, used)
-        shelf = self.studio.visitors.shelf(request.session_hash, "compare")
+        shelf = self.studio.visitors.new_shelf(request.session_hash, "comparison")
         sheet = shelf.path(result_name("comparison", strengths, ".png"))
         save_picture(draw_sheet(rows, settings), sheet, ".png", settings)
         missing = "" if self.metrics.lpips else f" {words.NO_LPIPS}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import gradio as gr
 
 from gra_core import settings
 from gra_core.directions import text
-from gra_core.errors import SettingsError
+from gra_core.errors import GRAError, SettingsError
 from gra_core.export import FORMAT_CHOICES, animation_formats, describe
 from gra_core.images import load_image
 from gra_core.ui import session as work
@@ -23,6 +24,7 @@ from gra_core.ui.examples import example_files
 from gra_core.ui.own_fold import OwnFold
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Session
+from gra_core.ui.shelf import Shelf, forget
 from gra_core.ui.studio import Studio
 from gra_core.ui.widgets import (
     HERE,
@@ -49,8 +51,11 @@ SETTLE_SECONDS = 0.3
 
 SCRIPTS = {
     name: (HERE / f"{name}.js").read_text(encoding="utf-8")
-    for name in ("download", "save_text", "share_link", "photos")
+    for name in ("download", "save_text", "share_link", "photos", "status")
 }
+
+DOWNLOAD_LABEL = f"(view) => ({json.dumps({FACE_VIEW: words.DOWNLOAD_FACE, PHOTO_VIEW: words.DOWNLOAD_PHOTO})})[view]"
+"""Script: the label of the download button, which says what is downloaded."""
 
 
 class EditTab:
@@ -61,7 +66,7 @@ class EditTab:
         self.turn = gr.Number(0, visible=False)  # of the history that the sliders show; 0 without a photo
         with gr.Row(equal_height=False, elem_id="work"):
             with gr.Column(scale=3, min_width=320, elem_id="stage"):
-                self.status = gr.HTML(note("ready", words.CHOOSE), elem_id="status")
+                self.status = gr.HTML(note("ready", words.CHOOSE), js_on_load=SCRIPTS["status"], elem_id="status")
                 self._draw_stage()
             with gr.Column(scale=2, min_width=320, elem_id="side"):
                 self.panel = EditPanel(studio.edits, in_words=text.is_available())
@@ -98,7 +103,9 @@ class EditTab:
                     label="Write “AI-edited” into the corner", container=False, min_width=200, elem_id="mark"
                 )
                 self.another = gr.Button("New photo", size="md", min_width=110, scale=0, elem_id="another")
-                self.download = gr.Button("Download", variant="primary", size="md", min_width=130, elem_id="download")
+                self.download = gr.Button(
+                    words.DOWNLOAD_FACE, variant="primary", size="md", min_width=130, elem_id="download"
+                )
         self.file = gr.DownloadButton("Download", visible="hidden", elem_id="download-file")
 
     def _draw_animation(self) -> None:
@@ -134,8 +141,8 @@ class EditTab:
         outputs = [*moved, self.view, self.file, self.moved, panel.finder, *panel.sliders]
         start = {"inputs": sliders, "outputs": outputs}
 
-        self.upload.input(in_line(self.on_upload), [self.upload, *sliders], outputs, **common)
-        self.examples.select(in_line(self.on_example), **start, **common)
+        self.upload.input(self.on_upload, [self.upload, *sliders], outputs, **common)
+        self.examples.select(self.on_example, **start, **common)
         self.faces.select(in_line(self.on_face), [self.turn, self.view], outputs, **common)
         gr.on(
             [event for slider in sliders for event in (slider.input, slider.release)],
@@ -147,6 +154,7 @@ class EditTab:
         ).then(
             self.on_rest, None, [self.viewer], trigger_mode="always_last", **quick | {"concurrency_limit": LONGEST_LINE}
         )
+        self.view.change(None, [self.view], [self.download], js=DOWNLOAD_LABEL, api_visibility="private")
         self.view.input(in_line(self.on_view), [self.turn, self.view], outputs, **common)
         for button, step in ((panel.reset, self.on_reset), (panel.undo, self.on_undo), (panel.redo, self.on_redo)):
             button.click(in_line(step), [self.turn, self.view], outputs, **common)
@@ -198,14 +206,22 @@ class EditTab:
         self.studio.visitors.leave(request.session_hash)
 
     def on_upload(self, request: gr.Request, file: dict | None, *values: object) -> Iterator[dict]:
-        """A photo was chosen, dropped, pasted or taken."""
-        if file is not None:
-            yield from self._start(request, file["path"], file.get("orig_name") or "portrait", values)
+        """A photo was chosen, dropped, pasted or taken. Its file goes as soon as it is read, or nobody waits for it."""
+        if file is None:
+            return
+        shelf = Shelf()
+        try:
+            path = shelf.take(file["path"])  # before it waits in line
+            yield from self.in_line(self._start)(request, path, file.get("orig_name") or "portrait", values)
+        except GRAError as error:
+            yield {**self._empty(), self.status: note("error", str(error))}
+        finally:
+            shelf.clear()
 
     def on_example(self, request: gr.Request, event: gr.SelectData, *values: object) -> Iterator[dict]:
         """An example was chosen."""
         path = example_files()[event.index]
-        yield from self._start(request, path, path.name, values)
+        yield from self.in_line(self._start)(request, path, path.name, values)
 
     def on_another(self, request: gr.Request) -> dict:
         """Back to the start."""
@@ -234,7 +250,8 @@ class EditTab:
         """From a file to its largest face, inverted and edited as the sliders stand."""
         visitors, visitor = self.studio.visitors, request.session_hash
         visitors.drop(visitor)
-        session = None
+        visit = visitors.visit(visitor)
+        session, kept = None, False
         try:
             yield {self.status: note("busy", words.FINDING)}
             edits = self.studio.edits_of(request.session_hash)
@@ -248,18 +265,21 @@ class EditTab:
             }
             session = work.choose_face(self.studio, session, 0, aligned)
             session.portrait.history.set(self.panel.read(values, edits))
-            visitors.put(visitor, session)
-            several = words.SEVERAL.format(count=len(session.faces)) if len(session.faces) > 1 else ""
+            kept = visitors.put(visitor, session, visit)
+            several = len(session.faces) > 1
             yield {
-                **self.rendered(session, FACE_VIEW, several + words.READY),
+                **self.rendered(
+                    session, FACE_VIEW, words.SEVERAL.format(count=len(session.faces)) if several else words.READY
+                ),
                 **self.panel.show_own(session.portrait.history.current, visitors.edits(visitor)),
                 self.bar: gr.update(visible=True),
             }
         except Exception as error:
-            if session is not None:
-                session.shelf.clear(after=10)
             visitors.drop(visitor)
             yield {**self._empty(), self.status: note("error", explain(error))}
+        finally:  # also where the page was closed meanwhile
+            if session is not None and not kept:
+                session.shelf.clear_later()
 
     # --- sliders ---------------------------------------------------------------------------------------------------
 
@@ -386,6 +406,7 @@ class EditTab:
         """A settings file was chosen."""
         try:
             content = Path(file["path"]).read_bytes()
+            forget(file["path"])
             strengths, unknown = settings.from_json(content, self.studio.edits_of(request.session_hash))
         except SettingsError as error:
             return {self.status: note("error", str(error))}

@@ -11,6 +11,7 @@ import gradio as gr
 
 from gra_core.directions.registry import EditDirection
 from gra_core.ui import own_edits, words
+from gra_core.ui.shelf import Shelf
 from gra_core.ui.widgets import choices_of, explain, note
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class OwnFold:
     def connect(self, outputs: list, common: dict) -> None:
         """Wire the events; as the tab's, with its outputs and common options."""
         tab, panel, sliders = self.tab, self.panel, self.panel.sliders
-        panel.file.upload(tab.in_line(self.on_file), [panel.file, *sliders], outputs, **common)
+        panel.file.upload(self.on_file, [panel.file, *sliders], outputs, **common)
         gr.on(
             [panel.describe.click, panel.target.submit],
             self.on_describe,
@@ -47,16 +48,14 @@ class OwnFold:
 
     def on_file(self, request: gr.Request, file: dict, *values: object) -> Iterator[dict]:
         """A file with an edit was chosen."""
-        path = Path(file["path"])
-        name = file.get("orig_name") or path.name
+        shelf = Shelf()
         try:
-            yield {self.status: note("busy", words.READING.format(name=name))}
-            edit = own_edits.read_edit(path, name, self.studio.editor.average_code)
-            yield self._add(request, edit, values)
+            path = shelf.take(file["path"])  # before it waits in line
+            yield from self.tab.in_line(self._read)(request, path, file.get("orig_name") or path.name, values)
         except Exception as error:
             yield {self.status: note("error", explain(error))}
         finally:
-            path.unlink(missing_ok=True)
+            shelf.clear()
 
     def on_describe(self, request: gr.Request, neutral: str, target: str, *values: object) -> Iterator[dict]:
         """An edit was described."""
@@ -103,6 +102,12 @@ class OwnFold:
         choices = choices_of(self.studio.edits | own)
         chosen = gr.update(choices=choices, value=choices[0][1])
         return {**self.panel.show_own(strengths, own), self.tab.moved: chosen}
+
+    def _read(self, request: gr.Request, path: Path, name: str, values: tuple[object, ...]) -> Iterator[dict]:
+        """An edit from a file."""
+        yield {self.status: note("busy", words.READING.format(name=name))}
+        edit = own_edits.read_edit(path, name, self.studio.editor.average_code)
+        yield self._add(request, edit, values)
 
     def _add(self, request: gr.Request, edit: EditDirection, values: tuple[object, ...], strength: float = 0) -> dict:
         """Keep an edit for the visitor; what changes on the page, but for the picture."""

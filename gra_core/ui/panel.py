@@ -98,7 +98,9 @@ class EditPanel:
         for slot, slider, edit in zip(self.slots, self.own_sliders, edits, strict=True):
             changes[slot] = gr.update(visible=edit is not None)
             changes[slider] = (
-                gr.update(value=strengths.get(edit.key, 0), label=edit.label, info=f"{edit.hint} {edit.caveat}")
+                gr.update(
+                    value=strengths.get(edit.key, 0), label=edit.label, info=f"{words.hint(edit.hint)} {edit.caveat}"
+                )
                 if edit
                 else gr.update(value=0)
             )
@@ -107,7 +109,7 @@ class EditPanel:
 
 def notes(edits: Mapping[str, EditDirection]) -> str:
     """Markdown on what each slider does."""
-    lines = [f"- **{edit.label}.** {edit.hint} {edit.caveat}".rstrip() for edit in edits.values()]
+    lines = [f"- **{edit.label}.** {words.hint(edit.hint)} {edit.caveat}".rstrip() for edit in edits.values()]
     return "What each slider does, and what tends to change along with it:\n\n" + "\n".join(lines)
 
 
@@ -160,7 +162,7 @@ def _slider(label: str, hint: str, minimum: float, elem_id: str) -> gr.Slider:
         value=0,
         step=1,
         label=label,
-        info=hint,
+        info=words.hint(hint),
         elem_id=elem_id,
         elem_classes=["edit-slider", "two-sided" if minimum < 0 else "one-sided"],
         buttons=["reset"],

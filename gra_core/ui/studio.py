@@ -84,7 +84,7 @@ class Studio:
         self._words_lock = threading.Lock()
         self.aligner = FaceAligner()
         self.line = Line()
-        self.visitors = visitors or Visitors()
+        self.visitors = Visitors() if visitors is None else visitors  # one without visits counts as False
         self._editor: PortraitEditor | None = None
         self._lock = threading.Lock()
 

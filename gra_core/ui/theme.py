@@ -73,6 +73,7 @@ class PortraitTheme(gr.themes.Base):
             block_title_text_weight="600",
             block_title_text_color="*neutral_800",
             block_title_text_color_dark="*neutral_100",
+            color_accent="*primary_600",
             border_color_primary="*neutral_200",
             border_color_primary_dark="*neutral_800",
             input_background_fill="*neutral_100",

@@ -15,6 +15,10 @@ const split = () => {
 divider.addEventListener("input", split);
 new ResizeObserver(split).observe(frame);
 
+// On a phone the picture covers the upper part of the page: how much of it, for what stays in sight below.
+const stage = element.closest("#stage-picture");
+new ResizeObserver(() => document.body.style.setProperty("--covered", stage.offsetHeight + "px")).observe(stage);
+
 const peek = (on) => () => {
   frame.classList.toggle("peek", on);
   hold.setAttribute("aria-pressed", on);

@@ -28,9 +28,6 @@ LIFETIME = 3600.0
 CAPACITY = 1_000_000_000
 """Bytes that the photos, inversions and own edits of all visitors may take together."""
 
-PATIENCE = 10.0
-"""Seconds that the files of a session outlive it, for a browser that is still loading one of them."""
-
 SWEEP_SECONDS = 60.0
 
 
@@ -42,11 +39,13 @@ class Visit:
         used: when it was last used, by the clock of `Visitors`.
         session: the photo and what was made of it.
         edits: edits of the visitor's own, by key.
+        shelves: files that belong to no session, by purpose.
     """
 
     used: float
     session: Session | None = None
     edits: dict[str, EditDirection] = field(default_factory=dict)
+    shelves: dict[str, Shelf] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +67,6 @@ class Visitors:
     ) -> None:
         self.capacity, self.lifetime, self.clock = capacity, lifetime, clock
         self._visits: OrderedDict[str, Visit] = OrderedDict()
-        self._shelves: dict[tuple[str, str], Shelf] = {}
         self._lock = threading.RLock()
         self._sweeper: threading.Thread | None = None
 
@@ -82,14 +80,28 @@ class Visitors:
         with self._lock:
             return self._use(key).session if key in self._visits else None
 
-    def put(self, key: str, session: Session) -> None:
-        """Keep a visitor's session, new or changed, and make room for it."""
+    def visit(self, key: str) -> Visit:
+        """A visitor's visit, begun if need be, marked as used now."""
         with self._lock:
+            return self._use(key)
+
+    def put(self, key: str, session: Session, visit: Visit | None = None) -> bool:
+        """Keep a visitor's session, new or changed, and make room for it; whether it is kept.
+
+        Args:
+            key: the visitor's.
+            session: what to keep.
+            visit: the visit that it was made for. If that ended meanwhile, for the page was closed, nothing is kept.
+        """
+        with self._lock:
+            if visit is not None and self._visits.get(key) is not visit:
+                return False
             visit = self._use(key)
             before, visit.session = visit.session, session
             if before is not None and before.shelf is not session.shelf:
-                before.shelf.clear(PATIENCE)
+                before.shelf.clear_later()
         self.end_old_ones()
+        return True
 
     def drop(self, key: str | None) -> None:
         """End a visitor's session, if there is one; own edits stay for the next photo."""
@@ -98,7 +110,7 @@ class Visitors:
             session = visit.session if visit else None
             if session is not None:
                 visit.session = None
-                session.shelf.clear(PATIENCE)
+                session.shelf.clear_later()
 
     def edits(self, key: str | None) -> dict[str, EditDirection]:
         """A visitor's own edits, by key, in the order in which they came."""
@@ -127,38 +139,40 @@ class Visitors:
                 self._use(key).edits.pop(name, None)
 
     def shelf(self, key: str, purpose: str) -> Shelf:
-        """An empty shelf for results that belong to no session; the visitor's older one for that purpose goes."""
-        shelf = Shelf()
+        """A visitor's shelf for files that belong to no session. It lasts as long as the visit."""
         with self._lock:
-            before = self._shelves.pop((key, purpose), None)
-            self._shelves[key, purpose] = shelf
-        if before is not None:
-            before.clear(PATIENCE)
-        shelf.clear(self.lifetime)
-        return shelf
+            return self._use(key).shelves.setdefault(purpose, Shelf())
+
+    def new_shelf(self, key: str, purpose: str) -> Shelf:
+        """As `shelf`, but empty: the visitor's older one for that purpose goes."""
+        with self._lock:
+            before = self._use(key).shelves.pop(purpose, None)
+            if before is not None:
+                before.clear_later()
+            return self.shelf(key, purpose)
 
     def leave(self, key: str | None) -> None:
         """Forget a visitor whose page was closed."""
         self.drop(key)
         with self._lock:
-            self._visits.pop(key, None)
-            left = [self._shelves.pop(place) for place in list(self._shelves) if place[0] == key]
-        for shelf in left:
+            visit = self._visits.pop(key, None)
+        for shelf in visit.shelves.values() if visit else ():
             shelf.clear()
 
     def end_old_ones(self) -> None:
         """End the visits that are too old, or that newer ones leave no room for."""
         with self._lock:
             oldest_use = self.clock() - self.lifetime
-            ended = [key for key, visit in self._visits.items() if visit.used < oldest_use]
+            for key in [key for key, visit in self._visits.items() if visit.used < oldest_use]:
+                self.leave(key)
             room = self.capacity
-            for key, visit in reversed(self._visits.items()):
+            for key, visit in reversed(list(self._visits.items())):
                 room -= visit.nbytes
                 if room < 0 and key != next(reversed(self._visits)):
-                    ended.append(key)
-            for key in ended:
-                self.drop(key)
-                self._visits.pop(key, None)
+                    self.drop(key)
+                    visit.edits.clear()
+                    if not visit.shelves:  # files take no memory: a finished batch waits to be fetched
+                        del self._visits[key]
 
     def _use(self, key: str) -> Visit:
         """The visit of a visitor, begun if need be, marked as used now."""

@@ -1,23 +1,28 @@
 """What the page says."""
 
+import re
+
 TITLE = "Portrait Editor"
 INTRODUCTION = "Change a smile, an age, a turn of the head. Everything else stays as it is."
 
 CHOOSE = "Choose a photo with a face that looks more or less towards the camera."
 FINDING = "Finding the face"
 INVERTING = "Rebuilding every detail"
-READY = "Ready. Move a slider; drag the line across the picture to compare with the original."
+READY = "Ready: move a slider. Drag the line in the picture to compare."
 WAITING = "The sliders are set. Choose a photo, and it is edited like that."
 EXPIRED = "Your photo is no longer here: the page was idle for long, or restarted. Please upload the photo again."
+GONE = "A file is no longer here: the page was idle for long, or restarted. Please upload it again."
 NEXT = "Another photo is being worked on; yours is next."
 IN_LINE = "{count} other photos are being worked on; yours comes after them."
 UNEXPECTED = "Something went wrong here. Please try again, or choose another photo."
-SEVERAL = "{count} faces found; choose one below the picture. "
+SEVERAL = "{count} faces found: choose one below the picture, then move a slider."
 ANIMATING = "Making the animation: picture {done} of {total}"
 ANIMATED = "The animation is ready."
 LINK = "The link holds the slider settings, never the photo. It was copied where your browser allows it."
 LOADED = "Settings loaded: {settings}."
 UNKNOWN = " Not known here: {names}."
+DOWNLOAD_FACE = "Download the face"
+DOWNLOAD_PHOTO = "Download the whole photo"
 UNCHANGED = "Nothing is changed yet."
 FIRST = "Most wanted"
 
@@ -64,11 +69,12 @@ DESCRIBING = "Looking for “{target}”. This takes some ten seconds, and longe
 REMOVED = "The slider was removed."
 
 PRIVACY = """
-The photo is processed by the computer that runs this page and is sent nowhere else. It is held in memory, with a few
-temporary pictures on disk for your browser to show. Photo and results are deleted when you close the page or choose
-another photo, at the latest about an hour after you last used the page. They are not used for training, and no
-statistics are collected. Links and settings files hold slider positions only. Edits of your own are forgotten when you
-close the page; the file that you added is deleted as soon as it is read.
+The photo is processed by the computer that runs this page and is sent nowhere else. The file that you upload is read
+and deleted within seconds; the photo is then held in memory, with a few temporary pictures on disk for your browser to
+show. They are deleted when you close the page or choose another photo, at the latest about an hour after you last used
+the page. So are the files that you choose under Batch and Compare, and what is made of them. If the program is ended by
+force, what it had on disk is deleted when it next starts. Nothing is used for training, and no statistics are
+collected. Links and settings files hold slider positions only. Edits of your own are forgotten when you close the page.
 
 What you download carries a note in its metadata that it was edited by AI (PNG text, XMP, the IPTC digital source type),
 and nothing of the original's metadata, such as place and time.
@@ -106,6 +112,13 @@ COMPARE_EMPTY = "Choose one or more photos first, or open one in the tab Edit."
 COMPARE_MANY = "Only the first {count} photos were compared."
 ALL_SLIDERS = "All sliders, as they stand in the tab Edit"
 NO_LPIPS = "LPIPS is left out: its weights are not at hand."
+
+
+def hint(text: str) -> str:
+    """A hint of an edit as a slider has it: what + and - do is what happens to the right and to the left."""
+    if sides := re.fullmatch(r"\+ (.+), - (.+?)\.?", text):
+        return "Right: {}. Left: {}.".format(*sides.groups())
+    return text.replace("+ ", "Right: ", 1) if text.startswith("+ ") else text
 
 
 def in_line(others: int) -> str:

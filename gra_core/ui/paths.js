@@ -1,0 +1,1 @@
+(files, paths, ...others) => [null, JSON.stringify((files ?? []).map((file) => file.path)), ...others]
