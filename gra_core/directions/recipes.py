@@ -274,14 +274,14 @@ class StyleRecipe:
 
 
 STYLE_RECIPES = (
-    StyleRecipe("eyelids", "Eyelids", "+ eyes wide open, - closes the eyes.", "eyes_open", 3533, 8.0),
+    StyleRecipe("eyelids", "Eyelids", "+ eyes wide open, - closes the eyes.", "eyes_open", 3533, 5.6),
     StyleRecipe(
         "jaw_drop",
         "Drop jaw",
         "+ drops the jaw, - shuts the mouth.",
         "mouth_open",
         2755,
-        9.0,
+        6.3,
         caveat="On a broad smile, + blurs the teeth.",
     ),
     StyleRecipe(
