@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
 from gra_core.directions.person import PersonMask
@@ -185,8 +186,17 @@ class StreamTraining(Training):
     def edit(
         self, streams: Streams, codes: Tensor, edited: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
     ) -> tuple[AlignmentSource, Edit]:
-        """The Editing Stream without an edit, then on edited codes."""
-        source = streams.editing.prepare(self.generator, codes, photo, residuals)
+        """The Editing Stream without an edit, then on edited codes.
+
+        The first run is repeated for the gradient, not kept in memory, of which three runs at full size take too much.
+        """
+
+        def prepare(*residuals: Tensor) -> tuple[Tensor, ...]:
+            source = streams.editing.prepare(self.generator, codes, photo, residuals)
+            return source.image, source.pixels, *source.keys
+
+        image, pixels, *keys = checkpoint(prepare, *residuals, use_reentrant=False)
+        source = AlignmentSource(residuals, tuple(keys), image, pixels)
         return source, streams.editing(self.generator, edited, source)
 
     @torch.no_grad()
