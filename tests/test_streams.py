@@ -167,7 +167,7 @@ def test_without_an_edit_nothing_moves_and_the_photo_comes_back(generator, photo
     assert (moved.picture - photo).abs().mean() > 1e-3
 
 
-def test_what_changes_opens_the_gates_around_it():
+def test_a_change_counts_around_itself_and_nowhere_else():
     difference = torch.zeros(1, 3, 32, 32)
     difference[:, 1, 10, 10] = 0.5
     share = changing(difference)

@@ -21,7 +21,7 @@ from gra_core.directions.faces import FaceSet, generated_faces, photo_faces, pho
 from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, edit_offset, load_directions
 from gra_core.directions.sampling import Renderer, load_generator, sample_w
 from gra_core.directions.scores import SCORED_BY, SCORES, attribute_scores
-from gra_core.directions.workers import DESCRIPTOR, Pending, ScoringPool
+from gra_core.directions.workers import DESCRIPTOR, Pending, ScoringPool, add_machine_arguments
 from gra_core.errors import CheckpointError, GRAError
 
 SPREAD = "score_spread"
@@ -286,10 +286,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--work", type=Path, metavar="DIR", help="folder that keeps finished measurements")
     parser.add_argument("--out", type=Path, metavar="FILE", help="report, .md: its measured part is replaced")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="folder for the strips, one sheet a group")
-    parser.add_argument("--device", help="where to render: cpu, cuda, ... (a GPU if there is one)")
-    parser.add_argument("--processes", type=int, default=0, metavar="N", help="score in N processes (in this one)")
-    parser.add_argument("--compile", action="store_true", help="compile the generator first")
-    parser.add_argument("--seed", type=int, default=1000)
+    add_machine_arguments(parser, seed=1000)
 
 
 def run(args: argparse.Namespace) -> int:

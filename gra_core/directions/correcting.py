@@ -28,7 +28,7 @@ from gra_core.directions.planning import STRENGTH
 from gra_core.directions.recipes import RECIPES, Recipe
 from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, load_directions, save_directions
 from gra_core.directions.sampling import Renderer, load_generator, sample_w
-from gra_core.directions.workers import ScoringPool
+from gra_core.directions.workers import ScoringPool, add_machine_arguments
 from gra_core.models.generator import Generator
 
 ROUNDS = 3
@@ -120,10 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="directions file to write")
     parser.add_argument("--only", nargs="+", metavar="KEY", help="edits to correct (all whose recipes ask for it)")
     parser.add_argument("--faces", type=int, default=FACES, metavar="N", help=f"generated faces ({FACES})")
-    parser.add_argument("--device", help="where to render: cpu, cuda, ... (a GPU if there is one)")
-    parser.add_argument("--processes", type=int, default=0, metavar="N", help="score in N processes (in this one)")
-    parser.add_argument("--compile", action="store_true", help="compile the generator first")
-    parser.add_argument("--seed", type=int, default=0)
+    add_machine_arguments(parser, seed=0)
 
 
 def run(args: argparse.Namespace) -> int:

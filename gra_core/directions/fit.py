@@ -67,7 +67,7 @@ from gra_core.directions.sampling import Renderer, load_generator, sample_w
 from gra_core.directions.scores import SCORE_SIZE, attribute_scores, glasses_features
 from gra_core.directions.stylespace import style_atoms, style_edits
 from gra_core.directions.tfjs import require
-from gra_core.directions.workers import Measures, ScoringPool
+from gra_core.directions.workers import Measures, ScoringPool, add_machine_arguments
 from gra_core.errors import CheckpointError, GRAError
 
 RIDGE = 3.0
@@ -185,10 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fit.add_argument("--minutes", type=float, default=np.inf, help="begin no further measurement of atoms after these")
     fit.add_argument("--kept", action="store_true", help="measure nothing, use what the work folder holds")
     fit.add_argument("--all", action="store_true", help="write the edits that did not pass, too, at the end")
-    fit.add_argument("--device", help="where to render: cpu, cuda, ... (a GPU if there is one)")
-    fit.add_argument("--processes", type=int, default=0, metavar="N", help="score in N processes (in this one)")
-    fit.add_argument("--compile", action="store_true", help="compile the generator first: worth it from 500 faces up")
-    fit.add_argument("--seed", type=int, default=0)
+    add_machine_arguments(fit, seed=0)
     checking = commands.add_parser(
         "check", help="measure what each edit does", epilog=scores.__doc__, formatter_class=verbatim
     )
@@ -204,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "correct",
         help="take leaks out of the edits of a file by adding some of each other",
         description=correcting.__doc__,
+        epilog=scores.__doc__,
         formatter_class=verbatim,
     )
     correcting.add_arguments(correction)

@@ -1,5 +1,6 @@
 """Scores pictures in this process or in several, while the next pictures are being rendered."""
 
+import argparse
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -78,6 +79,14 @@ class ScoringPool:
         """End the processes; what is not begun is not done."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser, seed: int) -> None:
+    """Options of all that renders faces and scores them; `seed` is the default."""
+    parser.add_argument("--device", help="where to render: cpu, cuda, ... (a GPU if there is one)")
+    parser.add_argument("--processes", type=int, default=0, metavar="N", help="score in N processes (in this one)")
+    parser.add_argument("--compile", action="store_true", help="compile the generator: worth it from 500 faces up")
+    parser.add_argument("--seed", type=int, default=seed)
 
 
 def look(scorer: Look, pictures: np.ndarray, *, describe: bool) -> Measures:

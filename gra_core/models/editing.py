@@ -50,7 +50,7 @@ PIXEL_FEATURE_CHANNELS = 16
 PIXEL_LOW_PASS = 8
 
 STILL_CHANGE = 0.05
-"""A change of the picture, in [-1, 1] at 256 px, that opens half of the way from "unchanged" to the pixel gates."""
+"""A change of the picture, in [-1, 1] at 256 px, at which the pixel gates close half as far as they learned to."""
 STILL_MARGIN = 5
 """Side, in pixels of 256, of what has to be unchanged around a pixel: an edge that moves changes its surroundings."""
 
