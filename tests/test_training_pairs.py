@@ -100,11 +100,14 @@ def test_a_weak_edit_falls_short_and_a_strong_one_does_not():
 
     training = SimpleNamespace(perceptual=SimpleNamespace(features=features))
     black = torch.zeros(1, 3, 256, 256)
-    batch = {"source": black, "low_rate": torch.cat((black, black + 0.4))}
-    none, half, whole = (StreamTraining.extent(training, black + x, batch).item() for x in (0.0, 0.1, 0.4))
+    none, half, whole = (
+        StreamTraining.extent(training, black + x, black, black, black + 0.4).item() for x in (0.0, 0.1, 0.4)
+    )
     assert none == pytest.approx(EXTENT_SHARE)
     assert half == pytest.approx(EXTENT_SHARE - 0.25)
     assert whole == 0
+    nobody = torch.zeros(1, 1, 256, 256)  # asks for nothing nor divides by nothing
+    assert StreamTraining.extent(training, black, black, black, black + 0.4, nobody).isfinite()
 
 
 def test_a_flow_is_the_same_way_at_a_coarser_stage():

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
 from gra_core.directions.person import PersonMask
 from gra_core.directions.registry import load_directions
-from gra_core.models.editing import AlignmentSource, Edit, sample_at, upscale_flow
+from gra_core.models.editing import AlignmentSource, Edit, sample_at, upscale, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
@@ -71,7 +71,8 @@ LOSS_WEIGHTS = {
     "photometric": 0.2,
     "change": 1.0,
     "extent": 0.5,
-    "free_identity": 0.1,
+    "extent_detail": 0.25,
+    "free_identity": 0.2,
     "background": 0.5,
     "still": 0.1,
     "realism": 0.05,
@@ -80,9 +81,9 @@ LOSS_WEIGHTS = {
 `features_*`: the same picture before the pixel residual. `unedited_*`: the Editing Stream's picture without an edit,
 before the pixel residual. `*_detail*`: L1 and ST-LPIPS on a 256 px window at full size. `flow`: correspondence of
 misaligned pairs. `photometric`: source picture moved by the finest correspondence against the target of exact and
-returned pairs. `change`, `extent`: free edits, the person. `free_identity`: free edits, who it is. `background`,
-`still`: free edits, picture and correspondence where there is nobody. `realism`: the adversary's opinion of free
-edits, whole at 256 px and in a window."""
+returned pairs. `change`, `extent`: free edits, the person; `extent_detail`: in a window. `free_identity`: free edits,
+who it is. `background`, `still`: free edits, picture and correspondence where there is nobody. `realism`: the
+adversary's opinion of free edits, whole at 256 px and in a window."""
 
 SHARES = {"returned": 0.0, "misaligned": 0.25, "free": 0.25}
 SHARES_WITH_VARIANTS = {"returned": 0.25, "misaligned": 0.125, "free": 0.25}
@@ -114,7 +115,7 @@ Pair = tuple[str, Tensor, Tensor]
 
 GENERATOR_CHUNK = 4
 CHANGE_SIDE = 128
-EXTENT_SHARE = 0.85
+EXTENT_SHARE = 0.9
 """So much of the generator's change of a feature is asked for; all of it would make its picture of the photo."""
 
 EXTENT_FIRST_SLICE = 2
@@ -248,7 +249,7 @@ class StreamTraining(Training):
             "edited": torch.cat((edited, photo_codes, free_codes + free_offset)),
             "flow": inverse_flow(flow[self.counts["returned"] :]),
             "change": F.avg_pool2d(low_after - low_before, IMAGE_SIZE // CHANGE_SIDE),
-            "low_rate": to_encoder_size(torch.cat((low_before, low_after)).clamp(-1, 1)),
+            "low_rate": torch.cat((low_before, low_after)).clamp(-1, 1),
         }
         if masks:
             before, after = masks[0] / 2 + 0.5, person_masks(self.segment, low_after.clamp(-1, 1))
@@ -311,14 +312,18 @@ class StreamTraining(Training):
         terms |= {name: distance.mean() for name, distance in zip(names, distances, strict=True)}
         if self.module.design.alignment != "none":
             terms |= self.correspondence(flows, batch)
-        terms |= self.change(final[paired:] - batch["source"][paired:], batch)
-        free = to_encoder_size(final[paired:])
+        free, before = final[paired:], batch["source"][paired:]
+        terms |= self.change(free - before, batch)
         with torch.no_grad():
-            person = self.faces.embed(to_encoder_size(batch["source"][paired:]))
-        terms["free_identity"] = 1 - (self.faces.embed(free) * person).sum(1).mean()
-        terms["extent"] = self.extent(free, batch)
+            person = self.faces.embed(to_encoder_size(before))
+        terms["free_identity"] = 1 - (self.faces.embed(to_encoder_size(free)) * person).sum(1).mean()
+        shown = [free, before, *batch["low_rate"].chunk(2)]
+        if "person" in batch:
+            shown.append(upscale(batch["person"], IMAGE_SIZE // CHANGE_SIDE))
+        terms["extent"] = self.extent(*map(to_encoder_size, shown))
+        terms["extent_detail"] = self.extent(*random_windows(*shown))
         if self.adversary is not None:
-            terms["realism"] = self.realism(final[paired:], self.real.sample(self.counts["free"]))
+            terms["realism"] = self.realism(free, self.real.sample(self.counts["free"]))
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
     def correspondence(self, flows: dict[int, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -379,23 +384,33 @@ class StreamTraining(Training):
             terms["background"] = weighted_mean((mine - tint).abs(), behind)
         return terms
 
-    def extent(self, mine: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """How far pictures (F, 3, 256, 256) fall short of what the generator's own edit does to perceptual features.
+    def extent(
+        self, mine: Tensor, photo: Tensor, low_before: Tensor, low_after: Tensor, person: Tensor | None = None
+    ) -> Tensor:
+        """How far edits fall short of what the generator's own edit does to perceptual features of the person.
 
-        Only the part along the generator's change counts, so that a photo need not become the generator's picture. It
-        is what tells a half smile from a whole one, and an old face from a grey-haired one.
+        Only the part along the generator's change counts, so that a photo need not become the generator's picture. Of
+        several edits the larger count for more. It is what tells a half smile from a whole one, and an old face from a
+        grey-haired one.
+
+        Args:
+            mine: edits of photos, (F, 3, 256, 256).
+            photo: the photos.
+            low_before: the generator's pictures of them.
+            low_after: its edits of those.
+            person: where those show a person, (F, 1, 256, 256); all of the picture by default.
         """
-        count, features = len(mine), self.perceptual.features
+        features = self.perceptual.features
         with torch.no_grad():
-            before = [f.float() for f in features(to_encoder_size(batch["source"][-count:]))]
-            low = [f.float() for f in features(batch["low_rate"])]
+            before = [f.float() for f in features(photo)]
+            low = [f.float() for f in features(torch.cat((low_before, low_after)))]
         shortfalls = []
         for own, source, pair in list(zip(features(mine), before, low, strict=True))[EXTENT_FIRST_SLICE:]:
-            wanted = pair[count:] - pair[:count]
-            if "person" in batch:
-                wanted = wanted * F.adaptive_avg_pool2d(batch["person"], wanted.shape[-2:])
-            share = (wanted * (own.float() - source)).sum((1, 2, 3)) / wanted.square().sum((1, 2, 3)).clamp_min(1e-6)
-            shortfalls.append(F.relu(EXTENT_SHARE - share))
+            wanted = pair[len(mine) :] - pair[: len(mine)]
+            if person is not None:
+                wanted = wanted * F.adaptive_avg_pool2d(person, wanted.shape[-2:])
+            reached, whole = ((wanted * x).sum((1, 2, 3)) for x in (own.float() - source, wanted))
+            shortfalls.append(F.relu(EXTENT_SHARE * whole - reached).sum() / whole.sum().clamp_min(1e-6))
         return torch.stack(shortfalls).mean()
 
     @torch.no_grad()
