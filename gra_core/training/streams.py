@@ -26,8 +26,9 @@ from torch.utils.checkpoint import checkpoint
 from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
 from gra_core.directions.person import PersonMask
 from gra_core.directions.registry import load_directions
-from gra_core.models.editing import AlignmentSource, Edit, sample_at, upscale, upscale_flow
+from gra_core.models.editing import AlignmentSource, Edit, EditingStream, sample_at, upscale, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
+from gra_core.models.generator import Generator
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
 from gra_core.training.backgrounds import Backgrounds, person_masks, set_before, widened
@@ -165,7 +166,9 @@ class StreamTraining(Training):
         streams, generator = self.module, self.generator
         self.generate_chunk = self.compile(generator)
         self.run_reconstruction = self.compile(lambda codes, photo: streams.reconstruction(generator, codes, photo))
-        self.run_editing = self.compile(partial(self.edit, streams))
+        # Apart, because what compiling takes grows faster than what is compiled.
+        self.run_unedited = self.compile(partial(unedited, streams.editing, generator))
+        self.run_editing = self.compile(partial(streams.editing, generator))
         self.run_perceptual = self.compile(self.perceptual)
 
     def refresh(self) -> None:
@@ -185,20 +188,15 @@ class StreamTraining(Training):
         return estimate_codes(self.encoder, self.run_generator, small, self.average_face).float()
 
     def edit(
-        self, streams: Streams, codes: Tensor, edited: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
+        self, codes: Tensor, edited: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
     ) -> tuple[AlignmentSource, Edit]:
         """The Editing Stream without an edit, then on edited codes.
 
         The first run is repeated for the gradient, not kept in memory, of which three runs at full size take too much.
         """
-
-        def prepare(*residuals: Tensor) -> tuple[Tensor, ...]:
-            source = streams.editing.prepare(self.generator, codes, photo, residuals)
-            return source.image, source.pixels, *source.keys
-
-        image, pixels, *keys = checkpoint(prepare, *residuals, use_reentrant=False)
+        image, pixels, *keys = checkpoint(self.run_unedited, codes, photo, *residuals, use_reentrant=False)
         source = AlignmentSource(residuals, tuple(keys), image, pixels)
-        return source, streams.editing(self.generator, edited, source)
+        return source, self.run_editing(edited, source)
 
     @torch.no_grad()
     def exact_pairs(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -297,7 +295,7 @@ class StreamTraining(Training):
         """Loss of one fresh batch."""
         batch = self.batch()
         state = self.run_reconstruction(batch["codes"], batch["source"])
-        source, edit = self.run_editing(batch["codes"], batch["edited"], batch["source"], state.residuals)
+        source, edit = self.edit(batch["codes"], batch["edited"], batch["source"], state.residuals)
         final, plain, flows = edit.picture.float(), edit.before_pixels.float(), edit.flows
         paired = len(batch["target"])
         terms, pairs = self.compare(state.image.float(), batch["source"], "rec")
@@ -440,6 +438,14 @@ class StreamTraining(Training):
         for name, values in zip(names, (sums / len(photos)).tolist(), strict=True):
             print(f"held-out {name}: mse {values[0]:.5f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
         save_grid(torch.cat(rows), self.args.out / "streams.jpg")
+
+
+def unedited(
+    stream: EditingStream, generator: Generator, codes: Tensor, photo: Tensor, *residuals: Tensor
+) -> tuple[Tensor, ...]:
+    """`EditingStream.prepare` as tensors: picture at 256 px, pixel residual, keys of each stage."""
+    source = stream.prepare(generator, codes, photo, residuals)
+    return source.image, source.pixels, *source.keys
 
 
 def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
