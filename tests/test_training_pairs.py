@@ -7,7 +7,7 @@ import torch
 
 from gra_core.training.adversary import FEATURE_CHANNELS, Adversary, adversary_loss, realism_loss
 from gra_core.training.backgrounds import Backgrounds, paint_over, set_before
-from gra_core.training.streams import EXTENT_SHARE, StreamTraining, resized_flow
+from gra_core.training.streams import EXTENT_SHARE, StreamTraining, kept, resized_flow
 
 RED, BLUE = (torch.tensor(colour)[:, None, None] for colour in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0)))
 
@@ -108,6 +108,13 @@ def test_a_weak_edit_falls_short_and_a_strong_one_does_not():
     assert whole == 0
     nobody = torch.zeros(1, 1, 256, 256)  # asks for nothing nor divides by nothing
     assert StreamTraining.extent(training, black, black, black, black + 0.4, nobody).isfinite()
+
+
+def test_what_the_generator_leaves_as_it_is_is_to_stay():
+    wanted = torch.zeros(1, 3, 1024, 1024)
+    wanted[..., 512:] = 0.5
+    assert kept(wanted, wanted) < 0.01
+    assert kept(wanted.flip(3), wanted) > 0.45
 
 
 def test_a_flow_is_the_same_way_at_a_coarser_stage():

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
 from gra_core.directions.person import PersonMask
 from gra_core.directions.registry import load_directions
-from gra_core.models.editing import AlignmentSource, Edit, EditingStream, sample_at, upscale, upscale_flow
+from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changing, sample_at, upscale, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator
 from gra_core.models.streams import DESIGNS, Streams
@@ -72,7 +72,7 @@ LOSS_WEIGHTS = {
     "photometric": 0.2,
     "change": 1.0,
     "extent": 0.5,
-    "extent_detail": 0.25,
+    "kept": 1.0,
     "free_identity": 0.2,
     "background": 0.5,
     "still": 0.1,
@@ -82,9 +82,9 @@ LOSS_WEIGHTS = {
 `features_*`: the same picture before the pixel residual. `unedited_*`: the Editing Stream's picture without an edit,
 before the pixel residual. `*_detail*`: L1 and ST-LPIPS on a 256 px window at full size. `flow`: correspondence of
 misaligned pairs. `photometric`: source picture moved by the finest correspondence against the target of exact and
-returned pairs. `change`, `extent`: free edits, the person; `extent_detail`: in a window. `free_identity`: free edits,
-who it is. `background`, `still`: free edits, picture and correspondence where there is nobody. `realism`: the
-adversary's opinion of free edits, whole at 256 px and in a window."""
+returned pairs. `change`, `extent`: free edits, the person. `free_identity`: free edits, who it is. `kept`: free edits,
+full size, what the generator's own edit leaves as it is. `background`, `still`: free edits, picture and correspondence
+where there is nobody. `realism`: the adversary's opinion of free edits, whole at 256 px and in a window."""
 
 SHARES = {"returned": 0.0, "misaligned": 0.25, "free": 0.25}
 SHARES_WITH_VARIANTS = {"returned": 0.25, "misaligned": 0.125, "free": 0.25}
@@ -313,13 +313,12 @@ class StreamTraining(Training):
         free, before = final[paired:], batch["source"][paired:]
         terms |= self.change(free - before, batch)
         with torch.no_grad():
-            person = self.faces.embed(to_encoder_size(before))
-        terms["free_identity"] = 1 - (self.faces.embed(to_encoder_size(free)) * person).sum(1).mean()
-        shown = [free, before, *batch["low_rate"].chunk(2)]
-        if "person" in batch:
-            shown.append(upscale(batch["person"], IMAGE_SIZE // CHANGE_SIDE))
-        terms["extent"] = self.extent(*map(to_encoder_size, shown))
-        terms["extent_detail"] = self.extent(*random_windows(*shown))
+            identity = self.faces.embed(to_encoder_size(before))
+        terms["free_identity"] = 1 - (self.faces.embed(to_encoder_size(free)) * identity).sum(1).mean()
+        low_before, low_after = batch["low_rate"].chunk(2)
+        terms["kept"] = kept(free - before, low_after - low_before)
+        person = [upscale(batch["person"], IMAGE_SIZE // CHANGE_SIDE)] if "person" in batch else []
+        terms["extent"] = self.extent(*map(to_encoder_size, (free, before, low_before, low_after, *person)))
         if self.adversary is not None:
             terms["realism"] = self.realism(free, self.real.sample(self.counts["free"]))
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
@@ -446,6 +445,15 @@ def unedited(
     """`EditingStream.prepare` as tensors: picture at 256 px, pixel residual, keys of each stage."""
     source = stream.prepare(generator, codes, photo, residuals)
     return source.image, source.pixels, *source.keys
+
+
+def kept(mine: Tensor, wanted: Tensor) -> Tensor:
+    """Mean change of full-size pictures (F, 3, 1024, 1024) where the generator's own edit, `wanted`, changes nothing.
+
+    What asks edits to go further (`extent`) would else exchange hair and skin for the generator's everywhere.
+    """
+    still = 1 - upscale(changing(to_encoder_size(wanted)), IMAGE_SIZE // ENCODER_SIZE)
+    return weighted_mean(mine.abs(), still)
 
 
 def weighted_mean(x: Tensor, weight: Tensor) -> Tensor:
