@@ -217,6 +217,12 @@ def test_faces_are_picked_and_keep_their_edits(tab, pair_file):
     eventually(tab, like(both, 2))
     faces.nth(0).click()
     eventually(tab, lambda _: slider_value(tab, "smile") == "40")
+    tab.get_by_label("Face", exact=True).click()
+    faces.nth(0).click()  # it is chosen already
+    tab.wait_for_timeout(500)
+    eventually(tab, like(StandIn().edit(crops[0].image, {"smile": 40})))
+    assert words.READY in tab.locator("#status").inner_text()
+    assert slider_value(tab, "smile") == "40"
 
 
 # --- sliders -------------------------------------------------------------------------------------------------------

@@ -208,6 +208,7 @@ class EditTab:
     def on_upload(self, request: gr.Request, file: dict | None, *values: object) -> Iterator[dict]:
         """A photo was chosen, dropped, pasted or taken. Its file goes as soon as it is read, or nobody waits for it."""
         if file is None:
+            yield {self.status: gr.skip()}
             return
         shelf = Shelf()
         try:
@@ -236,6 +237,7 @@ class EditTab:
             yield self.no_photo(request, turn)
             return
         if event.index == session.index:
+            yield {self.status: gr.skip()}  # Gradio takes no answer at all for one that empties everything
             return
         try:
             yield {self.status: note("busy", words.INVERTING)}
