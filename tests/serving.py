@@ -10,9 +10,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,40 @@ class StandIn:
             inversion = ImageOps.mirror(inversion)
         bright = ImageEnhance.Brightness(inversion).enhance(1 + strengths.get("smile", 0) / 200)
         return ImageEnhance.Color(bright).enhance(1 - max(strengths.get("age", 0), 0) / 100)
+
+
+class HeldStandIn(StandIn):
+    """A stand-in that a test can stop at the doors "invert" and "edit", to do something on the page meanwhile.
+
+    Attributes:
+        waiting: whether somebody stands at the door "edit".
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = False
+        self.doors = {"invert": threading.Event(), "edit": threading.Event()}
+        for door in self.doors.values():
+            door.set()
+
+    @contextlib.contextmanager
+    def held(self, door: str) -> Iterator[None]:
+        """Closed until the block ends, at the latest a minute later."""
+        self.doors[door].clear()
+        try:
+            yield
+        finally:
+            self.doors[door].set()
+
+    def invert(self, aligned: Image.Image) -> Image.Image:
+        self.doors["invert"].wait(60)
+        return super().invert(aligned)
+
+    def edit(self, *arguments: object) -> Image.Image:
+        self.waiting = not self.doors["edit"].is_set()
+        self.doors["edit"].wait(60)
+        self.waiting = False
+        return super().edit(*arguments)
 
 
 class StandInWords:
@@ -240,11 +275,11 @@ def axe_flaws(tab) -> list[str]:
 
 
 @contextlib.contextmanager
-def launched(port: int) -> Iterator[str]:
-    """Address of a page with the stand-in, served by this process: there at once, and gone at once."""
+def launched(port: int, load_editor: Callable[[], StandIn] = StandIn) -> Iterator[str]:
+    """Address of a page with a stand-in, served by this process: there at once, and gone at once."""
     from gra_core.ui.page import launch_options
 
-    page, place = stand_in_page(), {"server_name": "127.0.0.1", "server_port": port}
+    page, place = stand_in_page(load_editor), {"server_name": "127.0.0.1", "server_port": port}
     _, address, _ = page.launch(**launch_options(), **place, prevent_thread_lock=True, quiet=True)
     try:
         yield address.rstrip("/")
@@ -252,11 +287,11 @@ def launched(port: int) -> Iterator[str]:
         page.close(verbose=False)
 
 
-def stand_in_page() -> object:
+def stand_in_page(load_editor: Callable[[], StandIn] = StandIn) -> object:
     from gra_core.ui.page import build_page
     from gra_core.ui.studio import Studio
 
-    return build_page(Studio(StandIn, many_edits, StandInWords))
+    return build_page(Studio(load_editor, many_edits, StandInWords))
 
 
 if __name__ == "__main__":

@@ -319,6 +319,42 @@ def test_an_upload_goes_through_its_steps(tab, studio, photo_file):
     assert studio.visitors.get("two") is None
 
 
+def test_what_is_set_while_a_photo_is_read_is_how_it_is_shown(tab, studio, photo_file):
+    """The sliders themselves stay in the visitor's hands: no step of the upload sets them."""
+    values = [30, *zeros(tab)[1:]]
+    steps = tab.on_upload(VISITOR, {"path": str(photo_file), "orig_name": "me.png"}, *values)
+    busy = [next(steps), next(steps)]
+    answer = tab.on_move(VISITOR, 0, FACE_VIEW, 60, *values[1:])
+    assert answer.keys() == {tab.panel.summary}  # the line above the picture still says what is going on
+    assert "Smile +60" in answer[tab.panel.summary]
+    assert tab.status not in tab.on_preset(VISITOR, choice(0), 0, FACE_VIEW)
+    answer = tab.on_move(VISITOR, 0, FACE_VIEW, 100, 20, *values[2:])
+    (last,) = steps
+    history = studio.visitors.get("one").portrait.history
+    assert history.current == {"smile": 100, "age": 20}
+    assert "Smile +100, Age +20" in last[tab.panel.summary]
+    assert not set(tab.panel.sliders[: len(studio.edits)]) & {widget for step in (*busy, last) for widget in step}
+    assert studio.visitors.opening("one") is None
+
+
+def test_what_is_set_while_the_first_picture_is_made_follows(tab, studio, stand_in, photo_file, bad_files):
+    *_, last = tab.on_upload(VISITOR, {"path": str(photo_file), "orig_name": "me.png"}, *zeros(tab))
+    turn = last[tab.turn]
+    (answer,) = tab.on_opened(VISITOR, turn, FACE_VIEW, *zeros(tab))
+    assert answer == {tab.status: gr.skip()}  # nothing was
+    (answer,) = tab.on_opened(VISITOR, turn, FACE_VIEW, 60, *zeros(tab)[1:])
+    assert tab.viewer in answer
+    assert not set(tab.panel.sliders) & set(answer)
+    tab.on_reset(VISITOR, turn, FACE_VIEW)
+    (answer,) = tab.on_opened(VISITOR, turn, FACE_VIEW, 60, *zeros(tab)[1:])  # the button came later
+    assert answer == {tab.status: gr.skip()}
+    tab.on_another(VISITOR)
+    list(tab.on_upload(VISITOR, {"path": str(bad_files["text.jpg"]), "orig_name": "text.jpg"}, *zeros(tab)))
+    (answer,) = tab.on_opened(VISITOR, 0, FACE_VIEW, 60, *zeros(tab)[1:])
+    assert answer == {tab.status: gr.skip()}  # what was wrong with the file stays to be read
+    assert words.WAITING in tab.on_move(VISITOR, 0, FACE_VIEW, 60, *zeros(tab)[1:])[tab.status]
+
+
 def test_a_bad_upload_ends_in_an_empty_page_with_a_message(tab, studio, bad_files):
     *_, last = tab.on_upload(VISITOR, {"path": str(bad_files["text.jpg"]), "orig_name": "text.jpg"}, *zeros(tab))
     assert 'role="alert"' in last[tab.status]
@@ -452,6 +488,15 @@ def test_who_waits_for_another_visitor_reads_it(tab, studio, opened):
     assert words.READY in answer[tab.status]
     (answer,) = move(VISITOR, *arguments[:2], 50, *arguments[3:])  # nobody is there
     assert words.READY in answer[tab.status]
+
+
+def test_without_a_photo_nobody_waits_for_the_model(tab, studio, opened):
+    preset = tab.at_once_without_photo(tab.on_preset)
+    with studio.line.join("two"):
+        (answer,) = preset(VISITOR, choice(0), 0, FACE_VIEW)
+        assert answer[tab.panel.sliders[0]] == 100
+        studio.visitors.put("one", opened)
+        assert words.NEXT in next(preset(VISITOR, choice(0), 0, FACE_VIEW))[tab.status]
 
 
 def test_the_comparison_offers_the_visitors_own_edits_and_open_face(tab, studio, opened, monkeypatch):

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, ImageStat
 from serving import (
     ORIGINAL,
     SERVER,
+    HeldStandIn,
     StandIn,
     axe_flaws,
     chromium,
@@ -328,6 +329,148 @@ def test_nothing_jumps_when_pictures_arrive(tab, photo_file, render):
     eventually(tab, like(render(smile=50)))
     after = [tab.locator(place).bounding_box() for place in ("#comparison", "#edit-smile", "#stage-bar")]
     assert after == before
+
+
+# --- sliders while a photo is read -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def held_page():
+    """A page of its own, and the stand-in behind it."""
+    editor = HeldStandIn()
+    with launched(free_port(), lambda: editor) as address:
+        wait_until(lambda: editor.inverted)  # it has warmed up
+        yield address, editor
+
+
+@pytest.fixture
+def held(context, held_page):
+    """A visit of that page, and the stand-in."""
+    address, editor = held_page
+    tab = context.new_page()
+    visit(tab, address)
+    yield tab, editor
+    tab.close()
+
+
+def begin(tab, photo: Path) -> None:
+    """Choose a photo and wait until it is being read."""
+    tab.set_input_files("#upload input[type=file]", photo)
+    tab.wait_for_selector(f"#status .busy:has-text('{words.INVERTING}')")
+
+
+def hold_still(tab, wanted, **strengths: int) -> None:
+    """The sliders stand so, the picture becomes so, and both stay."""
+    for _ in range(2):
+        assert {key: slider_value(tab, key) for key in strengths} == {key: str(v) for key, v in strengths.items()}
+        eventually(tab, wanted, seconds=10)
+        tab.wait_for_timeout(500)
+
+
+def test_sliders_moved_while_a_photo_is_read_stay_where_they_are(held, photo_file, render):
+    tab, editor = held
+    set_slider(tab, "gender", "10")
+    with editor.held("invert"):
+        begin(tab, photo_file)
+        set_slider(tab, "smile", "40")
+        handle = tab.locator("#edit-age input[type=range]")
+        for _ in range(30):
+            handle.press("ArrowRight")
+        tab.wait_for_selector("#summary:has-text('Smile +40, Age +30')")
+        assert words.INVERTING in tab.locator("#status").inner_text()
+    tab.wait_for_selector("#status .ready")
+    hold_still(tab, like(render(smile=40, age=30)), smile=40, age=30, gender=10)
+    summary = tab.locator("#summary").inner_text()
+    assert all(part in summary for part in ("Smile +40", "Age +30", "+10"))
+    set_slider(tab, "smile", "50")  # and things go on as usual
+    hold_still(tab, like(render(smile=50, age=30)), smile=50, age=30, gender=10)
+
+
+def test_a_slider_moved_while_the_first_picture_is_made_stays_where_it_is(held, photo_file, render):
+    tab, editor = held
+    with editor.held("edit"):
+        begin(tab, photo_file)
+        wait_until(lambda: editor.waiting)
+        set_slider(tab, "smile", "40")
+        tab.wait_for_timeout(300)
+        assert words.INVERTING in tab.locator("#status").inner_text()
+    tab.wait_for_selector("#status .ready")
+    hold_still(tab, like(render(smile=40)), smile=40)
+    assert "Smile +40" in tab.locator("#summary").inner_text()
+
+
+def test_a_slider_in_the_hand_does_not_jump_when_the_photo_is_ready(held, photo_file, render):
+    tab, editor = held
+    with editor.held("invert"):
+        begin(tab, photo_file)
+        handle = tab.locator("#edit-smile input[type=range]")
+        handle.scroll_into_view_if_needed()
+        box = handle.bounding_box()
+        middle = box["y"] + box["height"] / 2
+        tab.mouse.move(box["x"] + box["width"] / 2, middle)
+        tab.mouse.down()
+        tab.mouse.move(box["x"] + box["width"] * 0.7, middle, steps=5)
+        before = int(slider_value(tab, "smile"))
+        assert before > 20
+    tab.wait_for_selector("#status .ready")
+    hold_still(tab, like(render(smile=before)), smile=before)
+    tab.mouse.move(box["x"] + box["width"] * 0.9, middle, steps=5)
+    tab.mouse.up()
+    after = int(slider_value(tab, "smile"))
+    assert after > before
+    hold_still(tab, like(render(smile=after)), smile=after)
+
+
+def test_presets_and_settings_chosen_while_a_photo_is_read_count(held, photo_file, render, tmp_path):
+    tab, editor = held
+    tab.locator("#share button.label-wrap").click()
+    with editor.held("invert"):
+        begin(tab, photo_file)
+        tab.get_by_role("button", name="Younger, smiling").click()
+        tab.wait_for_function("document.querySelector('#edit-age input[type=number]').value == '-70'")  # at once
+        set_slider(tab, "age", "30")
+        tab.wait_for_selector("#summary:has-text('Smile +60, Age +30')")
+        assert words.INVERTING in tab.locator("#status").inner_text()
+    tab.wait_for_selector("#status .ready")
+    hold_still(tab, like(render(smile=60, age=30)), smile=60, age=30)
+
+    tab.locator("#another").click()
+    tab.wait_for_selector("#upload", state="visible")
+    (tmp_path / "settings.json").write_text(settings.to_json({"smile": -20, "age": 50}))
+    with editor.held("invert"):
+        begin(tab, photo_file)
+        files = "#load-settings input[type=file], input[type=file][accept='.json']"
+        tab.set_input_files(files, tmp_path / "settings.json")
+        tab.wait_for_selector("#status .busy:has-text('Settings loaded: Smile -20, Age +50')")
+    tab.wait_for_selector("#status .ready")
+    hold_still(tab, like(render(smile=-20, age=50)), smile=-20, age=50)
+
+    tab.locator("#another").click()
+    tab.wait_for_selector("#upload", state="visible")
+    set_slider(tab, "smile", "80")
+    with editor.held("invert"):
+        begin(tab, photo_file)
+        tab.locator("#reset").click()
+        tab.wait_for_function("document.querySelector('#edit-smile input[type=number]').value == '0'")
+    tab.wait_for_selector("#status .ready")
+    hold_still(tab, like(render()), smile=0)
+
+
+def test_a_preset_just_before_the_photo_counts_while_others_are_served(held, context, held_page, photo_file, render):
+    """It used to wait in line for its sliders, which the photo then did not know of."""
+    tab, editor = held
+    other = context.new_page()
+    visit(other, held_page[0])
+    with editor.held("invert"):
+        begin(other, photo_file)
+        tab.get_by_role("button", name="Big smile").click()
+        tab.set_input_files("#upload input[type=file]", photo_file)
+        tab.wait_for_selector(f"#status .busy:has-text('{words.NEXT}')")
+        set_slider(tab, "age", "30")
+        tab.wait_for_selector("#summary:has-text('Smile +100, Age +30')")
+    tab.wait_for_selector("#status .ready")
+    hold_still(tab, like(render(smile=100, age=30)), smile=100, age=30)
+    other.close()
 
 
 # --- finding a slider ------------------------------------------------------------------------------------------------

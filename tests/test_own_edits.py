@@ -191,6 +191,21 @@ def test_a_description_becomes_a_slider_that_shows_at_once(tab, photo_file):
     assert "Describe the edit" in last[tab.status]
 
 
+def test_an_edit_described_while_a_photo_is_read_is_known_to_it(tab, photo_file, tmp_path):
+    list(tab.own.on_file(ME, uploaded(direction_file(tmp_path)), *values_of(tab)))
+    steps = tab.on_upload(ME, uploaded(photo_file), *values_of(tab, own0=25))
+    next(steps)
+    *_, added = tab.own.on_describe(ME, "", "freckles", *values_of(tab, own0=25))
+    *_, last = steps
+    assert shown(tab, last) == ["Curly hair", "freckles"]
+    own = [last[slider].get("value") for slider in tab.panel.own_sliders]
+    assert own == [None, None, 0, 0, 0, 0]  # where they stand is the page's affair
+    assert tab.own.on_added(ME, 0, FACE_VIEW) == {tab.status: gr.skip()}  # nor does this put them back
+    at = [added[slider]["value"] for slider in tab.panel.own_sliders]
+    (answer,) = tab.on_opened(ME, last[tab.turn], FACE_VIEW, *values_of(tab)[: -len(at)], *at)
+    assert "Curly hair +25, freckles +60" in answer[tab.panel.summary]
+
+
 def test_clip_that_cannot_be_had_is_explained(tab):
     def refuse():
         raise MissingPackageError("CLIP could not be downloaded.")

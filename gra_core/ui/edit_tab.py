@@ -9,6 +9,7 @@ import asyncio
 import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -26,6 +27,7 @@ from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Session
 from gra_core.ui.shelf import Shelf, forget
 from gra_core.ui.studio import Studio
+from gra_core.ui.visitors import Opening
 from gra_core.ui.widgets import (
     HERE,
     choice,
@@ -131,7 +133,8 @@ class EditTab:
         # Raw values in (preprocess=False): a damaged upload and an emptied number box are for us to explain.
         common = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden", **MODEL}
         quick = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
-        in_line = self.in_line
+        rest = {"trigger_mode": "always_last", **quick, "concurrency_limit": LONGEST_LINE}
+        in_line, at_once = self.in_line, self.at_once_without_photo
         panel, sliders = self.panel, self.panel.sliders
         # What a slider move may change; Gradio takes half a millisecond for each output, changed or not.
         moved = [
@@ -139,26 +142,28 @@ class EditTab:
             *(self.animation, self.animation_file, panel.undo, panel.redo, panel.summary, *panel.slots),
         ]
         outputs = [*moved, self.view, self.file, self.moved, panel.finder, *panel.sliders]
-        start = {"inputs": sliders, "outputs": outputs}
 
-        self.upload.input(self.on_upload, [self.upload, *sliders], outputs, **common)
-        self.examples.select(self.on_example, **start, **common)
+        for opened in (
+            self.upload.input(self.on_upload, [self.upload, *sliders], outputs, **common),
+            self.examples.select(self.on_example, sliders, outputs, **common),
+        ):
+            opened.then(self.on_opened, [self.turn, self.view, *sliders], moved, **common).then(
+                self.on_rest, None, [self.viewer], **rest
+            )
         self.faces.select(in_line(self.on_face), [self.turn, self.view], outputs, **common)
         gr.on(
             [event for slider in sliders for event in (slider.input, slider.release)],
-            in_line(self.on_move),
+            at_once(self.on_move),
             [self.turn, self.view, *sliders],
             moved,
             trigger_mode="always_last",  # while one result is on its way only the newest position waits
             **common,
-        ).then(
-            self.on_rest, None, [self.viewer], trigger_mode="always_last", **quick | {"concurrency_limit": LONGEST_LINE}
-        )
+        ).then(self.on_rest, None, [self.viewer], **rest)
         self.view.change(None, [self.view], [self.download], js=DOWNLOAD_LABEL, api_visibility="private")
         self.view.input(in_line(self.on_view), [self.turn, self.view], outputs, **common)
         for button, step in ((panel.reset, self.on_reset), (panel.undo, self.on_undo), (panel.redo, self.on_redo)):
-            button.click(in_line(step), [self.turn, self.view], outputs, **common)
-        panel.preset.select(in_line(self.on_preset), [self.turn, self.view], outputs, **common)
+            button.click(at_once(step), [self.turn, self.view], outputs, **common)
+        panel.preset.select(at_once(self.on_preset), [self.turn, self.view], outputs, **common)
         self.another.click(in_line(self.on_another), None, outputs, **common)
         self.download.click(
             in_line(self.on_download), [self.turn, self.view, self.format, self.mark, *sliders], outputs, **common
@@ -168,7 +173,7 @@ class EditTab:
         self.save.click(self.on_save, sliders, [self.text], **quick).then(
             None, [self.text], js=SCRIPTS["save_text"], api_visibility="private"
         )
-        self.load.upload(in_line(self.on_load), [self.load, self.turn, self.view], outputs, **common)
+        self.load.upload(at_once(self.on_load), [self.load, self.turn, self.view], outputs, **common)
         self.share.click(self.on_share, sliders, [self.text, self.link, self.status], **quick).then(
             None, [self.text], [self.link], js=SCRIPTS["share_link"], api_visibility="private"
         )
@@ -192,6 +197,19 @@ class EditTab:
 
         return answer_in_turn
 
+    def at_once_without_photo(self, answer: Callable[..., dict]) -> Callable[..., Iterator[dict]]:
+        """As `in_line` where there is a photo; before, or while it is read, nothing has to wait for the model."""
+        in_turn = self.in_line(answer)
+
+        @functools.wraps(answer)
+        def answer_at_once(request: gr.Request, *arguments: object) -> Iterator[dict]:
+            if self.studio.visitors.get(request.session_hash) is None:
+                yield answer(request, *arguments)
+            else:
+                yield from in_turn(request, *arguments)
+
+        return answer_at_once
+
     # --- a photo comes and goes ------------------------------------------------------------------------------------
 
     def on_visit(self, request: gr.Request) -> dict:
@@ -213,7 +231,7 @@ class EditTab:
         shelf = Shelf()
         try:
             path = shelf.take(file["path"])  # before it waits in line
-            yield from self.in_line(self._start)(request, path, file.get("orig_name") or "portrait", values)
+            yield from self._open(request, path, file.get("orig_name") or "portrait", values)
         except GRAError as error:
             yield {**self._empty(), self.status: note("error", str(error))}
         finally:
@@ -222,7 +240,15 @@ class EditTab:
     def on_example(self, request: gr.Request, event: gr.SelectData, *values: object) -> Iterator[dict]:
         """An example was chosen."""
         path = example_files()[event.index]
-        yield from self.in_line(self._start)(request, path, path.name, values)
+        yield from self._open(request, path, path.name, values)
+
+    def on_opened(self, request: gr.Request, turn: float, view: str, *values: object) -> Iterator[dict]:
+        """The photo is shown, or could not be opened: what was done to the sliders at the last moment follows."""
+        session = self.studio.visitors.get(request.session_hash)
+        if session is not None and _is_news(session, turn, self.panel.read(values, session.edits)):
+            yield from self.in_line(self.on_move)(request, turn, view, *values)
+        else:
+            yield {self.status: gr.skip()}
 
     def on_another(self, request: gr.Request) -> dict:
         """Back to the start."""
@@ -248,16 +274,26 @@ class EditTab:
         except Exception as error:
             yield {self.status: note("error", explain(error))}
 
-    def _start(self, request: gr.Request, path: str | Path, name: str, values: tuple[object, ...]) -> Iterator[dict]:
-        """From a file to its largest face, inverted and edited as the sliders stand."""
+    def _open(self, request: gr.Request, path: str | Path, name: str, values: tuple[object, ...]) -> Iterator[dict]:
+        """From a file to its largest face, inverted and edited as the sliders stand by then."""
+        strengths = self.panel.read(values, self.studio.edits_of(request.session_hash))
+        visit = self.studio.visitors.visit(request.session_hash)
+        opening = visit.opening = Opening(strengths)
+        try:
+            yield from self.in_line(self._start)(request, path, name, opening)
+        finally:
+            if visit.opening is opening:  # no other photo came
+                visit.opening = None
+
+    def _start(self, request: gr.Request, path: str | Path, name: str, opening: Opening) -> Iterator[dict]:
+        """As `_open`, when it is the visitor's turn."""
         visitors, visitor = self.studio.visitors, request.session_hash
         visitors.drop(visitor)
         visit = visitors.visit(visitor)
         session, kept = None, False
         try:
             yield {self.status: note("busy", words.FINDING)}
-            edits = self.studio.edits_of(request.session_hash)
-            session = work.open_photo(self.studio, path, name, edits=edits)
+            session = work.open_photo(self.studio, path, name)
             aligned = work.align_face(self.studio, session, 0)
             crop = work.show_crop(session, aligned, 0)
             yield {
@@ -266,14 +302,14 @@ class EditTab:
                 self.viewer: gr.update(value=pictures_value(crop, crop), visible=True),
             }
             session = work.choose_face(self.studio, session, 0, aligned)
-            session.portrait.history.set(self.panel.read(values, edits))
+            session = replace(session, edits=self.studio.edits_of(visitor))
+            session.portrait.history.set(settings.clean(session.edits, opening.settings))
             kept = visitors.put(visitor, session, visit)
             several = len(session.faces) > 1
+            message = words.SEVERAL.format(count=len(session.faces)) if several else words.READY
             yield {
-                **self.rendered(
-                    session, FACE_VIEW, words.SEVERAL.format(count=len(session.faces)) if several else words.READY
-                ),
-                **self.panel.show_own(session.portrait.history.current, visitors.edits(visitor)),
+                **self.rendered(session, FACE_VIEW, message, sliders=False),
+                **self.panel.show_own(session.portrait.history.current, visitors.edits(visitor), sliders=False),
                 self.bar: gr.update(visible=True),
             }
         except Exception as error:
@@ -291,11 +327,11 @@ class EditTab:
         edits = self.studio.edits_of(request.session_hash)
         strengths = self.panel.read(values, edits)
         if session is None:
-            return {**self._no_photo(turn), **self.panel.show(strengths, edits, sliders=False)}
-        history = session.portrait.history
-        if turn != history.turn or strengths == history.current:  # too late, or the end of a drag that is shown already
+            message = {} if self._await_photo(request, strengths) else self._no_photo(turn)
+            return {**message, **self.panel.show(strengths, edits, sliders=False)}
+        if not _is_news(session, turn, strengths):
             return {self.status: gr.skip()}
-        history.record(strengths)
+        session.portrait.history.record(strengths)
         return self.answer(session, view, sliders=False, quick=True)
 
     async def on_rest(self, request: gr.Request) -> dict:
@@ -344,9 +380,17 @@ class EditTab:
         edits = self.studio.edits_of(request.session_hash)
         strengths = settings.clean(edits, strengths)
         if session is None:
-            return {**self.no_photo(request, turn), **self.panel.show(strengths, edits)}
+            message = {} if self._await_photo(request, strengths) else self.no_photo(request, turn)
+            return {**message, **self.panel.show(strengths, edits)}
         session.portrait.history.set(strengths)
         return self.answer(session, view)
+
+    def _await_photo(self, request: gr.Request, strengths: Mapping[str, float]) -> bool:
+        """Keep settings for the photo that is being read, if one is; whether that is so."""
+        opening = self.studio.visitors.opening(request.session_hash)
+        if opening is not None:
+            opening.settings = strengths
+        return opening is not None
 
     # --- results and settings ------------------------------------------------------------------------------------
 
@@ -415,7 +459,9 @@ class EditTab:
         message = words.LOADED.format(settings=describe(strengths, self.studio.edits_of(request.session_hash)))
         if unknown:
             message += words.UNKNOWN.format(names=", ".join(unknown)[:200])
-        return {**self._set(request, turn, view, strengths), self.status: note("ready", message)}
+        shown = self._set(request, turn, view, strengths)
+        kind = "ready" if self.status in shown else "busy"  # while a photo is being read
+        return {**shown, self.status: note(kind, message)}
 
     # --- what the page shows -------------------------------------------------------------------------------------
 
@@ -496,3 +542,9 @@ def _faces(session: Session) -> dict[str, object]:
     """Value of the face picker."""
     names = [f"Face {index}" for index in range(1, len(session.faces) + 1)]
     return picker_value(names, session.thumbnails(), session.index)
+
+
+def _is_news(session: Session, turn: float, strengths: Mapping[str, float]) -> bool:
+    """Whether sliders ask for another picture: not so at the end of a drag that is shown already, or when too late."""
+    history = session.portrait.history
+    return turn == history.turn and strengths != history.current

@@ -69,7 +69,7 @@ class OwnFold:
     def on_added(self, request: gr.Request, turn: float, view: str) -> dict:
         """An edit came with a strength: the picture follows, and what was said of the edit stays."""
         session = self.studio.visitors.get(request.session_hash)
-        if session is None or turn == session.portrait.history.turn:
+        if session is None or turn in (0, session.portrait.history.turn):  # 0: the photo came later, see `on_opened`
             return {self.status: gr.skip()}
         return self.tab.answer(session, view, message=None)
 

@@ -91,19 +91,20 @@ class EditPanel:
         values = {slider: strengths.get(key, 0) for key, slider in zip(edits, self.sliders, strict=False)}
         return {self.summary: _summary(strengths, edits), **(values if sliders else {})}
 
-    def show_own(self, strengths: Mapping[str, float], own: Mapping[str, EditDirection]) -> dict:
-        """What changes on the panel when edits of the visitor's own come or go."""
+    def show_own(
+        self, strengths: Mapping[str, float], own: Mapping[str, EditDirection], *, sliders: bool = True
+    ) -> dict:
+        """What changes on the panel when edits of the visitor's own come or go.
+
+        Sliders that a hand is on are left alone, but for those that have no edit any more: they go to 0.
+        """
         changes: dict = {self.finder: _findable(self.edits, own)}
         edits = [*own.values(), *[None] * own_edits.MOST][: own_edits.MOST]
         for slot, slider, edit in zip(self.slots, self.own_sliders, edits, strict=True):
             changes[slot] = gr.update(visible=edit is not None)
-            changes[slider] = (
-                gr.update(
-                    value=strengths.get(edit.key, 0), label=edit.label, info=f"{words.hint(edit.hint)} {edit.caveat}"
-                )
-                if edit
-                else gr.update(value=0)
-            )
+            texts = {"label": edit.label, "info": f"{words.hint(edit.hint)} {edit.caveat}"} if edit else {}
+            value = {"value": strengths.get(edit.key, 0) if edit else 0} if sliders or not edit else {}
+            changes[slider] = gr.update(**texts, **value)
         return changes
 
 

@@ -106,13 +106,7 @@ class Session:
         return {index: strengths for index, strengths in others.items() if strengths}
 
 
-def open_photo(
-    studio: Studio,
-    path: str | Path,
-    name: str,
-    root: str | Path | None = None,
-    edits: Mapping[str, EditDirection] | None = None,
-) -> Session:
+def open_photo(studio: Studio, path: str | Path, name: str, root: str | Path | None = None) -> Session:
     """Read a photo and find its faces.
 
     Args:
@@ -120,7 +114,6 @@ def open_photo(
         path: the uploaded file.
         name: the file's name on the visitor's side.
         root: the folder for the files of the session; see `Shelf`.
-        edits: the edits that the visitor has; the shared ones by default.
 
     Raises:
         UnreadableImageError: the file is not a picture.
@@ -128,8 +121,7 @@ def open_photo(
     """
     photo = load_image(path)
     faces = tuple(studio.aligner.detect(photo))
-    edits = studio.edits if edits is None else edits
-    return Session(photo=photo, name=Path(name).stem, faces=faces, shelf=Shelf(root), edits=edits)
+    return Session(photo=photo, name=Path(name).stem, faces=faces, shelf=Shelf(root), edits=studio.edits)
 
 
 def align_face(studio: Studio, session: Session, index: int) -> AlignedFace:

@@ -32,18 +32,31 @@ SWEEP_SECONDS = 60.0
 
 
 @dataclass
+class Opening:
+    """A photo that is being read.
+
+    Attributes:
+        settings: the sliders as the page last told of them; the photo is shown edited like that.
+    """
+
+    settings: Mapping[str, float]
+
+
+@dataclass
 class Visit:
     """What is kept of one visitor.
 
     Attributes:
         used: when it was last used, by the clock of `Visitors`.
         session: the photo and what was made of it.
+        opening: the photo that comes next.
         edits: edits of the visitor's own, by key.
         shelves: files that belong to no session, by purpose.
     """
 
     used: float
     session: Session | None = None
+    opening: Opening | None = None
     edits: dict[str, EditDirection] = field(default_factory=dict)
     shelves: dict[str, Shelf] = field(default_factory=dict)
 
@@ -84,6 +97,11 @@ class Visitors:
         """A visitor's visit, begun if need be, marked as used now."""
         with self._lock:
             return self._use(key)
+
+    def opening(self, key: str | None) -> Opening | None:
+        """The photo of a visitor that is being read, if one is."""
+        with self._lock:
+            return self._visits[key].opening if key in self._visits else None
 
     def put(self, key: str, session: Session, visit: Visit | None = None) -> bool:
         """Keep a visitor's session, new or changed, and make room for it; whether it is kept.
