@@ -448,6 +448,35 @@ def test_a_face_that_is_too_small_leaves_the_chosen_one(tab, studio, pair_file, 
     assert studio.visitors.get("one").index == 0
 
 
+def test_the_sliders_of_a_face_are_shown_before_it_is_read(tab, studio, stand_in, pair_file, tmp_path, monkeypatch):
+    visitor = session.open_photo(studio, pair_file, "pair.png", tmp_path)
+    first = session.choose_face(studio, visitor, 0, session.align_face(studio, visitor, 0))
+    first.portrait.history.set({"smile": 40})
+    studio.visitors.put("one", first)
+    turn = first.portrait.history.turn
+    smile = tab.panel.sliders[0]
+
+    def refuse(_aligned):
+        raise CheckpointError("The weights are missing.")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(stand_in, "invert", refuse)
+        _, shown, last = tab.on_face(VISITOR, choice(1), turn, FACE_VIEW)
+    assert (shown[smile], shown[tab.faces]["chosen"]) == (0, 1)
+    assert (last[smile], last[tab.faces]["chosen"], last[tab.turn]) == (40, 0, turn)  # all is as it was
+    assert "weights are missing" in last[tab.status]
+    assert studio.visitors.get("one").index == 0
+
+    _, shown, last = tab.on_face(VISITOR, choice(1), turn, FACE_VIEW)
+    assert smile not in last
+    assert last[tab.turn] == shown[tab.turn] != turn
+    assert tab.viewer in tab.on_move(VISITOR, shown[tab.turn], FACE_VIEW, 60, *zeros(tab)[1:])
+    assert studio.visitors.get("one").portrait.history.current == {"smile": 60}
+    assert list(tab.on_face(VISITOR, choice(1), turn, FACE_VIEW)) == [{tab.status: gr.skip()}]  # chosen already
+    _, shown, last = tab.on_face(VISITOR, choice(0), turn, FACE_VIEW)
+    assert (shown[smile], last[tab.turn]) == (40, turn)
+
+
 def test_a_moving_slider_shows_a_quick_picture_and_a_resting_one_the_same_without_loss(
     tab, studio, opened, stand_in, monkeypatch
 ):

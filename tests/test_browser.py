@@ -473,6 +473,28 @@ def test_a_preset_just_before_the_photo_counts_while_others_are_served(held, con
     other.close()
 
 
+def test_sliders_moved_while_another_face_is_read_are_that_faces(held, pair_file):
+    tab, editor = held
+    photo = Image.open(pair_file)
+    crops = [FaceAligner().align_photo(photo, index).image for index in (0, 1)]
+    upload(tab, pair_file)
+    set_slider(tab, "smile", "40")
+    eventually(tab, like(StandIn().edit(crops[0], {"smile": 40})))
+    faces = tab.locator("#faces button")
+    with editor.held("invert"):
+        faces.nth(1).click()
+        tab.wait_for_function("document.querySelector('#edit-smile input[type=number]').value == '0'")
+        assert faces.nth(1).get_attribute("aria-pressed") == "true"
+        eventually(tab, like(crops[1]))
+        set_slider(tab, "age", "30")
+        tab.wait_for_timeout(300)
+        set_slider(tab, "smile", "-20")
+    hold_still(tab, like(StandIn().edit(crops[1], {"smile": -20, "age": 30})), smile=-20, age=30)
+    faces.nth(0).click()
+    tab.wait_for_function("document.querySelector('#edit-smile input[type=number]').value == '40'")
+    hold_still(tab, like(StandIn().edit(crops[0], {"smile": 40})), smile=40, age=0)
+
+
 # --- finding a slider ------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from gra_core.images import load_image
 from gra_core.ui import session as work
 from gra_core.ui import words
 from gra_core.ui.examples import example_files
+from gra_core.ui.history import History
 from gra_core.ui.own_fold import OwnFold
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Session
@@ -257,22 +258,32 @@ class EditTab:
         return {**self._empty(), self.status: note("ready", words.CHOOSE), **shown}
 
     def on_face(self, request: gr.Request, event: gr.SelectData, turn: float, view: str) -> Iterator[dict]:
-        """Another face of the photo was chosen."""
+        """Another face of the photo was chosen. Its sliders come before it is inverted: a hand may be quicker."""
         session = self.studio.visitors.get(request.session_hash)
         if session is None:
             yield self.no_photo(request, turn)
             return
-        if event.index == session.index:
+        index = event.index
+        if index == session.index:
             yield {self.status: gr.skip()}  # Gradio takes no answer at all for one that empties everything
             return
+        known, shown = session.portraits.get(index), {}
         try:
             yield {self.status: note("busy", words.INVERTING)}
-            aligned = work.align_face(self.studio, session, event.index)
-            session = work.choose_face(self.studio, session, event.index, aligned)
-            self.studio.visitors.put(request.session_hash, session)
-            yield {**self.rendered(session, view), self.faces: _faces(session)}
+            aligned = work.align_face(self.studio, session, index)
+            history = known.history if known else History()
+            shown = {self.turn: history.turn, self.faces: _faces(session, index)}
+            if not known and view == FACE_VIEW:
+                session.drop_draft()
+                crop = work.show_crop(session, aligned, index)
+                shown[self.viewer] = gr.update(value=pictures_value(crop, crop))
+            yield {**shown, **self.panel.reflect(history, session.edits)}
+            chosen = work.choose_face(self.studio, session, index, aligned, history)
+            self.studio.visitors.put(request.session_hash, chosen)
+            yield self.rendered(chosen, view, sliders=False)
         except Exception as error:
-            yield {self.status: note("error", explain(error))}
+            before = {**self.answer(session, view), self.faces: _faces(session)} if shown else {}
+            yield {**before, self.status: note("error", explain(error))}
 
     def _open(self, request: gr.Request, path: str | Path, name: str, values: tuple[object, ...]) -> Iterator[dict]:
         """From a file to its largest face, inverted and edited as the sliders stand by then."""
@@ -538,10 +549,10 @@ class EditTab:
         return {self.status: note("ready", words.WAITING)}
 
 
-def _faces(session: Session) -> dict[str, object]:
-    """Value of the face picker."""
-    names = [f"Face {index}" for index in range(1, len(session.faces) + 1)]
-    return picker_value(names, session.thumbnails(), session.index)
+def _faces(session: Session, chosen: int | None = None) -> dict[str, object]:
+    """Value of the face picker; `chosen` is about to become the session's face."""
+    names = [f"Face {number}" for number in range(1, len(session.faces) + 1)]
+    return picker_value(names, session.thumbnails(), session.index if chosen is None else chosen)
 
 
 def _is_news(session: Session, turn: float, strengths: Mapping[str, float]) -> bool:

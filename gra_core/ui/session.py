@@ -73,6 +73,10 @@ class Session:
         """The result that the page shows with some loss, if so: `settle` brings the one without."""
         return self._drafts[-1] if self._drafts else None
 
+    def drop_draft(self) -> None:
+        """The page shows something else instead."""
+        self._drafts.clear()
+
     @property
     def portrait(self) -> Portrait:
         """The chosen face."""
@@ -135,10 +139,20 @@ def show_crop(session: Session, aligned: AlignedFace, index: int) -> str:
     return session.shelf.keep(aligned.image, f"face-{index}.webp")
 
 
-def choose_face(studio: Studio, session: Session, index: int, aligned: AlignedFace) -> Session:
-    """The session with another face chosen; inverts it when that was not done before. Raises CheckpointError."""
+def choose_face(
+    studio: Studio, session: Session, index: int, aligned: AlignedFace, history: History | None = None
+) -> Session:
+    """The session with another face chosen; inverts it when that was not done before. Raises CheckpointError.
+
+    Args:
+        studio: the shared parts.
+        session: the visitor's.
+        index: of the face.
+        aligned: from `align_face`.
+        history: settings of a face that was not inverted before; those of one that was stay its own.
+    """
     if index not in session.portraits:
-        session.portraits[index] = Portrait(aligned, studio.editor.invert(aligned.image))
+        session.portraits[index] = Portrait(aligned, studio.editor.invert(aligned.image), history or History())
     return replace(session, index=index)
 
 
