@@ -519,6 +519,15 @@ def test_who_waits_for_another_visitor_reads_it(tab, studio, opened):
     assert words.READY in answer[tab.status]
 
 
+def test_a_wait_that_ends_in_nothing_new_leaves_no_word_of_waiting(tab, studio, opened):
+    studio.visitors.put("one", opened)
+    with studio.line.join("two"):
+        move = tab.in_line(tab.on_move)(VISITOR, -1, FACE_VIEW, *zeros(tab))  # too late
+        assert words.NEXT in next(move)[tab.status]
+    (answer,) = move
+    assert words.READY in answer[tab.status]
+
+
 def test_without_a_photo_nobody_waits_for_the_model(tab, studio, opened):
     preset = tab.at_once_without_photo(tab.on_preset)
     with studio.line.join("two"):

@@ -188,10 +188,14 @@ class EditTab:
         @functools.wraps(answer)  # Gradio reads the annotations
         def answer_in_turn(request: gr.Request, *arguments: object) -> Iterator[dict]:
             with self.studio.line.join(request.session_hash) as place:
+                waited = False
                 for others in place.wait():
+                    waited = True
                     yield {self.status: note("busy", words.in_line(others))}
                 answers = answer(request, *arguments)
                 if isinstance(answers, dict):
+                    if waited and answers.get(self.status) == gr.skip():  # what said to wait must not stay
+                        answers |= {self.status: note("ready", words.READY)}
                     yield answers
                 else:
                     yield from answers
