@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import signal
 import struct
 import zlib
 from pathlib import Path
@@ -11,6 +12,8 @@ from skimage import data
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""A shell starts what runs in its background deaf to Ctrl+C, and servers that the tests start would inherit that."""
 
 
 @pytest.fixture(scope="session")
