@@ -7,7 +7,7 @@ import torch
 
 from gra_core.training.adversary import FEATURE_CHANNELS, Adversary, adversary_loss, realism_loss
 from gra_core.training.backgrounds import Backgrounds, paint_over, set_before
-from gra_core.training.streams import EXTENT_SHARE, StreamTraining, kept, resized_flow
+from gra_core.training.streams import EXTENT_SHARE, FOUND_SHARE, StreamTraining, kept, resized_flow
 
 RED, BLUE = (torch.tensor(colour)[:, None, None] for colour in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0)))
 
@@ -108,6 +108,31 @@ def test_a_weak_edit_falls_short_and_a_strong_one_does_not():
     assert whole == 0
     nobody = torch.zeros(1, 1, 256, 256)  # asks for nothing nor divides by nothing
     assert StreamTraining.extent(training, black, black, black, black + 0.4, nobody).isfinite()
+
+
+def test_an_edit_is_to_be_found_again_as_far_as_in_the_generators_picture():
+    """The encoder here reads a picture's mean brightness, the edit raises every code by 1."""
+
+    def codes(pictures: torch.Tensor) -> torch.Tensor:
+        return pictures.mean((1, 2, 3))[:, None, None].expand(-1, 16, 512)
+
+    training = SimpleNamespace(codes=codes)
+    black = torch.zeros(2, 3, 64, 64)
+    batch = {
+        "codes": torch.cat((codes(black) + 9, codes(black))),
+        "edited": torch.cat((codes(black), codes(black) + 1)),
+    }
+    none, half, whole = (
+        StreamTraining.found(training, black + x, black - 0.5, black - 0.1, batch).item() for x in (0.0, 0.2, 0.4)
+    )
+    assert none == pytest.approx(0.4 * FOUND_SHARE)
+    assert half == pytest.approx(0.4 * FOUND_SHARE - 0.2)
+    assert whole == 0
+    edited = (black + 0.1).requires_grad_()
+    StreamTraining.found(training, edited, black - 0.5, black - 0.1, batch).backward()
+    assert (edited.grad < 0).all()
+    unchanged = {"codes": batch["codes"], "edited": batch["codes"]}  # divides by nothing
+    assert StreamTraining.found(training, black, black, black, unchanged) == 0
 
 
 def test_what_the_generator_leaves_as_it_is_is_to_stay():

@@ -72,6 +72,7 @@ LOSS_WEIGHTS = {
     "photometric": 0.2,
     "change": 1.0,
     "extent": 0.5,
+    "found": 1.0,
     "kept": 1.0,
     "free_identity": 0.2,
     "background": 0.5,
@@ -82,9 +83,10 @@ LOSS_WEIGHTS = {
 `features_*`: the same picture before the pixel residual. `unedited_*`: the Editing Stream's picture without an edit,
 before the pixel residual. `*_detail*`: L1 and ST-LPIPS on a 256 px window at full size. `flow`: correspondence of
 misaligned pairs. `photometric`: source picture moved by the finest correspondence against the target of exact and
-returned pairs. `change`, `extent`: free edits, the person. `free_identity`: free edits, who it is. `kept`: free edits,
-full size, what the generator's own edit leaves as it is. `background`, `still`: free edits, picture and correspondence
-where there is nobody. `realism`: the adversary's opinion of free edits, whole at 256 px and in a window."""
+returned pairs. Of free edits, `change` and `extent`: the person; `found`: what the encoder finds of the edit;
+`free_identity`: who it is; `kept`: full size, what the generator's own edit leaves as it is; `background`, `still`:
+picture and correspondence where there is nobody; `realism`: the adversary's opinion, whole at 256 px and in a
+window."""
 
 SHARES = {"returned": 0.0, "misaligned": 0.25, "free": 0.25}
 SHARES_WITH_VARIANTS = {"returned": 0.25, "misaligned": 0.125, "free": 0.25}
@@ -118,6 +120,9 @@ GENERATOR_CHUNK = 4
 CHANGE_SIDE = 128
 EXTENT_SHARE = 0.9
 """So much of the generator's change of a feature is asked for; all of it would make its picture of the photo."""
+
+FOUND_SHARE = 0.95
+"""So much of what the encoder finds of an edit in the generator's own picture is asked for."""
 
 EXTENT_FIRST_SLICE = 2
 """Of the perceptual net: those before it see edges and skin, which a photo and the generator never share."""
@@ -319,6 +324,7 @@ class StreamTraining(Training):
         terms["kept"] = kept(free - before, low_after - low_before)
         person = [upscale(batch["person"], IMAGE_SIZE // CHANGE_SIDE)] if "person" in batch else []
         terms["extent"] = self.extent(*map(to_encoder_size, (free, before, low_before, low_after, *person)))
+        terms["found"] = self.found(free, low_before, low_after, batch)
         if self.adversary is not None:
             terms["realism"] = self.realism(free, self.real.sample(self.counts["free"]))
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
@@ -409,6 +415,27 @@ class StreamTraining(Training):
             reached, whole = ((wanted * x).sum((1, 2, 3)) for x in (own.float() - source, wanted))
             shortfalls.append(F.relu(EXTENT_SHARE * whole - reached).sum() / whole.sum().clamp_min(1e-6))
         return torch.stack(shortfalls).mean()
+
+    def found(self, mine: Tensor, low_before: Tensor, low_after: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """How much less of an edit the encoder finds in edits of photos than in the generator's own.
+
+        The encoder reads who is shown, how old and in what mood, with no regard to where it shows; what it finds is
+        the part of its codes' change along the edit, as a share of the edit.
+
+        Args:
+            mine: edits of photos, (F, 3, 1024, 1024).
+            low_before: the generator's pictures of them.
+            low_after: its edits of those.
+            batch: `codes` and `edited` of all pairs, free ones last.
+        """
+        codes = batch["codes"][-len(mine) :]
+        offset = batch["edited"][-len(mine) :] - codes
+        with torch.no_grad():
+            before, after = self.codes(torch.cat((low_before, low_after))).chunk(2)
+        reached = self.codes(mine.clamp(-1, 1)) - codes
+        whole, reached = ((x * offset).sum((1, 2)) for x in (after - before, reached))
+        shortfall = F.relu(FOUND_SHARE * whole - reached)
+        return (shortfall / offset.square().sum((1, 2)).clamp_min(1e-6)).mean()
 
     @torch.no_grad()
     def report(self) -> None:
