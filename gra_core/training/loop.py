@@ -48,6 +48,7 @@ def training_options(program: str, description: str, batch: int, seed: int) -> a
     options.add_argument("--init", type=Path, help="weights to go on from, of this or of a larger design")
     options.add_argument("--out", type=Path, default=Path("runs") / program, help="folder for weights and pictures")
     options.add_argument("--minutes", type=float, default=10.0, help="of training, compilation included")
+    options.add_argument("--steps", type=int, help="end after so many, should the minutes last for them")
     options.add_argument("--batch", type=int, default=batch, help="pictures per process and step, a multiple of 4")
     options.add_argument("--rate", type=float, default=4e-4, help="highest learning rate")
     options.add_argument("--seed", type=int, default=seed)
@@ -116,14 +117,15 @@ class Training(ABC):
         optimizer = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=on_gpu)
         if args.init:
             load_optimizer(optimizer, args.out / "optimizer.pt")
-        clock, step, progress, mark = Clock(args.minutes), 0, 0.0, 0.0
+        clock, step, elapsed, progress, mark = Clock(args.minutes), 0, 0.0, 0.0, 0.0
         while progress < 1:
             if process.world == 1 or step % 10 == 0:
-                progress = clock.agreed_progress(process)
+                elapsed = clock.agreed_progress(process)
+            progress = max(elapsed, step / args.steps) if args.steps else elapsed
             for group in optimizer.param_groups:
                 group["lr"] = cosine_rate(args.rate, progress, step)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
-                loss, terms = self.loss(progress * args.minutes)
+                loss, terms = self.loss(elapsed * args.minutes)
             loss.backward()
             average_gradients(parameters, process)
             norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -133,7 +135,7 @@ class Training(ABC):
             self.average.update()
             step += 1
             if step % LOG_EVERY == 0 or step == 1:
-                seconds = 60 * progress * args.minutes
+                seconds = 60 * elapsed * args.minutes
                 values = " ".join(f"{name} {value.item():.4f}" for name, value in terms.items())
                 process.log(f"step {step} {seconds:.0f} s ({(seconds - mark) / LOG_EVERY:.3f} s/step) {values}")
                 mark = seconds
