@@ -5,6 +5,7 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,20 @@ def slider_value(tab, key: str) -> str:
 
 
 # --- photos come in ------------------------------------------------------------------------------------------------
+
+
+def grab(tab, key: str) -> Callable[..., None]:
+    """Take a slider's handle, which stands in the middle, in the mouse; returns what drags it to a share of the way."""
+    handle = tab.locator(f"#edit-{key} input[type=range]")
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+
+    def drag(share: float, steps: int = 1) -> None:
+        tab.mouse.move(box["x"] + box["width"] * share, box["y"] + box["height"] / 2, steps=steps)
+
+    drag(0.5)
+    tab.mouse.down()
+    return drag
 
 
 def encoded(photo: Image.Image, kind: str) -> tuple[str, bytes]:
@@ -230,14 +245,9 @@ def test_faces_are_picked_and_keep_their_edits(tab, pair_file):
 
 
 def test_a_drag_shows_its_end_and_no_queue(ready, render):
-    handle = ready.locator("#edit-smile input[type=range]")
-    handle.scroll_into_view_if_needed()
-    box = handle.bounding_box()
-    middle = box["y"] + box["height"] / 2
-    ready.mouse.move(box["x"] + box["width"] / 2, middle)
-    ready.mouse.down()
+    drag = grab(ready, "smile")
     for step in range(30):
-        ready.mouse.move(box["x"] + box["width"] * (0.5 + 0.4 * step / 29), middle)
+        drag(0.5 + 0.4 * step / 29)
     ready.mouse.up()
     value = int(slider_value(ready, "smile"))
     assert value > 60
@@ -403,18 +413,13 @@ def test_a_slider_in_the_hand_does_not_jump_when_the_photo_is_ready(held, photo_
     tab, editor = held
     with editor.held("invert"):
         begin(tab, photo_file)
-        handle = tab.locator("#edit-smile input[type=range]")
-        handle.scroll_into_view_if_needed()
-        box = handle.bounding_box()
-        middle = box["y"] + box["height"] / 2
-        tab.mouse.move(box["x"] + box["width"] / 2, middle)
-        tab.mouse.down()
-        tab.mouse.move(box["x"] + box["width"] * 0.7, middle, steps=5)
+        drag = grab(tab, "smile")
+        drag(0.7, steps=5)
         before = int(slider_value(tab, "smile"))
         assert before > 20
     tab.wait_for_selector("#status .ready")
     hold_still(tab, like(render(smile=before)), smile=before)
-    tab.mouse.move(box["x"] + box["width"] * 0.9, middle, steps=5)
+    drag(0.9, steps=5)
     tab.mouse.up()
     after = int(slider_value(tab, "smile"))
     assert after > before
