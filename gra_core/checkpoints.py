@@ -22,6 +22,7 @@ GENERATOR = "generator.safetensors"
 ENCODER = "encoder.safetensors"
 STREAMS = "streams.safetensors"
 DIRECTIONS = "directions.safetensors"
+PERSON = "person.safetensors"
 MANIFEST = "manifest.json"
 HUB_VARIABLE = "GRA_HUB_REPO"
 

@@ -96,7 +96,7 @@ def compare(
         "low_rate": tensor_to_image(editor.generator(codes)),
         "one_shot": tensor_to_image(_one_shot(editor, photo, inversion.codes, codes)),
         "gradual": tensor_to_image(_gradual(editor, inversion, codes)),
-        "gra": tensor_to_image(edit.picture),
+        "gra": tensor_to_image(editor.finish(edit, inversion)),
     }
     stages = []
     for side, residual in zip(STAGES, inversion.source.residuals, strict=True):

@@ -21,9 +21,11 @@ from gra_core.constants import IMAGE_SIZE
 from gra_core.directions.registry import EditDirection, edit_offset, load_directions
 from gra_core.images import image_to_tensor, tensor_to_image
 from gra_core.memory import keep_freed_memory
-from gra_core.models.editing import AlignmentSource
+from gra_core.models.editing import AlignmentSource, Edit
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
+from gra_core.models.person import PersonNet
+from gra_core.models.room import Room, look_behind, uncover
 from gra_core.models.streams import Streams
 
 
@@ -34,20 +36,27 @@ class Inversion:
     Attributes:
         codes: W+ code, (1, 16, 512).
         source: residuals, comparison keys and fine detail of the photo.
+        room: what is behind the person.
     """
 
     codes: Tensor
     source: AlignmentSource
+    room: Room
 
 
 class PortraitEditor:
-    """Generator, encoder and both streams with their weights. Holds no state of any photo; safe to share."""
+    """All nets with their weights. Holds no state of any photo; safe to share."""
 
     def __init__(
-        self, generator: Generator, encoder: Encoder, streams: Streams, edits: Mapping[str, EditDirection]
+        self,
+        generator: Generator,
+        encoder: Encoder,
+        streams: Streams,
+        person: PersonNet,
+        edits: Mapping[str, EditDirection],
     ) -> None:
         """Assemble the editor from loaded parts, all on one device. Most callers want `from_pretrained`."""
-        self.generator, self.encoder, self.streams = generator, encoder, streams
+        self.generator, self.encoder, self.streams, self.person = generator, encoder, streams, person
         self.edits = dict(edits)
         self.device = generator.mean_w.device
         with torch.inference_mode():
@@ -71,15 +80,16 @@ class PortraitEditor:
         generator = files.load(checkpoints.GENERATOR, Generator())
         encoder = files.load(checkpoints.ENCODER, Encoder())
         streams = files.load_streams()
+        person = files.load(checkpoints.PERSON, PersonNet())
         if torch.device(device).type == "cpu":
             keep_freed_memory()
         layout = torch.channels_last
-        generator, encoder, streams = (p.to(memory_format=layout) for p in (generator, encoder, streams))
-        return cls(generator.to(device), encoder.to(device), streams.to(device), edits)
+        parts = (part.to(memory_format=layout).to(device) for part in (generator, encoder, streams, person))
+        return cls(*parts, edits)
 
     @torch.inference_mode()
     def invert(self, aligned: Image.Image) -> Inversion:
-        """Invert an aligned face: encoder, Reconstruction Stream, and the Editing Stream once without an edit.
+        """Invert an aligned face: encoder, Reconstruction Stream, the Editing Stream once without an edit, the room.
 
         Args:
             aligned: FFHQ-aligned face, RGB, 1024 px; other sizes are resized.
@@ -87,7 +97,8 @@ class PortraitEditor:
         image = aligned.convert("RGB")
         if image.size != (IMAGE_SIZE, IMAGE_SIZE):
             image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
-        return Inversion(*self.invert_batch(image_to_tensor(image).to(self.device)))
+        photo = image_to_tensor(image).to(self.device)
+        return Inversion(*self.invert_batch(photo), look_behind(self.person, photo))
 
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
@@ -103,7 +114,7 @@ class PortraitEditor:
         strengths: Mapping[str, float],
         edits: Mapping[str, EditDirection] | None = None,
     ) -> Image.Image:
-        """Render an edit: the Editing Stream once.
+        """Render an edit: the Editing Stream once, and the room where that uncovers it.
 
         Args:
             inversion: of the photo.
@@ -119,7 +130,11 @@ class PortraitEditor:
             StrengthError: A value is not a number or out of range.
         """
         codes = self.edited_codes(inversion, strengths, edits)
-        return tensor_to_image(self.streams.editing(self.generator, codes, inversion.source).picture)
+        return tensor_to_image(self.finish(self.streams.editing(self.generator, codes, inversion.source), inversion))
+
+    def finish(self, edit: Edit, inversion: Inversion) -> Tensor:
+        """What `edit` shows of what the Editing Stream makes: (1, 3, 1024, 1024), about [-1, 1]."""
+        return uncover(self.person, edit.picture, inversion.room)
 
     @torch.inference_mode()
     def low_rate(self, inversion: Inversion, strengths: Mapping[str, float] | None = None) -> Image.Image:

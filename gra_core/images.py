@@ -93,6 +93,16 @@ def tensor_to_image(tensor: torch.Tensor) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).cpu().contiguous().numpy())
 
 
+def to_bytes(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures in [-1, 1], clamped, as uint8."""
+    return (pictures.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+
+
+def from_bytes(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures of `to_bytes` in [-1, 1]."""
+    return pictures.float() / 127.5 - 1
+
+
 def _open_stream(source: str | Path | bytes | BinaryIO, stack: contextlib.ExitStack) -> tuple[BinaryIO, str]:
     """Return a stream at its start, which can seek, and what to call it in a message."""
     if isinstance(source, (bytes, bytearray, memoryview)):

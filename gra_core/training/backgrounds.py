@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gra_core.directions.person import PersonMask
+from gra_core.images import from_bytes, to_bytes
 from gra_core.models.encoder import to_encoder_size
-from gra_core.training.data import RealFaces, from_bytes, to_bytes
+from gra_core.models.room import paint_over, widened
+from gra_core.training.data import RealFaces
 
 PLATE_MARGIN = 15
 """So many pixels of 256 around a person count as the person when what is behind is painted over."""
 PLATE_SIZE = 512
-HOLE = 1e-3
 CERTAIN = 0.3
 """Certainty from which on a mask shows a person, where taking somebody for background would do harm."""
 
@@ -24,27 +25,6 @@ def person_masks(segment: PersonMask, pictures: Tensor) -> Tensor:
     """Masks (B, 1, 256, 256) of pictures (B, 3, S, S) in [-1, 1], on their device."""
     small = to_encoder_size(pictures).float().cpu().numpy()
     return torch.from_numpy(segment(small)).to(pictures.device)
-
-
-def widened(mask: Tensor, margin: int) -> Tensor:
-    """The region (B, 1, S, S), 0 or 1, that a person's mask marks, wider by `margin` pixels all round."""
-    return F.max_pool2d((mask > CERTAIN).float(), 2 * margin + 1, 1, margin)
-
-
-def paint_over(picture: Tensor, keep: Tensor) -> Tensor:
-    """Fill what is not kept with colours from around it, from coarser and coarser means.
-
-    Args:
-        picture: (B, 3, S, S), S a power of 2.
-        keep: (B, 1, S, S), 1 where the picture is right, 0 where it is to be filled.
-    """
-    if picture.shape[-1] == 1:
-        return picture
-    weight = F.avg_pool2d(keep, 2)
-    mean = F.avg_pool2d(picture * keep, 2) / weight.clamp_min(HOLE)
-    coarse = paint_over(mean, (weight > HOLE).float())
-    filled = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
-    return torch.lerp(filled, picture, keep)
 
 
 class Backgrounds:
@@ -61,7 +41,7 @@ class Backgrounds:
             photo = from_bytes(batch)
             mask = person_masks(segment, photo)
             masks.append(to_bytes(2 * mask - 1))
-            margin = widened(mask, PLATE_MARGIN)
+            margin = widened(mask > CERTAIN, PLATE_MARGIN)
             small = F.avg_pool2d(photo, photo.shape[-1] // PLATE_SIZE)
             plate = paint_over(small, 1 - F.interpolate(margin, size=PLATE_SIZE))
             plates.append(to_bytes(plate))

@@ -16,6 +16,7 @@ from torch import Tensor
 from gra_core.constants import NUM_STYLES, STYLE_DIM
 from gra_core.directions.registry import EditDirection
 from gra_core.errors import UnreadableImageError
+from gra_core.images import from_bytes
 from gra_core.models.editing import sample_at
 from gra_core.models.generator import Generator, broadcast_w
 
@@ -26,16 +27,6 @@ GLASSES = "glasses"
 """Key of the edit that puts glasses on generated faces, few of which wear any."""
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-
-
-def to_bytes(pictures: Tensor) -> Tensor:
-    """Pictures in [-1, 1], clamped, as uint8."""
-    return (pictures.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
-
-
-def from_bytes(pictures: Tensor) -> Tensor:
-    """Pictures of `to_bytes` in [-1, 1]."""
-    return pictures.float() / 127.5 - 1
 
 
 class RealFaces:

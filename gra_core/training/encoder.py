@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gra_core.constants import ENCODER_SIZE
+from gra_core.images import from_bytes
 from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import LATENT_SAMPLES, ROUNDS, Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator
@@ -20,7 +21,6 @@ from gra_core.training.data import (
     RealFaces,
     apply_tone,
     blur_detail,
-    from_bytes,
     random_flow,
     random_patch_mask,
     random_tone,

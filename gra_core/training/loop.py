@@ -118,7 +118,7 @@ class Training(ABC):
         if args.init:
             load_optimizer(optimizer, args.out / "optimizer.pt")
         clock, step, elapsed, progress, mark = Clock(args.minutes), 0, 0.0, 0.0, 0.0
-        while progress < 1:
+        while progress < 1 and step != args.steps:
             if process.world == 1 or step % 10 == 0:
                 elapsed = clock.agreed_progress(process)
             progress = max(elapsed, step / args.steps) if args.steps else elapsed

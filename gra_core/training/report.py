@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gra_core.training.data import to_bytes
+from gra_core.images import to_bytes
 
 
 def save_grid(rows: Tensor, path: Path, columns: int = 1) -> None:

@@ -26,18 +26,19 @@ from torch.utils.checkpoint import checkpoint
 from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
 from gra_core.directions.person import PersonMask
 from gra_core.directions.registry import load_directions
+from gra_core.images import from_bytes
 from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changing, sample_at, upscale, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator
+from gra_core.models.room import widened
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
-from gra_core.training.backgrounds import Backgrounds, person_masks, set_before, widened
+from gra_core.training.backgrounds import CERTAIN, Backgrounds, person_masks, set_before
 from gra_core.training.data import (
     NamedOffsets,
     RealFaces,
     apply_tone,
     blur_detail,
-    from_bytes,
     inverse_flow,
     random_flow,
     random_glasses,
@@ -256,7 +257,7 @@ class StreamTraining(Training):
         }
         if masks:
             before, after = masks[0] / 2 + 0.5, person_masks(self.segment, low_after.clamp(-1, 1))
-            nobody = 1 - widened(torch.maximum(before, after), BACKGROUND_MARGIN)
+            nobody = 1 - widened(torch.maximum(before, after) > CERTAIN, BACKGROUND_MARGIN)
             batch |= {name: F.avg_pool2d(x, 2) for name, x in (("person", before * after), ("behind", nobody))}
         return batch
 

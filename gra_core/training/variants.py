@@ -13,7 +13,8 @@ from torch import Tensor
 
 from gra_core.constants import CHECKPOINT_DIR, IMAGE_SIZE
 from gra_core.editor import PortraitEditor
-from gra_core.training.data import NamedOffsets, from_bytes, random_offsets, to_bytes
+from gra_core.images import from_bytes, to_bytes
+from gra_core.training.data import NamedOffsets, random_offsets
 
 CHUNK = 8
 

@@ -63,8 +63,8 @@ class LoanedEditor:
         self.generator = editor.generator  # in main memory
 
         def borrowed() -> PortraitEditor:
-            parts = (editor.generator.to(device), editor.encoder.to(device), editor.streams.to(device))
-            return type(editor)(*parts, editor.edits)
+            parts = (editor.generator, editor.encoder, editor.streams, editor.person)
+            return type(editor)(*(part.to(device) for part in parts), editor.edits)
 
         @spaces.GPU(duration=SECONDS)
         def invert(aligned: Image.Image) -> Inversion:

@@ -1,0 +1,84 @@
+"""The room behind a person: what an edited head uncovers was never seen, and is painted from what is seen around it.
+
+There the generator shows the room it has dreamt up for the code, which is rarely the photo's, and residuals of the
+head that was there do not help. Painting over takes away what of its hair they leave behind, too.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gra_core.images import from_bytes, to_bytes
+from gra_core.models.editing import changing, upscale
+from gra_core.models.person import PERSON_SIZE, PersonNet
+
+PERHAPS = 0.1
+"""Certainty of the net from which on a photo may show the person, whose hair is not to be taken for room."""
+PAINTED_MARGIN = 3
+"""So many pixels of 256 around the person are painted over as well."""
+PLACE_MARGIN = 6
+"""So many pixels of 256 around the person count as the person's place, in which an edit leaves things behind."""
+RIM = 4
+"""Half the width, in pixels of 256, of that place's soft rim."""
+NOBODY, SOMEBODY = 0.15, 0.65
+"""Certainties up to which an edit shows the room, and from which on the person; hair lies between."""
+
+HOLE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Room:
+    """What has to be known of a photo to uncover the room behind the person.
+
+    Attributes:
+        plate: the room without the person, (B, 3, 1024, 1024), uint8.
+        place: where the person is, 1, and is not, 0, with a soft rim, (B, 1, 256, 256).
+        photo: (B, 3, 256, 256).
+    """
+
+    plate: Tensor
+    place: Tensor
+    photo: Tensor
+
+
+def look_behind(net: PersonNet, photo: Tensor) -> Room:
+    """The room of photos (B, 3, 1024, 1024) in [-1, 1]."""
+    small = F.avg_pool2d(photo, photo.shape[-1] // PERSON_SIZE)
+    person = net(small) > PERHAPS
+    plate = paint_over(photo, 1 - F.interpolate(widened(person, PAINTED_MARGIN), size=photo.shape[-1]))
+    place = F.avg_pool2d(widened(person, PLACE_MARGIN), 2 * RIM + 1, 1, RIM, count_include_pad=False)
+    return Room(to_bytes(plate), place, small)
+
+
+def uncover(net: PersonNet, picture: Tensor, room: Room) -> Tensor:
+    """An edit, (B, 3, 1024, 1024) in about [-1, 1], with the room where it no longer shows the person.
+
+    Where the edit leaves the photo as it is, it stays.
+    """
+    small = F.avg_pool2d(picture, picture.shape[-1] // PERSON_SIZE)
+    person = (net(small.clamp(-1, 1)) - NOBODY) / (SOMEBODY - NOBODY)
+    uncovered = room.place * (1 - person.clamp(0, 1)) * changing(small - room.photo)
+    return torch.lerp(picture, from_bytes(room.plate), upscale(uncovered, picture.shape[-1] // PERSON_SIZE))
+
+
+def widened(mask: Tensor, margin: int) -> Tensor:
+    """The region that a mask (B, 1, S, S) marks, wider by `margin` pixels all round; 0 or 1."""
+    return F.max_pool2d(mask.float(), 2 * margin + 1, 1, margin)
+
+
+def paint_over(picture: Tensor, keep: Tensor) -> Tensor:
+    """Fill what is not kept with colours from around it, from coarser and coarser means.
+
+    Args:
+        picture: (B, 3, S, S), S a power of 2.
+        keep: (B, 1, S, S), 1 where the picture is right, 0 where it is to be filled.
+    """
+    if picture.shape[-1] == 1:
+        return picture
+    weight = F.avg_pool2d(keep, 2)
+    mean = F.avg_pool2d(picture * keep, 2) / weight.clamp_min(HOLE)
+    coarse = paint_over(mean, (weight > HOLE).float())
+    filled = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+    return torch.lerp(filled, picture, keep)

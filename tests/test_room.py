@@ -1,0 +1,82 @@
+"""The room behind the person: what an edit uncovers, and what it must leave alone."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gra_core import checkpoints
+from gra_core.images import from_bytes, image_to_tensor
+from gra_core.models.person import PersonNet
+from gra_core.models.room import look_behind, paint_over, uncover
+
+SIDE = 1024
+
+
+class Dark(nn.Module):
+    """A net in the person net's place that takes what is dark for the person."""
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, 256, 256) in [-1, 1] -> (B, 1, 256, 256)."""
+        return (picture.mean(1, keepdim=True) < 0).float()
+
+
+def disc(size: int, x: float = 0.5) -> torch.Tensor:
+    """A disc in the lower middle, or elsewhere from left to right, (1, 1, size, size)."""
+    axis = (torch.arange(size) + 0.5) / size
+    return ((axis[:, None] - 0.6).square() + (axis - x).square() < 0.25**2).float()[None, None]
+
+
+def portrait(x: float) -> torch.Tensor:
+    """Somebody dark before a wall that grows lighter from left to right, (1, 3, 1024, 1024)."""
+    wall = torch.linspace(0.3, 0.7, SIDE).expand(1, 3, SIDE, SIDE)
+    return torch.where(disc(SIDE, x) > 0, -0.5, wall)
+
+
+def test_painting_over_keeps_what_is_right_and_continues_it():
+    ramp = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
+    hole = disc(64)
+    spoilt = torch.where(hole > 0, torch.tensor(9.0), ramp)
+    filled = paint_over(spoilt, 1 - hole)
+    assert torch.equal(filled * (1 - hole), ramp * (1 - hole))
+    assert (filled - ramp).abs().max() < 0.5
+    assert paint_over(torch.full((1, 3, 32, 32), 9.0), torch.zeros(1, 1, 32, 32)).isfinite().all()
+
+
+def test_what_a_person_who_moves_uncovers_is_room():
+    before, after = portrait(0.4), portrait(0.6)
+    wall = portrait(9.0)
+    left_behind = (disc(SIDE, 0.4) - disc(SIDE, 0.6)).clamp_min(0)
+    edit = torch.lerp(after, torch.full_like(after, 0.9), left_behind)  # too light there, and striped
+    edit = edit - 0.2 * left_behind * (torch.arange(SIDE)[:, None] % 16 < 8)
+    room = look_behind(Dark(), before)
+    result = uncover(Dark(), edit, room)
+    inside = F.max_pool2d(1 - left_behind, 81, 1, 40) == 0  # but for the seam
+    assert inside.any()
+    assert ((result - wall).abs() * inside).max() < 0.15
+    assert ((edit - wall).abs() * inside).max() > 0.35
+    person = F.max_pool2d(1 - disc(SIDE, 0.6), 17, 1, 8) == 0
+    assert torch.equal(result * person, edit * person)  # as the edit has them
+    far = F.max_pool2d(torch.maximum(disc(SIDE, 0.4), disc(SIDE, 0.6)), 121, 1, 60) == 0
+    assert torch.equal(result * far, before * far)
+
+
+def test_an_edit_that_changes_nothing_stays_the_photo():
+    photo = portrait(0.4)
+    assert torch.equal(uncover(Dark(), photo, look_behind(Dark(), photo)), photo)
+
+
+def test_where_nobody_is_found_nothing_is_painted():
+    photo = portrait(9.0)
+    room = look_behind(Dark(), photo)
+    torch.testing.assert_close(from_bytes(room.plate), photo, atol=0.005, rtol=0)
+    edit = photo + 0.2
+    assert torch.equal(uncover(Dark(), edit, room), edit)
+
+
+def test_the_person_net_finds_the_person(face):
+    net = checkpoints.CheckpointSource().load(checkpoints.PERSON, PersonNet())
+    person = net(F.avg_pool2d(image_to_tensor(face), 2))[0, 0]
+    assert person.shape == (256, 256)
+    assert person[110:180, 100:160].min() > 0.9  # the face
+    assert person[:20, :20].max() < 0.1
+    assert 0.3 < person.mean() < 0.9
