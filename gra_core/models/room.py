@@ -23,7 +23,11 @@ PLACE_MARGIN = 6
 RIM = 4
 """Half the width, in pixels of 256, of that place's soft rim."""
 NOBODY, SOMEBODY = 0.15, 0.65
-"""Certainties up to which an edit shows the room, and from which on the person; hair lies between."""
+"""Certainties up to which a picture shows the room, and from which on the person; hair lies between."""
+STEP = 2
+"""A person who moves by up to twice so many pixels of 256, as with a smile, uncovers nothing."""
+REACH = 14
+"""So many pixels of 256 around what is uncovered what is left behind is painted over."""
 
 HOLE = 1e-3
 
@@ -34,22 +38,25 @@ class Room:
 
     Attributes:
         plate: the room without the person, (B, 3, 1024, 1024), uint8.
-        place: where the person is, 1, and is not, 0, with a soft rim, (B, 1, 256, 256).
+        place: where the person is, 1, and is not, 0, with a margin and a soft rim, (B, 1, 256, 256).
+        person: where the person is for sure, 0 or 1, (B, 1, 256, 256).
         photo: (B, 3, 256, 256).
     """
 
     plate: Tensor
     place: Tensor
+    person: Tensor
     photo: Tensor
 
 
 def look_behind(net: PersonNet, photo: Tensor) -> Room:
     """The room of photos (B, 3, 1024, 1024) in [-1, 1]."""
     small = F.avg_pool2d(photo, photo.shape[-1] // PERSON_SIZE)
-    person = net(small) > PERHAPS
-    plate = paint_over(photo, 1 - F.interpolate(widened(person, PAINTED_MARGIN), size=photo.shape[-1]))
-    place = F.avg_pool2d(widened(person, PLACE_MARGIN), 2 * RIM + 1, 1, RIM, count_include_pad=False)
-    return Room(to_bytes(plate), place, small)
+    person = net(small)
+    perhaps = person > PERHAPS
+    plate = paint_over(photo, 1 - F.interpolate(widened(perhaps, PAINTED_MARGIN), size=photo.shape[-1]))
+    place = softened(widened(perhaps, PLACE_MARGIN))
+    return Room(to_bytes(plate), place, (person > SOMEBODY).float(), small)
 
 
 def uncover(net: PersonNet, picture: Tensor, room: Room) -> Tensor:
@@ -58,14 +65,22 @@ def uncover(net: PersonNet, picture: Tensor, room: Room) -> Tensor:
     Where the edit leaves the photo as it is, it stays.
     """
     small = F.avg_pool2d(picture, picture.shape[-1] // PERSON_SIZE)
-    person = (net(small.clamp(-1, 1)) - NOBODY) / (SOMEBODY - NOBODY)
-    uncovered = room.place * (1 - person.clamp(0, 1)) * changing(small - room.photo)
+    person = net(small.clamp(-1, 1))
+    left = 1 - widened(room.person * (person < NOBODY) < 0.5, STEP)
+    near = softened(widened(left, STEP + REACH))
+    nobody = ((SOMEBODY - person) / (SOMEBODY - NOBODY)).clamp(0, 1)
+    uncovered = near * room.place * nobody * changing(small - room.photo)
     return torch.lerp(picture, from_bytes(room.plate), upscale(uncovered, picture.shape[-1] // PERSON_SIZE))
 
 
 def widened(mask: Tensor, margin: int) -> Tensor:
     """The region that a mask (B, 1, S, S) marks, wider by `margin` pixels all round; 0 or 1."""
     return F.max_pool2d(mask.float(), 2 * margin + 1, 1, margin)
+
+
+def softened(mask: Tensor) -> Tensor:
+    """A mask (B, 1, S, S) with a soft rim."""
+    return F.avg_pool2d(mask, 2 * RIM + 1, 1, RIM, count_include_pad=False)
 
 
 def paint_over(picture: Tensor, keep: Tensor) -> Tensor:
