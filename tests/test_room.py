@@ -60,6 +60,11 @@ def test_what_a_person_who_moves_uncovers_is_room():
     assert torch.equal(result * far, before * far)
 
 
+def test_an_outline_that_moves_a_little_uncovers_nothing():
+    edit = portrait(0.4 + 2 / 256)
+    assert torch.equal(uncover(Dark(), edit, look_behind(Dark(), portrait(0.4))), edit)
+
+
 def test_an_edit_that_changes_nothing_stays_the_photo():
     photo = portrait(0.4)
     assert torch.equal(uncover(Dark(), photo, look_behind(Dark(), photo)), photo)
