@@ -36,12 +36,12 @@ class Inversion:
     Attributes:
         codes: W+ code, (1, 16, 512).
         source: residuals, comparison keys and fine detail of the photo.
-        room: what is behind the person.
+        room: what is behind the person; None of an editor without a person net.
     """
 
     codes: Tensor
     source: AlignmentSource
-    room: Room
+    room: Room | None
 
 
 class PortraitEditor:
@@ -52,10 +52,13 @@ class PortraitEditor:
         generator: Generator,
         encoder: Encoder,
         streams: Streams,
-        person: PersonNet,
+        person: PersonNet | None,
         edits: Mapping[str, EditDirection],
     ) -> None:
-        """Assemble the editor from loaded parts, all on one device. Most callers want `from_pretrained`."""
+        """Assemble the editor from loaded parts, all on one device. Most callers want `from_pretrained`.
+
+        Without a person net edits are left as they come from the Editing Stream.
+        """
         self.generator, self.encoder, self.streams, self.person = generator, encoder, streams, person
         self.edits = dict(edits)
         self.device = generator.mean_w.device
@@ -98,7 +101,7 @@ class PortraitEditor:
         if image.size != (IMAGE_SIZE, IMAGE_SIZE):
             image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
         photo = image_to_tensor(image).to(self.device)
-        return Inversion(*self.invert_batch(photo), look_behind(self.person, photo))
+        return Inversion(*self.invert_batch(photo), look_behind(self.person, photo) if self.person else None)
 
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
@@ -134,7 +137,7 @@ class PortraitEditor:
 
     def finish(self, edit: Edit, inversion: Inversion) -> Tensor:
         """What `edit` shows of what the Editing Stream makes: (1, 3, 1024, 1024), about [-1, 1]."""
-        return uncover(self.person, edit.picture, inversion.room)
+        return uncover(self.person, edit.picture, inversion.room) if inversion.room else edit.picture
 
     @torch.inference_mode()
     def low_rate(self, inversion: Inversion, strengths: Mapping[str, float] | None = None) -> Image.Image:

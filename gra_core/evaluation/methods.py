@@ -46,6 +46,8 @@ def standard_methods(editor: PortraitEditor) -> dict[str, Method]:
 def trained_methods(editor: PortraitEditor, folder: Path) -> dict[str, Method]:
     """A method for each weights file in `folder` that is named after a design, with the editor's other nets.
 
+    Designs are compared as they come from the Editing Stream: nobody paints the room for them.
+
     Raises:
         CheckpointError: there is none, or one does not fit.
     """
@@ -54,7 +56,7 @@ def trained_methods(editor: PortraitEditor, folder: Path) -> dict[str, Method]:
     for name in DESIGNS:
         if (folder / f"{name}.safetensors").is_file():
             streams = files.load_streams(f"{name}.safetensors").to(editor.device)
-            other = PortraitEditor(editor.generator, editor.encoder, streams, editor.person, editor.edits)
+            other = PortraitEditor(editor.generator, editor.encoder, streams, None, editor.edits)
             methods[name + EQUAL_BUDGET if name == GRA else name] = Method(other.invert, other.edit)
     if not methods:
         raise CheckpointError(f"{folder} holds none of {', '.join(f'{name}.safetensors' for name in DESIGNS)}.")
