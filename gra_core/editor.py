@@ -101,7 +101,7 @@ class PortraitEditor:
         if image.size != (IMAGE_SIZE, IMAGE_SIZE):
             image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
         photo = image_to_tensor(image).to(self.device)
-        return Inversion(*self.invert_batch(photo), look_behind(self.person, photo) if self.person else None)
+        return Inversion(*self.invert_batch(photo), None if self.person is None else look_behind(self.person, photo))
 
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
@@ -137,7 +137,8 @@ class PortraitEditor:
 
     def finish(self, edit: Edit, inversion: Inversion) -> Tensor:
         """What `edit` shows of what the Editing Stream makes: (1, 3, 1024, 1024), about [-1, 1]."""
-        return uncover(self.person, edit.picture, inversion.room) if inversion.room else edit.picture
+        room = inversion.room
+        return edit.picture if room is None else uncover(self.person, edit.picture, room)
 
     @torch.inference_mode()
     def low_rate(self, inversion: Inversion, strengths: Mapping[str, float] | None = None) -> Image.Image:
