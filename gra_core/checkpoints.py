@@ -7,9 +7,11 @@ differs is refused, wherever it came from.
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -114,6 +116,25 @@ def record_checksum(path: Path) -> None:
     if manifest.is_file():
         entries = json.loads(manifest.read_text()) | {path.name: file_sha256(path)}
         manifest.write_text(json.dumps(dict(sorted(entries.items())), indent=2) + "\n")
+
+
+def load_in_order(module: nn.Module, arrays: Sequence[np.ndarray], name: str, file: Path) -> None:
+    """Load the weights of another format's file, which stand in the module's order, in shapes of the same sizes.
+
+    Args:
+        module: to load into.
+        arrays: the weights.
+        name: what the module is called in messages.
+        file: where the weights come from, for messages.
+
+    Raises:
+        CheckpointError: Their sizes differ from the module's.
+    """
+    state = module.state_dict()
+    if [array.size for array in arrays] != [tensor.numel() for tensor in state.values()]:
+        raise CheckpointError(f"{file} is not the {name} that is expected: its layers differ.")
+    pairs = zip(state.items(), arrays, strict=True)
+    module.load_state_dict({name: torch.tensor(array).view_as(tensor) for (name, tensor), array in pairs})
 
 
 def save_converted(state: Mapping[str, Tensor], path: Path, source: str) -> None:

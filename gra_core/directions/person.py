@@ -5,9 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from gra_core.checkpoints import save_converted
+from gra_core.checkpoints import load_in_order, save_converted
 from gra_core.directions.tfjs import GraphModel, translate
 from gra_core.errors import CheckpointError
 from gra_core.models.person import PersonNet
@@ -53,11 +52,7 @@ def person_net(nets: Path) -> PersonNet:
     )
     arrays = [*(array for array in operands if array.size > 1), last]  # single numbers before are the activations'
     net = PersonNet()
-    state = net.state_dict()
-    if [array.size for array in arrays] != [tensor.numel() for tensor in state.values()]:
-        raise CheckpointError(f"{_FILE} in {nets} is not the net that is expected: its layers differ.")
-    pairs = zip(state.items(), arrays, strict=True)
-    net.load_state_dict({name: torch.tensor(array).view_as(tensor) for (name, tensor), array in pairs})
+    load_in_order(net, arrays, "person net", nets / _FILE)
     return net.eval().requires_grad_(False)
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from gra_core.checkpoints import load_in_order
 from gra_core.errors import CheckpointError
 from gra_core.models.face import FaceNet
 
@@ -109,11 +110,7 @@ def load_face_net(path: Path) -> FaceNet:
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     arrays = [values[name] for node in graph.node if node.op_type in ("Conv", "PRelu") for name in node.input[1:]]
     net = FaceNet()
-    state = net.state_dict()
-    if [array.size for array in arrays] != [tensor.numel() for tensor in state.values()]:
-        raise CheckpointError(f"{path} is not the face net that is expected: its layers differ.")
-    pairs = zip(state.items(), arrays, strict=True)
-    net.load_state_dict({name: torch.tensor(array).view_as(tensor) for (name, tensor), array in pairs})
+    load_in_order(net, arrays, "face net", path)
     return net
 
 
