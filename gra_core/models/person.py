@@ -30,9 +30,9 @@ class SameConv(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
-        surplus = self.kernel_size[0] - self.stride[0]
-        before = max(surplus, 0) // 2
-        return super().forward(F.pad(x, (before, max(surplus, 0) - before) * 2))
+        surplus = max(self.kernel_size[0] - self.stride[0], 0)
+        before = surplus // 2
+        return super().forward(F.pad(x, (before, surplus - before) * 2))
 
 
 class Squeeze(nn.Module):
@@ -66,7 +66,8 @@ class InvertedBlock(nn.Module):
         inner = self.activation(self.depthwise(self.activation(self.widen(x))))
         if self.squeeze is not None:
             inner = inner * self.squeeze(inner)
-        return self.narrow(inner) + x if self.shortcut else self.narrow(inner)
+        out = self.narrow(inner)
+        return x + out if self.shortcut else out
 
 
 class Decoder(nn.Module):
