@@ -12,7 +12,7 @@ from gra_core.directions import person as conversion
 from gra_core.errors import CheckpointError
 from gra_core.images import from_bytes, image_to_tensor
 from gra_core.models.person import PersonNet
-from gra_core.models.room import look_behind, paint_over, uncover
+from gra_core.models.room import look_behind, paint_over, strays, uncover, widened
 
 SIDE = 1024
 
@@ -63,6 +63,34 @@ def test_what_a_person_who_moves_uncovers_is_room():
     assert torch.equal(result * person, edit * person)  # as the edit has them
     far = F.max_pool2d(torch.maximum(disc(SIDE, 0.4), disc(SIDE, 0.6)), 121, 1, 60) == 0
     assert torch.equal(result * far, before * far)
+
+
+def hair(x: float) -> torch.Tensor:
+    """A single hair to the right of the disc's upper half, lighter than the person, (1, 1, 1024, 1024)."""
+    rows, columns = torch.arange(SIDE)[:, None], torch.arange(SIDE)
+    start = int(SIDE * (x + 0.25))
+    return ((rows - 560).abs() < 2) * (columns >= start) * (columns < start + 60).float()[None, None]
+
+
+def test_single_hairs_do_not_stay_where_a_person_was_before_a_plain_wall():
+    before = torch.lerp(portrait(0.5), torch.full((1, 3, SIDE, SIDE), 0.1), hair(0.5))
+    after, wall = portrait(0.4), portrait(9.0)
+    edit = torch.lerp(after, before, hair(0.5))
+    result = uncover(Dark(), edit, look_behind(Dark(), before))
+    assert (hair(0.5) * (edit - wall).abs()).max() > 0.3
+    assert (hair(0.5) * (result - wall).abs()).max() < 0.1
+
+
+def test_a_pattern_is_not_taken_for_hair():
+    photo = portrait(0.5)
+    perhaps = Dark()(F.avg_pool2d(photo, 4)) > 0
+    beyond_the_rim = widened(perhaps, 3) == 0
+    with_hair = torch.lerp(photo, torch.full_like(photo, 0.1), hair(0.5))
+    striped = photo - 0.3 * (photo > 0) * (torch.arange(SIDE)[:, None] % 64 < 4)
+    plain, one_hair, pattern = ((strays(x, perhaps) * beyond_the_rim).any() for x in (photo, with_hair, striped))
+    assert one_hair
+    assert not plain
+    assert not pattern
 
 
 def test_an_outline_that_moves_a_little_uncovers_nothing():

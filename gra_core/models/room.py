@@ -28,6 +28,20 @@ STEP = 2
 """A person who moves by up to twice so many pixels of 256, as with a smile, uncovers nothing."""
 REACH = 14
 """So many pixels of 256 around what is uncovered what is left behind is painted over."""
+STRAY_REACH = 28
+"""The same, of single hairs and the like before a plain wall."""
+STRAY_MARGIN = 20
+"""So many pixels of 256 around the person what stands out from a plain wall is the person's, missed by the net."""
+STANDS_OUT = 0.1
+"""Difference from the wall, in [-1, 1], from which on something stands out from it."""
+PLAIN_SHARE = 0.02
+"""A wall is plain where, further from the person, no more of it stands out."""
+COARSE = 4
+"""A wall's colour and plainness are found on places of so many pixels of 256."""
+WALL_WINDOW, PLAIN_WINDOW = 7, 33
+"""Sides of the squares, in such places, in which they are found."""
+PLAIN_LEAST = 0.02
+"""So much of such a square has to be seen to say that the wall is plain."""
 
 HOLE = 1e-3
 
@@ -39,12 +53,14 @@ class Room:
     Attributes:
         plate: the room without the person, (B, 3, 1024, 1024), uint8.
         place: where the person is, 1, and is not, 0, with a margin and a soft rim, (B, 1, 256, 256).
+        stray: likewise, where single hairs and the like are before a plain wall, (B, 1, 256, 256).
         person: where the person is for sure, 0 or 1, (B, 1, 256, 256).
         photo: (B, 3, 256, 256).
     """
 
     plate: Tensor
     place: Tensor
+    stray: Tensor
     person: Tensor
     photo: Tensor
 
@@ -54,9 +70,52 @@ def look_behind(net: PersonNet, photo: Tensor) -> Room:
     small = F.avg_pool2d(photo, photo.shape[-1] // PERSON_SIZE)
     person = net(small)
     perhaps = person > PERHAPS
-    plate = paint_over(photo, 1 - F.interpolate(widened(perhaps, PAINTED_MARGIN), size=photo.shape[-1]))
+    stray = strays(photo, perhaps)
+    painted = torch.maximum(widened(perhaps, PAINTED_MARGIN), stray)
+    plate = paint_over(photo, 1 - F.interpolate(painted, size=photo.shape[-1]))
     place = softened(widened(perhaps, PLACE_MARGIN))
-    return Room(to_bytes(plate), place, (person > SOMEBODY).float(), small)
+    return Room(to_bytes(plate), place, softened(widened(stray, RIM)), (person > SOMEBODY).float(), small)
+
+
+def strays(photo: Tensor, perhaps: Tensor) -> Tensor:
+    """What of the person the net misses before a plain wall: single hairs, curls, earrings.
+
+    Args:
+        photo: (B, 3, 1024, 1024) in [-1, 1].
+        perhaps: where it may show the person, (B, 1, 256, 256).
+
+    Returns:
+        0 or 1, (B, 1, 256, 256); 0 where the wall is patterned, for a pattern is not to be taken for hair.
+    """
+    size = photo.shape[-1] // PERSON_SIZE
+    small = F.avg_pool2d(photo, size)
+    wall = 1 - widened(perhaps, PLACE_MARGIN)
+    for _ in range(2):
+        colour = upscale(colour_around(small, wall), COARSE)
+        wall = wall * (1 - differs(small, colour))
+    stands_out = F.max_pool2d(differs(photo, upscale(colour, size)), size)
+    around = widened(perhaps, STRAY_MARGIN)
+    beyond = F.avg_pool2d(1 - around, COARSE)
+    spots = F.avg_pool2d((1 - around) * stands_out, COARSE)
+    seen, spots = (F.avg_pool2d(x, PLAIN_WINDOW, 1, PLAIN_WINDOW // 2) for x in (beyond, spots))
+    plain = (seen > PLAIN_LEAST) & (spots < PLAIN_SHARE * seen)
+    return widened(stands_out * around * ~perhaps * F.interpolate(plain.float(), scale_factor=COARSE), 1)
+
+
+def differs(picture: Tensor, wall: Tensor) -> Tensor:
+    """Where pictures (B, 3, S, S) differ from a wall's colours, 0 or 1, (B, 1, S, S)."""
+    return ((picture - wall).abs().amax(1, keepdim=True) > STANDS_OUT).float()
+
+
+def colour_around(picture: Tensor, weight: Tensor) -> Tensor:
+    """Colours of a picture (B, 3, S, S) around each of its places, smooth, where weight (B, 1, S, S) counts them.
+
+    (B, 3, S / 4, S / 4); what is too far from all that counts gets the colours of what is near it.
+    """
+    total, share = (
+        F.avg_pool2d(F.avg_pool2d(x, COARSE), WALL_WINDOW, 1, WALL_WINDOW // 2) for x in (picture * weight, weight)
+    )
+    return paint_over(total / share.clamp_min(HOLE), (share > HOLE).float())
 
 
 def uncover(net: PersonNet, picture: Tensor, room: Room) -> Tensor:
@@ -67,10 +126,10 @@ def uncover(net: PersonNet, picture: Tensor, room: Room) -> Tensor:
     small = F.avg_pool2d(picture, picture.shape[-1] // PERSON_SIZE)
     person = net(small.clamp(-1, 1))
     left = 1 - widened(room.person * (person < NOBODY) < 0.5, STEP)
-    near = softened(widened(left, STEP + REACH))
+    near, further = (softened(widened(left, STEP + reach)) for reach in (REACH, STRAY_REACH))
     nobody = ((SOMEBODY - person) / (SOMEBODY - NOBODY)).clamp(0, 1)
-    uncovered = near * room.place * nobody * changing(small - room.photo)
-    return torch.lerp(picture, from_bytes(room.plate), upscale(uncovered, picture.shape[-1] // PERSON_SIZE))
+    place = torch.maximum(near * room.place * changing(small - room.photo), further * room.stray)
+    return torch.lerp(picture, from_bytes(room.plate), upscale(place * nobody, picture.shape[-1] // PERSON_SIZE))
 
 
 def widened(mask: Tensor, margin: int) -> Tensor:
