@@ -33,7 +33,9 @@ STRAY_REACH = 28
 STRAY_MARGIN = 20
 """So many pixels of 256 around the person what stands out from a plain wall is the person's, missed by the net."""
 STANDS_OUT = 0.1
-"""Difference from the wall, in [-1, 1], from which on something stands out from it."""
+"""Difference from the wall, in [-1, 1], from which on something stands out from it, """
+TIMES_USUAL = 4.0
+"""and how many times as large as is usual further from the person it has to be."""
 PLAIN_SHARE = 0.02
 """A wall is plain where, further from the person, no more of it stands out."""
 COARSE = 4
@@ -92,19 +94,24 @@ def strays(photo: Tensor, perhaps: Tensor) -> Tensor:
     wall = 1 - widened(perhaps, PLACE_MARGIN)
     for _ in range(2):
         colour = upscale(colour_around(small, wall), COARSE)
-        wall = wall * (1 - differs(small, colour))
-    stands_out = F.max_pool2d(differs(photo, upscale(colour, size)), size)
+        wall = wall * (difference(small, colour) < STANDS_OUT)
+    contrast = F.max_pool2d(difference(photo, upscale(colour, size)), size)
     around = widened(perhaps, STRAY_MARGIN)
-    beyond = F.avg_pool2d(1 - around, COARSE)
-    spots = F.avg_pool2d((1 - around) * stands_out, COARSE)
-    seen, spots = (F.avg_pool2d(x, PLAIN_WINDOW, 1, PLAIN_WINDOW // 2) for x in (beyond, spots))
-    plain = (seen > PLAIN_LEAST) & (spots < PLAIN_SHARE * seen)
+    seen = mean_around(1 - around)
+    usual = mean_around((1 - around) * contrast) / seen.clamp_min(HOLE)
+    stands_out = contrast > upscale(usual.mul(TIMES_USUAL).clamp_min(STANDS_OUT), COARSE)
+    plain = (seen > PLAIN_LEAST) & (mean_around((1 - around) * stands_out) < PLAIN_SHARE * seen)
     return widened(stands_out * around * ~perhaps * F.interpolate(plain.float(), scale_factor=COARSE), 1)
 
 
-def differs(picture: Tensor, wall: Tensor) -> Tensor:
-    """Where pictures (B, 3, S, S) differ from a wall's colours, 0 or 1, (B, 1, S, S)."""
-    return ((picture - wall).abs().amax(1, keepdim=True) > STANDS_OUT).float()
+def difference(picture: Tensor, wall: Tensor) -> Tensor:
+    """How much pictures (B, 3, S, S) differ from a wall's colours, (B, 1, S, S)."""
+    return (picture - wall).abs().amax(1, keepdim=True)
+
+
+def mean_around(x: Tensor) -> Tensor:
+    """Means of x (B, 1, 256, 256) in a wide square around each place, (B, 1, 64, 64)."""
+    return F.avg_pool2d(F.avg_pool2d(x, COARSE), PLAIN_WINDOW, 1, PLAIN_WINDOW // 2)
 
 
 def colour_around(picture: Tensor, weight: Tensor) -> Tensor:
