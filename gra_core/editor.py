@@ -18,12 +18,13 @@ from torch import Tensor
 from gra_core import checkpoints
 from gra_core.checkpoints import CheckpointSource
 from gra_core.constants import IMAGE_SIZE
-from gra_core.directions.registry import EditDirection, edit_offset, load_directions
+from gra_core.directions.registry import GLASSES, EditDirection, edit_offset, load_directions, load_glasses_probe
 from gra_core.images import image_to_tensor, tensor_to_image
 from gra_core.memory import keep_freed_memory
 from gra_core.models.editing import AlignmentSource, Edit
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
+from gra_core.models.glasses import WHOLE_WAY, GlassesProbe, agreement
 from gra_core.models.person import PersonNet
 from gra_core.models.room import Room, look_behind, uncover
 from gra_core.models.streams import Streams
@@ -54,13 +55,15 @@ class PortraitEditor:
         streams: Streams,
         person: PersonNet | None,
         edits: Mapping[str, EditDirection],
+        glasses: GlassesProbe | None = None,
     ) -> None:
         """Assemble the editor from loaded parts, all on one device. Most callers want `from_pretrained`.
 
-        Without a person net edits are left as they come from the Editing Stream.
+        Without a person net edits are left as they come from the Editing Stream, without a probe for glasses codes as
+        they come from the encoder.
         """
         self.generator, self.encoder, self.streams, self.person = generator, encoder, streams, person
-        self.edits = dict(edits)
+        self.edits, self.glasses = dict(edits), glasses
         self.device = generator.mean_w.device
         with torch.inference_mode():
             average = generator(broadcast_w(generator.mean_w[None]))
@@ -79,7 +82,8 @@ class PortraitEditor:
         """
         files = CheckpointSource(source)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        edits = load_directions(files.path(checkpoints.DIRECTIONS))
+        directions = files.path(checkpoints.DIRECTIONS)
+        edits, weights = load_directions(directions), load_glasses_probe(directions)
         generator = files.load(checkpoints.GENERATOR, Generator())
         encoder = files.load(checkpoints.ENCODER, Encoder())
         streams = files.load_streams()
@@ -88,7 +92,7 @@ class PortraitEditor:
             keep_freed_memory()
         layout = torch.channels_last
         parts = (part.to(memory_format=layout).to(device) for part in (generator, encoder, streams, person))
-        return cls(*parts, edits)
+        return cls(*parts, edits, None if weights is None else GlassesProbe(torch.from_numpy(weights)).to(device))
 
     @torch.inference_mode()
     def invert(self, aligned: Image.Image) -> Inversion:
@@ -106,9 +110,18 @@ class PortraitEditor:
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
         small = to_encoder_size(photos)
-        codes = estimate_codes(self.encoder, self.generator, small, self.average_face)
+        codes = self.with_glasses_as_shown(
+            estimate_codes(self.encoder, self.generator, small, self.average_face), small
+        )
         residuals = self.streams.reconstruction(self.generator, codes, photos).residuals
         return codes, self.streams.editing.prepare(self.generator, codes, photos, residuals)
+
+    def with_glasses_as_shown(self, codes: Tensor, photos: Tensor) -> Tensor:
+        """Codes (B, 16, 512) of photos (B, 3, 256, 256), away from glasses or towards them as the photos show."""
+        if self.glasses is None or GLASSES not in self.edits:
+            return codes
+        offset = torch.from_numpy(edit_offset(self.edits, {GLASSES: WHOLE_WAY})).to(codes)
+        return codes + agreement(self.glasses(photos))[:, None, None] * offset
 
     @torch.inference_mode()
     def edit(

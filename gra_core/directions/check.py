@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from safetensors import safe_open
 
 from gra_core.directions.faces import FaceSet, generated_faces, photo_faces, photo_files
-from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, edit_offset, load_directions
+from gra_core.directions.registry import DIRECTIONS_FILE, GLASSES_PROBE, EditDirection, edit_offset, load_directions
 from gra_core.directions.sampling import Renderer, load_generator, sample_w
 from gra_core.directions.scores import SCORED_BY, SCORES, attribute_scores
 from gra_core.directions.workers import DESCRIPTOR, Pending, ScoringPool, add_machine_arguments
@@ -302,7 +302,7 @@ def run(args: argparse.Namespace) -> int:
     render = Renderer(generator, compiled=args.compile)
     faces = sample_w(generator, max(args.faces, PICTURED_FACES), args.seed, FACE_TRUNCATION)
     if args.nets is not None:
-        with ScoringPool.open(args.nets, _tensor(args.file, "glasses_probe"), args.processes) as pool:
+        with ScoringPool.open(args.nets, _tensor(args.file, GLASSES_PROBE), args.processes) as pool:
             work = args.work and args.work / "generated"
             runs = {"generated": measure_edits(chosen, _draw(edits, generated_faces(render, faces)), pool, work)}
             if args.real is not None:

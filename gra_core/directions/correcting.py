@@ -23,10 +23,10 @@ from gra_core.checkpoints import record_checksum
 from gra_core.constants import MAX_STRENGTH, NUM_STYLES, STYLE_DIM
 from gra_core.directions import check
 from gra_core.directions.faces import generated_faces
-from gra_core.directions.measuring import ATOM_FACTORS, FACE_TRUNCATION, PLAIN, PROBE, Group, measure_group
+from gra_core.directions.measuring import ATOM_FACTORS, FACE_TRUNCATION, PLAIN, Group, measure_group
 from gra_core.directions.planning import STRENGTH
 from gra_core.directions.recipes import RECIPES, Recipe
-from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, load_directions, save_directions
+from gra_core.directions.registry import DIRECTIONS_FILE, GLASSES_PROBE, EditDirection, load_directions, save_directions
 from gra_core.directions.sampling import Renderer, load_generator, sample_w
 from gra_core.directions.workers import ScoringPool, add_machine_arguments
 from gra_core.models.generator import Generator
@@ -127,11 +127,11 @@ def run(args: argparse.Namespace) -> int:
     """`directions correct`."""
     edits = load_directions(args.file)
     with safe_open(args.file, framework="numpy") as file:
-        kept = {name: file.get_tensor(name) for name in (PROBE, check.SPREAD)}
+        kept = {name: file.get_tensor(name) for name in (GLASSES_PROBE, check.SPREAD)}
     generator = load_generator(device=args.device)
     group = correction_faces(generator, Renderer(generator, compiled=args.compile), args.seed, args.faces)
     wishes = [wish for wish in RECIPES if not args.only or wish.key in args.only]
-    with ScoringPool.open(args.nets, kept[PROBE], args.processes) as pool:
+    with ScoringPool.open(args.nets, kept[GLASSES_PROBE], args.processes) as pool:
         final = correct(list(edits.values()), group, args.work, kept[check.SPREAD], pool, wishes)
     save_directions(args.out, final, kept)
     record_checksum(args.out)

@@ -44,7 +44,6 @@ from gra_core.directions.ganspace import COUNT, component_atoms, component_edits
 from gra_core.directions.measuring import (
     ATOM_FACTORS,
     PLAIN,
-    PROBE,
     PROBE_TOLERANCE,
     groups_of,
     measure_group,
@@ -62,7 +61,7 @@ from gra_core.directions.planning import (
     print_plan,
 )
 from gra_core.directions.recipes import COMPONENT_RECIPES, RECIPES, STYLE_RECIPES, band_atoms
-from gra_core.directions.registry import DIRECTIONS_FILE, load_directions, save_directions
+from gra_core.directions.registry import DIRECTIONS_FILE, GLASSES_PROBE, load_directions, save_directions
 from gra_core.directions.sampling import Renderer, load_generator, sample_w
 from gra_core.directions.scores import SCORE_SIZE, attribute_scores, glasses_features
 from gra_core.directions.stylespace import style_atoms, style_edits
@@ -120,13 +119,13 @@ def measure_folder(folder: Path, scorer: ScoringPool) -> tuple[np.ndarray, Measu
     cache = folder / "measures.npz"
     if cache.is_file():
         measures = dict(np.load(cache))
-        probe = measures.pop(PROBE, np.zeros(0))
+        probe = measures.pop(GLASSES_PROBE, np.zeros(0))
         same = probe.shape == scorer.probe.shape and np.allclose(probe, scorer.probe, atol=PROBE_TOLERANCE)
         if same and len(measures["happy"]) == len(w):
             return w, measures
     parts = [scorer(pictures) for pictures in _chunks(files)]
     measures = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    np.savez(cache, **measures, **{PROBE: scorer.probe})
+    np.savez(cache, **measures, **{GLASSES_PROBE: scorer.probe})
     return w, measures
 
 
@@ -161,7 +160,7 @@ def load_probe(path: Path = DIRECTIONS_FILE) -> np.ndarray:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            return file.get_tensor(PROBE)
+            return file.get_tensor(GLASSES_PROBE)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} holds no glasses probe; give samples with a glasses.csv.") from error
 
@@ -277,7 +276,7 @@ def _fit_with(args: argparse.Namespace, probe: np.ndarray, pool: ScoringPool | N
     final += style_edits(generator, STYLE_RECIPES) + component_edits(axes, COMPONENT_RECIPES)
     final = correcting.correct(final, correction_faces(generator, render, args.seed), args.work, spread, pool)
     final += rest if args.all else []
-    save_directions(args.out, final, {PROBE: probe, check.SPREAD: spread.astype(np.float32)})
+    save_directions(args.out, final, {GLASSES_PROBE: probe, check.SPREAD: spread.astype(np.float32)})
     record_checksum(args.out)
     return 0
 

@@ -17,16 +17,13 @@ from gra_core.constants import MAX_STRENGTH, NUM_STYLES, STYLE_DIM
 from gra_core.directions import check
 from gra_core.directions.faces import FaceSet, generated_faces, photo_faces, photo_files
 from gra_core.directions.recipes import RECIPES
-from gra_core.directions.registry import EditDirection
+from gra_core.directions.registry import GLASSES_PROBE, EditDirection
 from gra_core.directions.response import Responses, codes_of, identity_change
 from gra_core.directions.sampling import Renderer, sample_w
 from gra_core.directions.scores import attribute_scores
 from gra_core.directions.workers import DESCRIPTOR, Measures, ScoringPool
 from gra_core.errors import GRAError
 from gra_core.models.generator import Generator
-
-PROBE = "glasses_probe"
-"""Name under which the glasses probe is kept."""
 
 PROBE_TOLERANCE = 0.01
 """Training on the same labels again changes no weight of the probe by more than this (they are about 0.1)."""
@@ -147,7 +144,7 @@ def score_samples(
     """
     if file.is_file():
         measures = dict(np.load(file))
-        same = np.allclose(measures.pop(PROBE), probe, atol=PROBE_TOLERANCE)
+        same = np.allclose(measures.pop(GLASSES_PROBE), probe, atol=PROBE_TOLERANCE)
         if same and np.allclose(measures.pop("w"), w, atol=1e-2):
             return measures
     if pool is None:
@@ -160,7 +157,7 @@ def score_samples(
     parts += [wait() for wait in waiting]
     measures = {name: np.concatenate([part[name] for part in parts]).astype(np.float32) for name in parts[0]}
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(file, **measures, **{PROBE: probe, "w": w.astype(np.float16)})
+    np.savez_compressed(file, **measures, **{GLASSES_PROBE: probe, "w": w.astype(np.float16)})
     return measures
 
 

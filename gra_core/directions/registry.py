@@ -21,6 +21,10 @@ DIRECTIONS_FILE = CHECKPOINT_DIR / "directions.safetensors"
 FILE_FORMAT = "gra-directions-1"
 VECTORS = "vectors"
 """Name of the tensor that holds all offsets, (N, 16, 512), or (N, 512) when all rows are moved alike."""
+GLASSES = "glasses"
+"""Key of the edit that puts glasses on."""
+GLASSES_PROBE = "glasses_probe"
+"""Name of the tensor that tells who wears glasses."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +93,12 @@ def load_directions(path: Path = DIRECTIONS_FILE) -> dict[str, EditDirection]:
     if len(directions) != len(edits):
         raise CheckpointError(f"The directions file {path} names an edit twice. Fetch it again.")
     return directions
+
+
+def load_glasses_probe(path: Path = DIRECTIONS_FILE) -> np.ndarray | None:
+    """Weights (F + 1,) of the `GlassesProbe` that a directions file was fitted with; None where it holds none."""
+    with safe_open(path, framework="numpy") as file:
+        return file.get_tensor(GLASSES_PROBE) if GLASSES_PROBE in set(file.keys()) else None
 
 
 def save_directions(path: Path, edits: Sequence[EditDirection], extra: Mapping[str, np.ndarray] | None = None) -> None:

@@ -25,6 +25,8 @@ from gra_core.directions.appearance import APPEARANCE, Portrait
 from gra_core.directions.geometry import GEOMETRY
 from gra_core.directions.tfjs import GraphModel, require
 from gra_core.errors import CheckpointError
+from gra_core.images import from_bytes
+from gra_core.models.glasses import GlassesProbe, eye_gradients
 
 SCORE_SIZE = 256
 """Side of the pictures that are scored, in pixels."""
@@ -95,9 +97,6 @@ Whether glasses are there is a matter of yes or no; the odds serve the fit, whic
 
 SCORES = tuple(SCORED_BY)
 
-EYE_STRIP = (40, 88, 216, 152)
-"""Left, top, right, bottom of the region in which glasses are looked for, at 256 px."""
-
 EYE_ZOOM = 1.6
 """Side of the square that the net for open eyes sees, in widths of the eye."""
 
@@ -117,19 +116,8 @@ def attribute_scores(measures: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def glasses_features(pictures: np.ndarray) -> np.ndarray:
-    """HOG features (N, F) of the eye strips of pictures (N, 256, 256, 3) uint8.
-
-    Raises:
-        CheckpointError: scikit-image is not installed.
-    """
-    require("skimage")
-    from skimage.feature import hog  # noqa: PLC0415
-
-    left, top, right, bottom = EYE_STRIP
-    strips = pictures[:, top:bottom, left:right].astype(np.float32).mean(3)
-    return np.stack(
-        [hog(s, orientations=8, pixels_per_cell=(8, 8), cells_per_block=(2, 2)).astype(np.float32) for s in strips]
-    )
+    """What the glasses probe sees, (N, F), of pictures (N, 256, 256, 3) uint8."""
+    return eye_gradients(_tensor(pictures)).numpy()
 
 
 class FaceScorer:
@@ -150,7 +138,7 @@ class FaceScorer:
         faceres = ("gender_pred/BiasAdd", "age_pred/Softmax")
         self._faceres = GraphModel(_find(nets, "faceres.json"), *faceres, threads=threads)
         files = [_find(nets, name) for name in ("age-v1.onnx", "gender-v1.onnx", "fr_eye.onnx", "fr_pose.onnx")]
-        require("dlib", "onnxruntime", "skimage")
+        require("dlib", "onnxruntime")
         import dlib  # noqa: PLC0415
         import onnxruntime  # noqa: PLC0415
 
@@ -183,7 +171,7 @@ class FaceScorer:
         age = self._age.run(None, {"images": self._chips(pictures, shapes, 64)})[0]
         gender = self._gender.run(None, {"images": self._chips(pictures, shapes, 32)})[0]
         male, age_table = self._faceres(_crop(pictures, 224, 1.15).numpy())
-        glasses = glasses_features(pictures) @ self.probe[:-1].astype(np.float32) + np.float32(self.probe[-1])
+        glasses = GlassesProbe(torch.from_numpy(self.probe))(_tensor(pictures)).numpy()
         gray = (_crop(pictures, 64, 1.0) * torch.tensor(_GRAY)[:, None, None]).sum(1, keepdim=True)
         (emotion,) = self._emotion((gray / 127.5 - 1).numpy())
         feelings = {"angry": _ANGRY, "sad": _SAD, "surprise": _SURPRISE}
@@ -241,6 +229,11 @@ def _jittered(box: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]
         )
         for dx, dy, size in JITTER
     ]
+
+
+def _tensor(pictures: np.ndarray) -> torch.Tensor:
+    """Pictures (N, S, S, 3) uint8 as (N, 3, S, S) in [-1, 1]."""
+    return from_bytes(torch.tensor(pictures).permute(0, 3, 1, 2))
 
 
 def _crop(pictures: np.ndarray, size: int, scale: float) -> torch.Tensor:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from gra_core.constants import NUM_STYLES, STYLE_DIM
-from gra_core.directions.registry import EditDirection
+from gra_core.directions.registry import GLASSES, EditDirection
 from gra_core.errors import UnreadableImageError
 from gra_core.images import from_bytes
 from gra_core.models.editing import sample_at
@@ -22,9 +22,6 @@ from gra_core.models.generator import Generator, broadcast_w
 
 HARD_EDITS = {"yaw": 10.0, **dict.fromkeys(("smile", "age", "pitch", "glasses", "gender", "mouth_open"), 4.0)}
 """How many times as often as another edit those are drawn that move or replace large parts of a face."""
-
-GLASSES = "glasses"
-"""Key of the edit that puts glasses on generated faces, few of which wear any."""
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 

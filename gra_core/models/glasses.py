@@ -1,0 +1,71 @@
+"""Whether a photo shows glasses, which the code has to agree with.
+
+The encoder gives some people who wear none the beginnings of a frame, and some who wear one hardly any. The residuals
+make up for it while nothing is edited; when the head turns or grows older, bits of a frame show, or half of it goes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EYE_STRIP = (40, 88, 216, 152)
+"""Left, top, right, bottom of the region in which glasses are looked for, at 256 px."""
+
+ORIENTATIONS, CELL, BLOCK = 8, 8, 2
+"""Directions of gradients, side of a cell in pixels, and of a block in cells."""
+CLIPPED = 0.2
+"""Largest value of a block before it is normalised again."""
+
+CERTAINLY_NONE, CERTAINLY_SOME = -5.0, 2.0
+"""Log odds of glasses at which a code is moved the whole way off them, or on to them."""
+PERHAPS_NONE, PERHAPS_SOME = -3.0, 0.0
+"""Log odds between which it is left as it is."""
+
+WHOLE_WAY = 15.0
+"""Strength of the edit that puts glasses on, by which a code is moved."""
+
+
+class GlassesProbe(nn.Module):
+    """Log odds that an aligned face wears glasses: logistic regression on gradients around the eyes.
+
+    Args:
+        weights: (F + 1,), the last one the constant.
+    """
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights.float())
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Pictures (B, 3, 256, 256) in [-1, 1] -> (B,)."""
+        return eye_gradients(picture) @ self.weights[:-1] + self.weights[-1]
+
+
+def agreement(log_odds: Tensor) -> Tensor:
+    """How far codes are to be moved on to glasses, (B,): -1 where a photo shows none for sure, 1 where it does."""
+    off = (log_odds - PERHAPS_NONE) / (PERHAPS_NONE - CERTAINLY_NONE)
+    on = (log_odds - PERHAPS_SOME) / (CERTAINLY_SOME - PERHAPS_SOME)
+    return off.clamp(-1, 0) + on.clamp(0, 1)
+
+
+def eye_gradients(picture: Tensor) -> Tensor:
+    """Histograms of oriented gradients (Dalal & Triggs, CVPR 2005) around the eyes, (B, F), as scikit-image has them.
+
+    `picture`: (B, 3, 256, 256) in [-1, 1].
+    """
+    left, top, right, bottom = EYE_STRIP
+    strip = 127.5 * (picture[:, :, top:bottom, left:right].float() + 1)
+    grey = strip.round().mean(1, keepdim=True)  # even parts of a picture have no gradient, nor a direction of one
+    across, down = torch.zeros_like(grey), torch.zeros_like(grey)
+    across[..., 1:-1] = grey[..., 2:] - grey[..., :-2]
+    down[..., 1:-1, :] = grey[..., 2:, :] - grey[..., :-2, :]
+    angle = torch.rad2deg(torch.atan2(down, across)) % 180
+    which = (angle * (ORIENTATIONS / 180)).long().clamp_max(ORIENTATIONS - 1)
+    strength = torch.zeros_like(grey).expand(-1, ORIENTATIONS, -1, -1).scatter(1, which, torch.hypot(across, down))
+    cells = F.avg_pool2d(strength, CELL)
+    blocks = F.unfold(cells, BLOCK).transpose(1, 2)
+    blocks = blocks.unflatten(2, (ORIENTATIONS, BLOCK**2)).transpose(2, 3).flatten(2)
+    for limit in (CLIPPED, torch.inf):
+        length = (blocks.square().sum(2, keepdim=True) + 1e-10).sqrt()
+        blocks = (blocks / length).clamp_max(limit)
+    return blocks.flatten(1)

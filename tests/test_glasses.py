@@ -1,0 +1,67 @@
+"""Glasses: who wears some by the photo, and a code that agrees with it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+from skimage.feature import hog
+
+from gra_core.directions.registry import load_directions, load_glasses_probe
+from gra_core.editor import PortraitEditor
+from gra_core.images import from_bytes
+from gra_core.models.glasses import EYE_STRIP, WHOLE_WAY, GlassesProbe, agreement, eye_gradients
+
+
+def test_gradients_are_those_of_scikit_image():
+    pictures = np.stack(
+        [np.array(Image.fromarray(data.astronaut()).resize((256, 256)).rotate(turn)) for turn in (0, 90)]
+    )
+    left, top, right, bottom = EYE_STRIP
+    strips = pictures[:, top:bottom, left:right].astype(np.float32).mean(3)
+    wanted = np.stack([hog(s, orientations=8, pixels_per_cell=(8, 8), cells_per_block=(2, 2)) for s in strips])
+    found = eye_gradients(from_bytes(torch.tensor(pictures).permute(0, 3, 1, 2))).numpy()
+    assert found.shape == wanted.shape
+    # A gradient on the border of two directions may fall to either side.
+    assert np.quantile(np.abs(found - wanted), 0.95) < 1e-5
+    assert np.abs(found - wanted).mean() < 1e-3
+
+
+def test_who_surely_wears_none_is_moved_off_glasses_and_who_surely_does_on_to_them():
+    assert agreement(torch.tensor([-9.0, -5.0, -4.0, -3.0, -1.0, 0.0, 1.0, 2.0, 9.0])).tolist() == [
+        -1, -1, -0.5, 0, 0, 0, 0.5, 1, 1
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def portraits(editor):
+    """A generated face without glasses, and the same face with, (2, 3, 256, 256)."""
+    with torch.inference_mode():
+        code = editor.generator.mean_w.expand(1, 16, -1)
+        glasses = torch.tensor(editor.edits["glasses"].vector)
+        pictures = editor.generator(torch.cat((code, code + 1.5 * glasses)))
+        return torch.nn.functional.avg_pool2d(pictures, 4).clamp(-1, 1)
+
+
+def test_the_probe_that_ships_tells_glasses(portraits):
+    none, some = GlassesProbe(torch.from_numpy(load_glasses_probe()))(portraits)
+    assert none < -5
+    assert some > 0
+
+
+def test_codes_agree_with_what_photos_show(editor, portraits):
+    codes = torch.zeros(2, 16, 512)
+    offset = torch.tensor(load_directions()["glasses"].vector) * WHOLE_WAY / 100
+    none, some = editor.with_glasses_as_shown(codes, portraits)
+    torch.testing.assert_close(none, -offset)
+    assert (some * offset).sum() > 0
+    parts = editor.generator, editor.encoder, editor.streams, editor.person, editor.edits
+    assert PortraitEditor(*parts).with_glasses_as_shown(codes, portraits) is codes
+
+
+def test_a_file_without_a_probe_leaves_codes_as_they_are(tmp_path):
+    from gra_core.directions.registry import save_directions
+
+    path = tmp_path / "directions.safetensors"
+    save_directions(path, list(load_directions().values()))
+    assert load_glasses_probe(path) is None
