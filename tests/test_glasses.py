@@ -23,7 +23,7 @@ def test_gradients_are_those_of_scikit_image():
     found = eye_gradients(from_bytes(torch.tensor(pictures).permute(0, 3, 1, 2))).numpy()
     assert found.shape == wanted.shape
     # A gradient on the border of two directions may fall to either side.
-    assert np.quantile(np.abs(found - wanted), 0.9) < 1e-5
+    assert np.quantile(np.abs(found - wanted), 0.9) < 1e-4
     assert np.abs(found - wanted).mean() < 1e-3
 
 
