@@ -5,6 +5,7 @@
 >>> smiling = editor.edit(inversion, {"smile": 60})    # Editing Stream only
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from gra_core import checkpoints
 from gra_core.checkpoints import CheckpointSource
-from gra_core.constants import IMAGE_SIZE
+from gra_core.constants import IMAGE_SIZE, MAX_STRENGTH
 from gra_core.directions.registry import GLASSES, EditDirection, edit_offset, load_directions, load_glasses_probe
 from gra_core.images import image_to_tensor, tensor_to_image
 from gra_core.memory import keep_freed_memory
@@ -38,11 +39,13 @@ class Inversion:
         codes: W+ code, (1, 16, 512).
         source: residuals, comparison keys and fine detail of the photo.
         room: what is behind the person; None of an editor without a person net.
+        glasses: strength of the edit for glasses that is in the codes already, for them to agree with the photo.
     """
 
     codes: Tensor
     source: AlignmentSource
     room: Room | None
+    glasses: float = 0.0
 
 
 class PortraitEditor:
@@ -105,23 +108,24 @@ class PortraitEditor:
         if image.size != (IMAGE_SIZE, IMAGE_SIZE):
             image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
         photo = image_to_tensor(image).to(self.device)
-        return Inversion(*self.invert_batch(photo), None if self.person is None else look_behind(self.person, photo))
+        room = None if self.person is None else look_behind(self.person, photo)
+        return Inversion(*self.invert_batch(photo), room, self.glasses_to_agree(to_encoder_size(photo)).item())
 
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
         small = to_encoder_size(photos)
-        codes = self.with_glasses_as_shown(
-            estimate_codes(self.encoder, self.generator, small, self.average_face), small
-        )
+        codes = estimate_codes(self.encoder, self.generator, small, self.average_face)
+        if GLASSES in self.edits:
+            vector = torch.tensor(self.edits[GLASSES].vector).to(codes)
+            codes = codes + self.glasses_to_agree(small)[:, None, None] / MAX_STRENGTH * vector
         residuals = self.streams.reconstruction(self.generator, codes, photos).residuals
         return codes, self.streams.editing.prepare(self.generator, codes, photos, residuals)
 
-    def with_glasses_as_shown(self, codes: Tensor, photos: Tensor) -> Tensor:
-        """Codes (B, 16, 512) of photos (B, 3, 256, 256), away from glasses or towards them as the photos show."""
+    def glasses_to_agree(self, photos: Tensor) -> Tensor:
+        """Strengths (B,) of the edit for glasses that make codes agree with photos (B, 3, 256, 256): off, on, or 0."""
         if self.glasses is None or GLASSES not in self.edits:
-            return codes
-        offset = torch.from_numpy(edit_offset(self.edits, {GLASSES: WHOLE_WAY})).to(codes)
-        return codes + agreement(self.glasses(photos))[:, None, None] * offset
+            return photos.new_zeros(len(photos))
+        return WHOLE_WAY * agreement(self.glasses(photos))
 
     @torch.inference_mode()
     def edit(
@@ -170,6 +174,10 @@ class PortraitEditor:
         edits: Mapping[str, EditDirection] | None = None,
     ) -> Tensor:
         """The photo's W+ code after an edit, (1, 16, 512); as `edit`."""
-        code = inversion.codes[0].float().cpu().numpy()
-        offset = torch.from_numpy(edit_offset(self.edits if edits is None else edits, strengths, code))
-        return inversion.codes + offset.to(self.device, inversion.codes.dtype)
+        code, edits = inversion.codes[0].float().cpu().numpy(), self.edits if edits is None else edits
+        offset = edit_offset(edits, strengths, code)
+        wanted = strengths.get(GLASSES, 0.0)
+        if wanted * inversion.glasses < 0:  # what made the code agree with the photo is not in the way of the opposite
+            back = min(abs(wanted), abs(inversion.glasses))
+            offset = offset + edit_offset(self.edits, {GLASSES: math.copysign(back, wanted)})
+        return inversion.codes + torch.from_numpy(offset).to(self.device, inversion.codes.dtype)

@@ -8,7 +8,7 @@ from skimage import data
 from skimage.feature import hog
 
 from gra_core.directions.registry import load_directions, load_glasses_probe
-from gra_core.editor import PortraitEditor
+from gra_core.editor import Inversion, PortraitEditor
 from gra_core.images import from_bytes
 from gra_core.models.glasses import EYE_STRIP, WHOLE_WAY, GlassesProbe, agreement, eye_gradients
 
@@ -50,13 +50,35 @@ def test_the_probe_that_ships_tells_glasses(portraits):
 
 
 def test_codes_agree_with_what_photos_show(editor, portraits):
-    codes = torch.zeros(2, 16, 512)
-    offset = torch.tensor(load_directions()["glasses"].vector) * WHOLE_WAY / 100
-    none, some = editor.with_glasses_as_shown(codes, portraits)
-    torch.testing.assert_close(none, -offset)
-    assert (some * offset).sum() > 0
+    none, some = editor.glasses_to_agree(portraits)
+    assert none == -WHOLE_WAY
+    assert 0 < some <= WHOLE_WAY
     parts = editor.generator, editor.encoder, editor.streams, editor.person, editor.edits
-    assert PortraitEditor(*parts).with_glasses_as_shown(codes, portraits) is codes
+    plain = PortraitEditor(*parts)
+    assert not plain.glasses_to_agree(portraits).any()
+    photo = portraits[:1].repeat_interleave(4, 2).repeat_interleave(4, 3)
+    with torch.inference_mode():
+        moved = editor.invert_batch(photo)[0] - plain.invert_batch(photo)[0]
+    torch.testing.assert_close(moved[0], none / 100 * torch.tensor(editor.edits["glasses"].vector), atol=1e-4, rtol=0)
+
+
+def test_glasses_are_put_on_as_far_as_ever(editor, portraits):
+    """A code moved off glasses is not further from them by the time that the slider is where it was moved from."""
+    vector = torch.tensor(editor.edits["glasses"].vector)
+    codes = torch.zeros(1, 16, 512)
+
+    def strength(inverted: float, wanted: float) -> float:
+        """How far in all the code is moved along the edit."""
+        inversion = Inversion(codes + inverted / 100 * vector, None, None, inverted)
+        moved = editor.edited_codes(inversion, {"glasses": wanted})[0]
+        return 100 * ((moved * vector).sum() / vector.square().sum()).item()
+
+    assert strength(-15, 0) == pytest.approx(-15)
+    assert strength(-15, 5) == pytest.approx(-5)
+    assert strength(-15, 60) == pytest.approx(60)
+    assert strength(-15, -60) == pytest.approx(-75)
+    assert strength(15, -60) == pytest.approx(-60)
+    assert strength(15, 60) == pytest.approx(75)
 
 
 def test_a_file_without_a_probe_leaves_codes_as_they_are(tmp_path):
