@@ -63,8 +63,9 @@ class LoanedEditor:
         self.generator = editor.generator  # in main memory
 
         def borrowed() -> PortraitEditor:
-            parts = (editor.generator, editor.encoder, editor.streams, editor.person)
-            return type(editor)(*(part.to(device) for part in parts), editor.edits)
+            parts = (editor.generator, editor.encoder, editor.streams, editor.person, editor.glasses)
+            *lent, glasses = (part if part is None else part.to(device) for part in parts)
+            return type(editor)(*lent, editor.edits, glasses)
 
         @spaces.GPU(duration=SECONDS)
         def invert(aligned: Image.Image) -> Inversion:
