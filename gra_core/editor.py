@@ -66,7 +66,7 @@ class PortraitEditor:
         they come from the encoder.
         """
         self.generator, self.encoder, self.streams, self.person = generator, encoder, streams, person
-        self.edits, self.glasses = dict(edits), glasses
+        self.edits, self.glasses = dict(edits), glasses if GLASSES in edits else None
         self.device = generator.mean_w.device
         with torch.inference_mode():
             average = generator(broadcast_w(generator.mean_w[None]))
@@ -109,21 +109,27 @@ class PortraitEditor:
             image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
         photo = image_to_tensor(image).to(self.device)
         room = None if self.person is None else look_behind(self.person, photo)
-        return Inversion(*self.invert_batch(photo), room, self.glasses_to_agree(to_encoder_size(photo)).item())
+        codes, source, glasses = self._invert(photo)
+        return Inversion(codes, source, room, glasses.item())
 
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
+        return self._invert(photos)[:2]
+
+    def _invert(self, photos: Tensor) -> tuple[Tensor, AlignmentSource, Tensor]:
+        """As `invert_batch`, and the strength of the edit for glasses that is in the codes, (B,)."""
         small = to_encoder_size(photos)
         codes = estimate_codes(self.encoder, self.generator, small, self.average_face)
-        if GLASSES in self.edits:
+        glasses = self.glasses_to_agree(small)
+        if self.glasses is not None:
             vector = torch.tensor(self.edits[GLASSES].vector).to(codes)
-            codes = codes + self.glasses_to_agree(small)[:, None, None] / MAX_STRENGTH * vector
+            codes = codes + glasses[:, None, None] / MAX_STRENGTH * vector
         residuals = self.streams.reconstruction(self.generator, codes, photos).residuals
-        return codes, self.streams.editing.prepare(self.generator, codes, photos, residuals)
+        return codes, self.streams.editing.prepare(self.generator, codes, photos, residuals), glasses
 
     def glasses_to_agree(self, photos: Tensor) -> Tensor:
         """Strengths (B,) of the edit for glasses that make codes agree with photos (B, 3, 256, 256): off, on, or 0."""
-        if self.glasses is None or GLASSES not in self.edits:
+        if self.glasses is None:
             return photos.new_zeros(len(photos))
         return WHOLE_WAY * agreement(self.glasses(photos))
 

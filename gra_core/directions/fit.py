@@ -33,7 +33,7 @@ from time import monotonic
 
 import numpy as np
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from gra_core.checkpoints import record_checksum
 from gra_core.constants import MAX_STRENGTH, STYLE_DIM
@@ -61,7 +61,13 @@ from gra_core.directions.planning import (
     print_plan,
 )
 from gra_core.directions.recipes import COMPONENT_RECIPES, RECIPES, STYLE_RECIPES, band_atoms
-from gra_core.directions.registry import DIRECTIONS_FILE, GLASSES_PROBE, load_directions, save_directions
+from gra_core.directions.registry import (
+    DIRECTIONS_FILE,
+    GLASSES_PROBE,
+    load_directions,
+    load_glasses_probe,
+    save_directions,
+)
 from gra_core.directions.sampling import Renderer, load_generator, sample_w
 from gra_core.directions.scores import SCORE_SIZE, attribute_scores, glasses_features
 from gra_core.directions.stylespace import style_atoms, style_edits
@@ -159,10 +165,12 @@ def load_probe(path: Path = DIRECTIONS_FILE) -> np.ndarray:
         CheckpointError: the file is missing or holds none.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
-            return file.get_tensor(GLASSES_PROBE)
+        probe = load_glasses_probe(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} holds no glasses probe; give samples with a glasses.csv.") from error
+    if probe is None:
+        raise CheckpointError(f"{path} holds no glasses probe; give samples with a glasses.csv.")
+    return probe
 
 
 def main(argv: Sequence[str] | None = None) -> int:

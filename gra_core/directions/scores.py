@@ -150,7 +150,7 @@ class FaceScorer:
         self._age, self._gender, self._eye, self._pose = (
             onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]) for file in files
         )
-        self.probe = probe
+        self._glasses = GlassesProbe(torch.from_numpy(probe))
 
     def __call__(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
         """Measures (N,) of pictures (N, 256, 256, 3) uint8 RGB, FFHQ-aligned.
@@ -171,7 +171,7 @@ class FaceScorer:
         age = self._age.run(None, {"images": self._chips(pictures, shapes, 64)})[0]
         gender = self._gender.run(None, {"images": self._chips(pictures, shapes, 32)})[0]
         male, age_table = self._faceres(_crop(pictures, 224, 1.15).numpy())
-        glasses = GlassesProbe(torch.from_numpy(self.probe))(_tensor(pictures)).numpy()
+        glasses = self._glasses(_tensor(pictures)).numpy()
         gray = (_crop(pictures, 64, 1.0) * torch.tensor(_GRAY)[:, None, None]).sum(1, keepdim=True)
         (emotion,) = self._emotion((gray / 127.5 - 1).numpy())
         feelings = {"angry": _ANGRY, "sad": _SAD, "surprise": _SURPRISE}
