@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gra_core.directions.person import PersonMask
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.encoder import to_encoder_size
+from gra_core.models.person import PersonNet
 from gra_core.models.room import paint_over, widened
 from gra_core.training.data import RealFaces
 
@@ -21,10 +21,11 @@ CERTAIN = 0.3
 """Certainty from which on a mask shows a person, where taking somebody for background would do harm."""
 
 
-def person_masks(segment: PersonMask, pictures: Tensor) -> Tensor:
-    """Masks (B, 1, 256, 256) of pictures (B, 3, S, S) in [-1, 1], on their device."""
-    small = to_encoder_size(pictures).float().cpu().numpy()
-    return torch.from_numpy(segment(small)).to(pictures.device)
+@torch.no_grad()
+def person_masks(net: PersonNet, pictures: Tensor) -> Tensor:
+    """Masks (B, 1, 256, 256) of pictures (B, 3, S, S) in [-1, 1], in full precision."""
+    with torch.autocast(pictures.device.type, enabled=False):
+        return net(to_encoder_size(pictures).float())
 
 
 class Backgrounds:
@@ -35,11 +36,11 @@ class Backgrounds:
         masks: where the people were, (N, 1, 256, 256).
     """
 
-    def __init__(self, faces: RealFaces, segment: PersonMask) -> None:
+    def __init__(self, faces: RealFaces, net: PersonNet) -> None:
         plates, masks = [], []
         for batch in faces.pictures.split(16):
             photo = from_bytes(batch)
-            mask = person_masks(segment, photo)
+            mask = person_masks(net, photo)
             masks.append(to_bytes(2 * mask - 1))
             margin = widened(mask > CERTAIN, PLATE_MARGIN)
             small = F.avg_pool2d(photo, photo.shape[-1] // PLATE_SIZE)

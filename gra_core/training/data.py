@@ -20,7 +20,11 @@ from gra_core.images import from_bytes
 from gra_core.models.editing import sample_at
 from gra_core.models.generator import Generator, broadcast_w
 
-HARD_EDITS = {"yaw": 10.0, **dict.fromkeys(("smile", "age", "pitch", "glasses", "gender", "mouth_open"), 4.0)}
+HARD_EDITS = {
+    "yaw": 10.0,
+    "age": 8.0,
+    **dict.fromkeys(("smile", "pitch", "glasses", "gender", "mouth_open"), 4.0),
+}
 """How many times as often as another edit those are drawn that move or replace large parts of a face."""
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gra_core.constants import ENCODER_SIZE
-from gra_core.images import from_bytes
+from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import LATENT_SAMPLES, ROUNDS, Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator
+from gra_core.training.backgrounds import Backgrounds, person_masks, set_before
 from gra_core.training.data import (
     RealFaces,
     apply_tone,
@@ -36,7 +37,7 @@ LOSS_WEIGHTS = {
     "mse": 1.0,
     "l1": 0.5,
     "lpips": 3.0,
-    "lpips_alex": 2.0,
+    "lpips_alex": 4.0,
     "identity": 0.4,
     "code": 0.5,
     "spread": 0.05,
@@ -48,6 +49,9 @@ generator's own w."""
 
 GENERATED_SHARE = 0.25
 """Of each batch, faces with known codes; the rest are photos, which are what is hard."""
+
+BACKGROUND_SHARE = 0.4
+"""Of the photos, those of people set before the room behind somebody else, for rooms not to be learned by heart."""
 
 RIDGE = 3.0
 """Penalty, in photos, on the weights of the last layer when they are fitted to known codes."""
@@ -76,9 +80,13 @@ class EncoderTraining(Training):
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__(args, partial(new_encoder, args.face_net))
         self.real = RealFaces(args.data, 2 * ENCODER_SIZE, self.device)
+        self.backgrounds = Backgrounds(self.real, self.person)
+        self.masks = self.backgrounds.masks
         if args.variants:
-            variants = edited_photos(args.editor, self.real.pictures, args.variants)
-            self.real.add(variants.flatten(0, 1))
+            variants = edited_photos(args.editor, self.real.pictures, args.variants).flatten(0, 1)
+            self.real.add(variants)
+            masks = [person_masks(self.person, from_bytes(batch)) for batch in variants.split(16)]
+            self.masks = torch.cat((self.masks, *(to_bytes(2 * mask - 1) for mask in masks)))
         self.process.log(f"{len(self.real.pictures)} photos and variants")
         if args.fit_latents or not args.init:
             w = sample_w(self.generator, LATENT_SAMPLES, truncation=1.0)
@@ -98,8 +106,12 @@ class EncoderTraining(Training):
     def photos(self, count: int) -> Tensor:
         """Augmented real photos (count, 3, 256, 256)."""
         device = self.device
+        photos, masks = self.real.sample_with(count, self.masks)
+        plates = self.backgrounds.sample(count, photos.shape[-1])
+        elsewhere = torch.rand(count, 1, 1, 1, device=device) < BACKGROUND_SHARE
+        photos = torch.where(elsewhere, set_before(photos, masks / 2 + 0.5, plates), photos)
         flow = random_flow(count, device, 0.6)
-        photos = sample_at(self.real.sample(count), upscale_flow(flow, 4))
+        photos = sample_at(photos, upscale_flow(flow, 4))
         photos = apply_tone(F.avg_pool2d(photos, 2), random_tone(count, device, 0.6))
         return blur_detail(photos, torch.rand(count, device=device) > 0.05)
 

