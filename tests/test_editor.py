@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from gra_core.alignment import FaceAligner, paste_back
 from gra_core.editor import Inversion, PortraitEditor
 from gra_core.errors import StrengthError, UnknownEditError
-from gra_core.models.encoder import ROUNDS
+from gra_core.models.encoder import LATENT_BOUND, ROUNDS
 
 FIRST_EDITS = ["smile", "age", "yaw", "glasses", "gender"]
 
@@ -49,6 +49,11 @@ def test_reconstruction_is_the_photo(editor, inversion, reconstruction, aligned)
     assert np.abs(pixels(reconstruction) - pixels(aligned.image)).max() < 0.01  # one level: pixels pass whole
     low_rate = mse(editor.low_rate(inversion), aligned.image)
     assert 0.004 < low_rate < 0.15  # the code alone resembles the photo, and is no copy of it
+
+
+def test_codes_stay_near_the_generators_own(editor):
+    """Further off, walls and hair of turned heads have stripes: the file has to say what the code says."""
+    assert editor.encoder.latent_space.bound.item() == LATENT_BOUND
 
 
 def test_zero_strengths_are_no_edit(editor, inversion, reconstruction):
