@@ -25,7 +25,7 @@ from gra_core.memory import keep_freed_memory
 from gra_core.models.editing import AlignmentSource, Edit
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
-from gra_core.models.glasses import WHOLE_WAY, GlassesProbe, agreement
+from gra_core.models.glasses import GlassesProbe, strengths_to_agree
 from gra_core.models.person import PersonNet
 from gra_core.models.room import Room, look_behind, uncover
 from gra_core.models.streams import Streams
@@ -95,7 +95,7 @@ class PortraitEditor:
             keep_freed_memory()
         layout = torch.channels_last
         parts = (part.to(memory_format=layout).to(device) for part in (generator, encoder, streams, person))
-        return cls(*parts, edits, None if weights is None else GlassesProbe(torch.from_numpy(weights)).to(device))
+        return cls(*parts, edits, GlassesProbe.of(weights, device))
 
     @torch.inference_mode()
     def invert(self, aligned: Image.Image) -> Inversion:
@@ -129,9 +129,7 @@ class PortraitEditor:
 
     def glasses_to_agree(self, photos: Tensor) -> Tensor:
         """Strengths (B,) of the edit for glasses that make codes agree with photos (B, 3, 256, 256): off, on, or 0."""
-        if self.glasses is None:
-            return photos.new_zeros(len(photos))
-        return WHOLE_WAY * agreement(self.glasses(photos))
+        return strengths_to_agree(self.glasses, photos)
 
     @torch.inference_mode()
     def edit(

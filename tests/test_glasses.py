@@ -10,7 +10,7 @@ from skimage.feature import hog
 from gra_core.directions.registry import load_directions, load_glasses_probe
 from gra_core.editor import Inversion, PortraitEditor
 from gra_core.images import from_bytes
-from gra_core.models.glasses import EYE_STRIP, WHOLE_WAY, GlassesProbe, agreement, eye_gradients
+from gra_core.models.glasses import EYE_STRIP, WHOLE_WAY, GlassesProbe, agreement, eye_gradients, strengths_to_agree
 
 
 def test_gradients_are_those_of_scikit_image():
@@ -87,3 +87,5 @@ def test_a_file_without_a_probe_leaves_codes_as_they_are(tmp_path):
     path = tmp_path / "directions.safetensors"
     save_directions(path, list(load_directions().values()))
     assert load_glasses_probe(path) is None
+    probe = GlassesProbe.of(load_glasses_probe(path), "cpu")
+    assert not strengths_to_agree(probe, torch.zeros(2, 3, 256, 256)).any()

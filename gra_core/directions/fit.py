@@ -164,12 +164,13 @@ def load_probe(path: Path = DIRECTIONS_FILE) -> np.ndarray:
     Raises:
         CheckpointError: the file is missing or holds none.
     """
+    missing = CheckpointError(f"{path} holds no glasses probe; give samples with a glasses.csv.")
     try:
         probe = load_glasses_probe(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} holds no glasses probe; give samples with a glasses.csv.") from error
+        raise missing from error
     if probe is None:
-        raise CheckpointError(f"{path} holds no glasses probe; give samples with a glasses.csv.")
+        raise missing
     return probe
 
 

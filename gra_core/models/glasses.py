@@ -4,6 +4,9 @@ The encoder gives some people who wear none the beginnings of a frame, and some 
 make up for it while nothing is edited; when the head turns or grows older, bits of a frame show, or half of it goes.
 """
 
+from typing import Self
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,9 +39,22 @@ class GlassesProbe(nn.Module):
         super().__init__()
         self.register_buffer("weights", weights.float())
 
+    @classmethod
+    def of(cls, weights: np.ndarray | None, device: torch.device | str) -> Self | None:
+        """The probe of a directions file; None where the file holds none."""
+        return None if weights is None else cls(torch.from_numpy(weights)).to(device)
+
     def forward(self, picture: Tensor) -> Tensor:
         """Pictures (B, 3, 256, 256) in [-1, 1] -> (B,)."""
         return eye_gradients(picture) @ self.weights[:-1] + self.weights[-1]
+
+
+def strengths_to_agree(probe: GlassesProbe | None, photos: Tensor) -> Tensor:
+    """Strengths (B,) of the edit for glasses that make codes agree with photos (B, 3, 256, 256): off, on, or 0.
+
+    Without a probe, 0.
+    """
+    return photos.new_zeros(len(photos)) if probe is None else WHOLE_WAY * agreement(probe(photos))
 
 
 def agreement(log_odds: Tensor) -> Tensor:

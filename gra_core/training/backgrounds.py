@@ -1,7 +1,8 @@
-"""Faces before other backgrounds: a generated face cut out and set before what is behind somebody else.
+"""Faces before other backgrounds: a face cut out and set before what is behind somebody else.
 
 The generator moves its background along with the head; behind a person who turns, the room stays where it is, and
-what the head uncovers is room. Pairs made with these say so.
+what the head uncovers is room. The streams' pairs made with these say so. The encoder sees photos before other rooms,
+for there are too few of them.
 """
 
 import torch
@@ -28,12 +29,22 @@ def person_masks(net: PersonNet, pictures: Tensor) -> Tensor:
         return net(to_encoder_size(pictures).float())
 
 
+def packed(mask: Tensor) -> Tensor:
+    """Masks in [0, 1] as uint8, to be drawn with the photos they belong to (`RealFaces.sample_with`)."""
+    return to_bytes(2 * mask - 1)
+
+
+def unpacked(drawn: Tensor) -> Tensor:
+    """Masks in [0, 1] of `packed` ones that were drawn, which come in [-1, 1] as pictures do."""
+    return drawn / 2 + 0.5
+
+
 class Backgrounds:
     """What is behind the people of the training photos, without the people; on the device, as uint8.
 
     Attributes:
         plates: (N, 3, 512, 512).
-        masks: where the people were, (N, 1, 256, 256).
+        masks: where the people were, (N, 1, 256, 256), `packed`.
     """
 
     def __init__(self, faces: RealFaces, net: PersonNet) -> None:
@@ -41,7 +52,7 @@ class Backgrounds:
         for batch in faces.pictures.split(16):
             photo = from_bytes(batch)
             mask = person_masks(net, photo)
-            masks.append(to_bytes(2 * mask - 1))
+            masks.append(packed(mask))
             margin = widened(mask > CERTAIN, PLATE_MARGIN)
             small = F.avg_pool2d(photo, photo.shape[-1] // PLATE_SIZE)
             plate = paint_over(small, 1 - F.interpolate(margin, size=PLATE_SIZE))

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gra_core.constants import ENCODER_SIZE
-from gra_core.images import from_bytes, to_bytes
+from gra_core.images import from_bytes
 from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import LATENT_SAMPLES, ROUNDS, Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator
-from gra_core.training.backgrounds import Backgrounds, person_masks, set_before
+from gra_core.training.backgrounds import Backgrounds, packed, person_masks, set_before, unpacked
 from gra_core.training.data import (
     RealFaces,
     apply_tone,
@@ -85,8 +85,8 @@ class EncoderTraining(Training):
         if args.variants:
             variants = edited_photos(args.editor, self.real.pictures, args.variants).flatten(0, 1)
             self.real.add(variants)
-            masks = [person_masks(self.person, from_bytes(batch)) for batch in variants.split(16)]
-            self.masks = torch.cat((self.masks, *(to_bytes(2 * mask - 1) for mask in masks)))
+            masks = [packed(person_masks(self.person, from_bytes(batch))) for batch in variants.split(16)]
+            self.masks = torch.cat((self.masks, *masks))
         self.process.log(f"{len(self.real.pictures)} photos and variants")
         if args.fit_latents or not args.init:
             w = sample_w(self.generator, LATENT_SAMPLES, truncation=1.0)
@@ -107,9 +107,9 @@ class EncoderTraining(Training):
         """Augmented real photos (count, 3, 256, 256)."""
         device = self.device
         photos, masks = self.real.sample_with(count, self.masks)
-        plates = self.backgrounds.sample(count, photos.shape[-1])
         elsewhere = torch.rand(count, 1, 1, 1, device=device) < BACKGROUND_SHARE
-        photos = torch.where(elsewhere, set_before(photos, masks / 2 + 0.5, plates), photos)
+        kept = torch.where(elsewhere, unpacked(masks), 1.0)
+        photos = set_before(photos, kept, self.backgrounds.sample(count, photos.shape[-1]))
         flow = random_flow(count, device, 0.6)
         photos = sample_at(photos, upscale_flow(flow, 4))
         photos = apply_tone(F.avg_pool2d(photos, 2), random_tone(count, device, 0.6))

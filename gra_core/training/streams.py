@@ -29,11 +29,11 @@ from gra_core.images import from_bytes
 from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changing, sample_at, upscale, upscale_flow
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator
-from gra_core.models.glasses import WHOLE_WAY, GlassesProbe, agreement
+from gra_core.models.glasses import GlassesProbe, strengths_to_agree
 from gra_core.models.room import widened
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
-from gra_core.training.backgrounds import CERTAIN, Backgrounds, person_masks, set_before
+from gra_core.training.backgrounds import CERTAIN, Backgrounds, person_masks, set_before, unpacked
 from gra_core.training.data import (
     NamedOffsets,
     RealFaces,
@@ -153,7 +153,7 @@ class StreamTraining(Training):
         self.encoder_time = 0.0
         self.refresh()
         self.named = NamedOffsets.of(load_directions(args.directions), self.device)
-        self.glasses = GlassesProbe(torch.from_numpy(load_glasses_probe(args.directions))).to(self.device)
+        self.glasses = GlassesProbe.of(load_glasses_probe(args.directions), self.device)
         self.real = RealFaces(args.data, IMAGE_SIZE, self.device)
         self.variants = edited_photos(args.editor, self.real.pictures, args.variants) if args.variants else None
         self.process.log(f"{len(self.real)} photos, {args.variants} edits of each")
@@ -191,7 +191,7 @@ class StreamTraining(Training):
 
     def agreeing(self, codes: Tensor, pictures: Tensor) -> Tensor:
         """Estimated codes as the editor has them: in agreement with the pictures on glasses."""
-        strengths = WHOLE_WAY * agreement(self.glasses(to_encoder_size(pictures)))
+        strengths = strengths_to_agree(self.glasses, to_encoder_size(pictures))
         return codes + strengths[:, None, None] / MAX_STRENGTH * self.named.glasses
 
     def edit(
@@ -233,8 +233,8 @@ class StreamTraining(Training):
     def batch(self) -> dict[str, Tensor]:
         """One fresh batch: exact, then returned, misaligned and free pairs.
 
-        `person` and `behind` are where free pairs show the person before and after the edit, and where
-        neither does, (F, 1, 128, 128).
+        `person` and `behind` are where free pairs show the person before and after the edit, and where neither does,
+        (F, 1, 128, 128); `read`, (F, 16, 512), is what the encoder finds in their photos.
         """
         source, target, codes, edited = self.exact_pairs(self.counts["exact"])
         photo, altered, flow = (
@@ -246,7 +246,7 @@ class StreamTraining(Training):
         estimates, counts = self.estimate(real), [len(photo), len(free), len(photo)]
         altered_codes, free_codes, photo_codes = self.agreeing(estimates, real).split(counts)
         low_before, low_after = self.run_generator(torch.cat((free_codes, free_codes + free_offset))).float().chunk(2)
-        before, after = masks / 2 + 0.5, person_masks(self.person, low_after.clamp(-1, 1))
+        before, after = unpacked(masks), person_masks(self.person, low_after.clamp(-1, 1))
         nobody = 1 - widened(torch.maximum(before, after) > CERTAIN, BACKGROUND_MARGIN)
         return {
             "source": torch.cat((source, altered, free)),
