@@ -11,15 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gra_core.images import from_bytes, to_bytes
-from gra_core.models.editing import changing, upscale
+from gra_core.models.editing import upscale
+from gra_core.models.inpainting import inpaint
 from gra_core.models.person import PERSON_SIZE, PersonNet
 
 PERHAPS = 0.1
 """Certainty of the net from which on a photo may show the person, whose hair is not to be taken for room."""
-PAINTED_MARGIN = 3
-"""So many pixels of 256 around the person are painted over as well."""
-PLACE_MARGIN = 6
-"""So many pixels of 256 around the person count as the person's place, in which an edit leaves things behind."""
+PLACE_MARGIN = 10
+"""So many pixels of 256 around the person count as the person's place: an edit leaves hair behind there."""
 RIM = 4
 """Half the width, in pixels of 256, of that place's soft rim."""
 NOBODY, SOMEBODY = 0.15, 0.65
@@ -30,6 +29,8 @@ REACH = 14
 """So many pixels of 256 around what is uncovered what is left behind is painted over."""
 STRAY_REACH = 28
 """The same, of single hairs and the like before a plain wall."""
+WALL_MARGIN = 6
+"""So many pixels of 256 around the person are not looked at for the wall's colour."""
 STRAY_MARGIN = 20
 """So many pixels of 256 around the person what stands out from a plain wall is the person's, missed by the net."""
 STANDS_OUT = 0.1
@@ -73,10 +74,18 @@ def look_behind(net: PersonNet, photo: Tensor) -> Room:
     person = net(small)
     perhaps = person > PERHAPS
     stray = strays(photo, perhaps)
-    painted = torch.maximum(widened(perhaps, PAINTED_MARGIN), stray)
-    plate = paint_over(photo, 1 - F.interpolate(painted, size=photo.shape[-1]))
-    place = softened(widened(perhaps, PLACE_MARGIN))
-    return Room(to_bytes(plate), place, softened(widened(stray, RIM)), (person > SOMEBODY).float(), small)
+    place = widened(perhaps, PLACE_MARGIN)
+    hole = torch.maximum(place, stray)
+    plate = torch.cat([room_plate(*one) for one in zip(photo.split(1), hole.split(1), strict=True)])
+    return Room(to_bytes(plate), softened(place), softened(widened(stray, RIM)), (person > SOMEBODY).float(), small)
+
+
+def room_plate(photo: Tensor, hole: Tensor) -> Tensor:
+    """A photo (1, 3, 1024, 1024) with the room in place of a hole (1, 1, 256, 256), which is 1 where there is one."""
+    filled = inpaint(photo, hole)
+    if filled is None:
+        return paint_over(photo, 1 - F.interpolate(hole, size=photo.shape[-1]))
+    return filled
 
 
 def strays(photo: Tensor, perhaps: Tensor) -> Tensor:
@@ -91,7 +100,7 @@ def strays(photo: Tensor, perhaps: Tensor) -> Tensor:
     """
     size = photo.shape[-1] // PERSON_SIZE
     small = F.avg_pool2d(photo, size)
-    wall = 1 - widened(perhaps, PLACE_MARGIN)
+    wall = 1 - widened(perhaps, WALL_MARGIN)
     for _ in range(2):
         colour = upscale(colour_around(small, wall), COARSE)
         wall = wall * (difference(small, colour) < STANDS_OUT)
@@ -128,15 +137,17 @@ def colour_around(picture: Tensor, weight: Tensor) -> Tensor:
 def uncover(net: PersonNet, picture: Tensor, room: Room) -> Tensor:
     """An edit, (B, 3, 1024, 1024) in about [-1, 1], with the room where it no longer shows the person.
 
-    Where the edit leaves the photo as it is, it stays.
+    The room is in the light that the edit has given to what is seen of it.
     """
     small = F.avg_pool2d(picture, picture.shape[-1] // PERSON_SIZE)
     person = net(small.clamp(-1, 1))
     left = 1 - widened(room.person * (person < NOBODY) < 0.5, STEP)
     near, further = (softened(widened(left, STEP + reach)) for reach in (REACH, STRAY_REACH))
     nobody = ((SOMEBODY - person) / (SOMEBODY - NOBODY)).clamp(0, 1)
-    place = torch.maximum(near * room.place * changing(small - room.photo), further * room.stray)
-    return torch.lerp(picture, from_bytes(room.plate), upscale(place * nobody, picture.shape[-1] // PERSON_SIZE))
+    place = torch.maximum(near * room.place, further * room.stray)
+    tint = colour_around(small - room.photo, (1 - room.place) * (person < NOBODY))
+    plate = from_bytes(room.plate) + upscale(tint, picture.shape[-1] // tint.shape[-1])
+    return torch.lerp(picture, plate, upscale(place * nobody, picture.shape[-1] // PERSON_SIZE))
 
 
 def widened(mask: Tensor, margin: int) -> Tensor:
