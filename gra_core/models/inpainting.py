@@ -7,6 +7,7 @@ gradients (Perez et al. 2003), so that their colours meet at the seams and at th
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ class Scale:
     seen: Tensor
 
     @classmethod
-    def of(cls, picture: Tensor, seen: Tensor, side: int) -> "Scale":
+    def of(cls, picture: Tensor, seen: Tensor, side: int) -> Self:
         """Of a picture (1, 3, S, S) that shows the right thing where `seen` (1, 1, S, S) is 1, else 0."""
         factor = picture.shape[-1] // side
         weight = F.avg_pool2d(seen, factor)
