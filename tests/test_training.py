@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors import safe_open
 
-from gra_core.constants import PROJECT_ROOT
+from gra_core.constants import ENCODER_SIZE, PROJECT_ROOT
 from gra_core.errors import CheckpointError, UnreadableImageError
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import sample_at, upscale_flow
@@ -40,6 +40,7 @@ from gra_core.training.losses import (
     VGG_SLICES,
     ShiftTolerantAlexNet,
     ShiftTolerantLPIPS,
+    excess_texture,
     load_face_net,
 )
 from gra_core.training.runtime import (
@@ -155,6 +156,19 @@ def test_perceptual_distance_grows_with_the_difference(net, file, request):
     moved = picture.clone().requires_grad_()
     distance(moved, picture + noise).sum().backward()
     assert moved.grad.abs().sum() > 0
+
+
+def test_stripes_and_texture_that_the_photo_has_not_are_found():
+    wall = torch.linspace(-0.5, 0.5, ENCODER_SIZE).expand(2, 3, ENCODER_SIZE, ENCODER_SIZE)
+    rows, columns = torch.arange(ENCODER_SIZE)[:, None], torch.arange(ENCODER_SIZE)
+    blinds = wall + 0.1 * (rows % 8 < 4)
+    bricks = wall + 0.1 * ((rows // 4 + columns // 4) % 2)
+    assert excess_texture(wall, wall) == 0
+    assert excess_texture(blinds, blinds.roll(4, 2)) < 1e-6  # the same stripes, elsewhere
+    assert excess_texture(wall, blinds) < 1e-6
+    assert excess_texture(blinds, wall) > 1e-3
+    assert excess_texture(blinds.transpose(2, 3), wall) > 1e-3
+    assert excess_texture(bricks, wall) > 5e-4
 
 
 def test_face_net_gives_the_same_as_onnxruntime(face_net_file):

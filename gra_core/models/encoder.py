@@ -21,10 +21,9 @@ QUERY_DIM = 320
 QUERY_LAYERS = 4
 QUERY_HEADS = 5
 
-LATENT_BOUND = 6.0
+LATENT_BOUND = 5.0
 """Codes stay within so many standard deviations of the generator's own w in every direction: what is further off shows
-stripes in walls and torn hair when the head turns, what is nearer is less like the person. The encoder that ships was
-trained with 10."""
+stripes in walls and torn hair when the head turns, what is nearer is less like the person."""
 
 UNBOUNDED = 1e4
 """A bound that no latent comes near."""

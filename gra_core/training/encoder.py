@@ -29,7 +29,7 @@ from gra_core.training.data import (
     sample_w,
 )
 from gra_core.training.loop import Training, training_options
-from gra_core.training.losses import ShiftTolerantAlexNet, load_face_net
+from gra_core.training.losses import ShiftTolerantAlexNet, excess_texture, load_face_net
 from gra_core.training.report import save_grid
 from gra_core.training.variants import add_variant_options, edited_photos
 
@@ -37,11 +37,12 @@ LOSS_WEIGHTS = {
     "mse": 1.0,
     "l1": 0.5,
     "lpips": 3.0,
-    "lpips_alex": 4.0,
-    "identity": 0.4,
+    "lpips_alex": 5.0,
+    "identity": 0.6,
+    "texture": 300.0,
     "code": 0.5,
     "spread": 0.05,
-    "latent": 1e-3,
+    "latent": 3e-3,
 }
 """`code`: distance to the known code of generated faces. `spread`: variance of a code over its 16 rows, which keeps
 it near W, where edits work (e4e, Tov et al. 2021, section 4.1). `latent`: square of the latents, 1 for the
@@ -158,6 +159,7 @@ class EncoderTraining(Training):
             with torch.no_grad():
                 wanted = self.run_faces(photo)
             terms["identity"] = 1 - (self.run_faces(picture) * wanted).sum(1).mean()
+            terms["texture"] = excess_texture(picture, photo)
             terms["latent"] = latents.square().mean()
             terms["spread"] = (codes - codes.mean(1, keepdim=True)).square().mean()
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms

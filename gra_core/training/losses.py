@@ -17,6 +17,9 @@ from gra_core.models.face import FaceNet
 VGG_SLICES = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
 """Channels through the convolutions of each slice."""
 
+STRIPE_WIDTHS = (16, 48)
+"""Widths of the strips in which stripes are looked for, in pixels of 256."""
+
 ALEXNET_SLICES = ((3, 64, 11, 2), (64, 192, 5, 2), (192, 384, 3, 1), (384, 256, 3, 1), (256, 256, 3, 1))
 """The one convolution of each slice: channels in and out, kernel, padding."""
 
@@ -98,6 +101,38 @@ class ShiftTolerantAlexNet(ShiftTolerantLPIPS):
             x = conv(x)
             x = F.relu(x if i else self._halve(x, 2))
             yield x
+
+
+def excess_texture(picture: Tensor, photo: Tensor) -> Tensor:
+    """How much more stripes and texture a picture shows than the photo does in the same places; 0 for the photo.
+
+    Perceptual nets hardly mind what codes far from the generator's own show on walls and in hair: stripes like blinds,
+    then lattices like bricks. Less than the photo shows is for other losses to find.
+
+    Args:
+        picture: (B, 3, 256, 256) in [-1, 1].
+        photo: the same shape; gradients reach `picture` only.
+    """
+    stripes = F.relu(_stripes(picture) - _stripes(photo)).mean()
+    around = F.max_pool2d(_texture(photo), 3, 1, 1)
+    return stripes + 0.5 * F.relu(_texture(picture) - around).mean()
+
+
+def _stripes(picture: Tensor) -> Tensor:
+    """Energy of the fine part of means along rows and columns, (B, N) for N strips of the picture."""
+    energies = []
+    for width in STRIPE_WIDTHS:
+        for upright in (picture, picture.transpose(2, 3)):
+            means = F.avg_pool2d(upright, (1, width))
+            coarse = F.avg_pool2d(means, (9, 1), 1, (4, 0), count_include_pad=False)
+            energies.append((means - coarse).square().mean((1, 2)))
+    return torch.cat(energies, 1)
+
+
+def _texture(picture: Tensor) -> Tensor:
+    """Energy of what is finer than 7 pixels, (B, 1, 16, 16)."""
+    fine = picture - F.avg_pool2d(picture, 7, 1, 3, count_include_pad=False)
+    return F.avg_pool2d(fine.square().mean(1, keepdim=True), 16)
 
 
 def load_face_net(path: Path) -> FaceNet:

@@ -75,7 +75,7 @@ LOSS_WEIGHTS = {
     "extent": 0.5,
     "found": 2.0,
     "kept": 1.0,
-    "free_identity": 0.2,
+    "free_identity": 0.4,
     "background": 0.5,
     "still": 0.1,
     "realism": 0.05,
