@@ -11,8 +11,9 @@ from gra_core import checkpoints
 from gra_core.directions import person as conversion
 from gra_core.errors import CheckpointError
 from gra_core.images import from_bytes, image_to_tensor
+from gra_core.models.inpainting import widened
 from gra_core.models.person import PersonNet
-from gra_core.models.room import look_behind, paint_over, strays, uncover, widened
+from gra_core.models.room import look_behind, paint_over, strays, uncover
 
 SIDE = 1024
 

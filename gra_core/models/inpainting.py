@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gra_core.models.editing import upscale
+
 PATCH = 7
 RADIUS = PATCH // 2
 COARSE_SIDE, FINE_SIDE, HOLE_SIDE = 64, 128, 256
@@ -39,12 +41,10 @@ class Scale:
 
     Attributes:
         picture: (1, 3, S, S), right where seen.
-        hole: 1 where it is to be filled, (1, 1, S, S).
-        seen: 1 where it may be copied from, (1, 1, S, S); neither where a larger place is only in part a hole.
+        seen: 1 where it may be copied from, 0 where it is to be filled, (1, 1, S, S).
     """
 
     picture: Tensor
-    hole: Tensor
     seen: Tensor
 
     @classmethod
@@ -53,8 +53,12 @@ class Scale:
         factor = picture.shape[-1] // side
         weight = F.avg_pool2d(seen, factor)
         mean = F.avg_pool2d(picture * seen, factor) / weight.clamp_min(1e-6)
-        kept = (weight > 0.5).float()
-        return cls(mean, 1 - kept, kept)
+        return cls(mean, (weight > 0.5).float())
+
+    @property
+    def hole(self) -> Tensor:
+        """1 where the picture is to be filled, (1, 1, S, S)."""
+        return 1 - self.seen
 
     def copyable(self) -> Tensor:
         """Whether each place and most of the patch around it are seen, (S * S,)."""
@@ -62,13 +66,13 @@ class Scale:
 
     def touching(self) -> Tensor:
         """Indices of the places whose patches reach into the hole, (T,)."""
-        return grown(self.hole, RADIUS).view(-1).nonzero()[:, 0]
+        return widened(self.hole, RADIUS).view(-1).nonzero()[:, 0]
 
     def trust(self) -> Tensor:
         """How much the patch around each place counts, (S * S,): less, the further from what is seen."""
         depth, left = torch.zeros_like(self.hole), self.hole
-        while left.any() and depth.max() < left.shape[-1]:
-            depth, left = depth + left, 1 - grown(1 - left, 1)
+        while left.any():
+            depth, left = depth + left, 1 - widened(1 - left, 1)
         return FADING ** depth.view(-1)
 
 
@@ -83,13 +87,13 @@ def inpaint(photo: Tensor, hole: Tensor) -> Tensor | None:
         (1, 3, 1024, 1024) in [-1, 1], the photo itself outside of the hole; None if too little is seen around it.
     """
     factor = photo.shape[-1] // HOLE_SIDE
-    whole = Scale(F.avg_pool2d(photo, factor), hole, 1 - hole)
+    whole = Scale(F.avg_pool2d(photo, factor), 1 - hole)
     coarse, fine = (Scale.of(whole.picture, whole.seen, side) for side in (COARSE_SIDE, FINE_SIDE))
     if coarse.copyable().sum() < PATCH**2:
         return None
     filled, source = refine(fine, *doubled(fine, *place_patches(coarse)))
     start, source = doubled(whole, filled, source)
-    smooth = enlarged(join(whole, start, source), factor)
+    smooth = upscale(join(whole, start, source), factor)
     detail = whole.seen * F.pixel_unshuffle(photo - smooth, factor)
     smooth = smooth + F.pixel_shuffle(taken(detail, source), factor)
     return torch.lerp(photo, smooth, F.interpolate(hole, scale_factor=factor)).clamp(-1, 1)
@@ -100,17 +104,18 @@ def place_patches(scale: Scale) -> tuple[Tensor, Tensor]:
     places, channels = places_of(scale.hole), scale.picture.shape[1]
     from_index = scale.copyable().nonzero()[:, 0]
     seen = patches(scale.seen)[from_index]
+    seen_in_channels = seen.repeat(1, channels)
     sources = patches(scale.picture * scale.seen)[from_index]
 
     def fill(picture: Tensor, known: Tensor, at: Tensor, trust: Tensor) -> tuple[Tensor, Tensor]:
         """A picture of patches around the places `at` (T,), and the indices of those they were taken from."""
         distances = torch.cdist(places[at].float(), places[from_index].float())
         weights = patches(known)[at].repeat(1, channels)
-        found = most_alike(patches(picture)[at], weights, sources, seen.repeat(1, channels), distances)
+        found = most_alike(patches(picture)[at], weights, sources, seen_in_channels, distances)
         return paste(sources[found], trust[:, None] * seen[found], at, picture.shape[-1]), from_index[found]
 
     picture, known = scale.picture * scale.seen, scale.seen
-    while (front := grown(known, 1) * (1 - known)).any():
+    while (front := widened(known, 1) * (1 - known)).any():
         at = front.view(-1).nonzero()[:, 0]
         pasted, _ = fill(picture, known, at, torch.ones_like(at, dtype=picture.dtype))
         picture, known = torch.lerp(picture, pasted, front), known + front
@@ -188,9 +193,9 @@ def places_of(picture: Tensor) -> Tensor:
     return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)
 
 
-def grown(mask: Tensor, margin: int) -> Tensor:
-    """A mask (1, 1, S, S) of 0 and 1, wider by `margin` places all round."""
-    return F.max_pool2d(mask, 2 * margin + 1, 1, margin)
+def widened(mask: Tensor, margin: int) -> Tensor:
+    """The region that a mask (B, 1, S, S) marks, wider by `margin` places all round; 0 or 1."""
+    return F.max_pool2d(mask.float(), 2 * margin + 1, 1, margin)
 
 
 def difference(x: Tensor, axis: int) -> Tensor:
@@ -241,7 +246,7 @@ def doubled(finer: Scale, picture: Tensor, source: Tensor) -> tuple[Tensor, Tens
     moves = 2 * (places[source] - places).view(side, side, 2)
     moves = moves.repeat_interleave(2, 0).repeat_interleave(2, 1).view(-1, 2)
     index = within(places_of(finer.hole) + moves, 2 * side)
-    return torch.lerp(finer.picture, enlarged(picture, 2), finer.hole), index
+    return torch.lerp(finer.picture, upscale(picture, 2), finer.hole), index
 
 
 def within(places: Tensor, side: int) -> Tensor:
@@ -253,8 +258,3 @@ def within(places: Tensor, side: int) -> Tensor:
 def taken(x: Tensor, source: Tensor) -> Tensor:
     """What (1, C, S, S) shows at the source of each place, source (S * S,)."""
     return x.flatten(2)[:, :, source].view_as(x)
-
-
-def enlarged(x: Tensor, factor: int) -> Tensor:
-    """Bilinear, (1, C, S, S) to (1, C, factor * S, factor * S)."""
-    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)

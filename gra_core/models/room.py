@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import upscale
-from gra_core.models.inpainting import inpaint
+from gra_core.models.inpainting import inpaint, widened
 from gra_core.models.person import PERSON_SIZE, PersonNet
 
 PERHAPS = 0.1
@@ -148,11 +148,6 @@ def uncover(net: PersonNet, picture: Tensor, room: Room) -> Tensor:
     tint = colour_around(small - room.photo, (1 - room.place) * (person < NOBODY))
     plate = from_bytes(room.plate) + upscale(tint, picture.shape[-1] // tint.shape[-1])
     return torch.lerp(picture, plate, upscale(place * nobody, picture.shape[-1] // PERSON_SIZE))
-
-
-def widened(mask: Tensor, margin: int) -> Tensor:
-    """The region that a mask (B, 1, S, S) marks, wider by `margin` pixels all round; 0 or 1."""
-    return F.max_pool2d(mask.float(), 2 * margin + 1, 1, margin)
 
 
 def softened(mask: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changi
 from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
 from gra_core.models.generator import Generator
 from gra_core.models.glasses import GlassesProbe, strengths_to_agree
-from gra_core.models.room import widened
+from gra_core.models.inpainting import widened
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
 from gra_core.training.backgrounds import CERTAIN, Backgrounds, person_masks, set_before, unpacked
