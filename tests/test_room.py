@@ -72,6 +72,24 @@ def test_what_a_person_who_moves_uncovers_is_room():
     assert torch.equal(result * far, before * far)
 
 
+class Unsure(nn.Module):
+    """As `Dark`, but only half sure of what is a little darker than the wall."""
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, 256, 256) in [-1, 1] -> (B, 1, 256, 256)."""
+        value = picture.mean(1, keepdim=True)
+        return torch.where(value < -0.2, 1.0, 0.5 * (value < 0.2))
+
+
+def test_a_shoulder_that_may_be_wall_does_not_fade():
+    shoulder = shrunk((disc(SIDE, 0.4) - disc(SIDE, 0.6)).clamp_min(0), 40)
+    edit = torch.where(shoulder, 0.0, portrait(0.6))
+    result = uncover(Unsure(), edit, look_behind(Unsure(), portrait(0.4)))
+    inside = shrunk(shoulder.float(), 12)
+    assert inside.any()
+    assert torch.equal(result * inside, edit * inside)
+
+
 def test_what_is_uncovered_is_in_the_light_of_the_edit():
     before, after = portrait(0.4), portrait(0.6)
     lighter, uncovered = portrait(9.0) + 0.2, shrunk(1 - disc(SIDE, 0.6), 40)

@@ -21,8 +21,11 @@ PLACE_MARGIN = 10
 """So many pixels of 256 around the person count as the person's place: an edit leaves hair behind there."""
 RIM = 4
 """Half the width, in pixels of 256, of that place's soft rim."""
-NOBODY, SOMEBODY = 0.15, 0.65
-"""Certainties up to which a picture shows the room, and from which on the person; hair lies between."""
+SOMEBODY = 0.65
+"""Certainty from which on a photo shows the person for sure."""
+NOBODY, ANYBODY = 0.1, 0.4
+"""Certainties up to which an edit shows the room, and from which on the person, whose shoulders before a dark wall are
+never sure; hair lies between."""
 STEP = 2
 """A person who moves by up to twice so many pixels of 256, as with a smile, uncovers nothing."""
 REACH = 14
@@ -140,10 +143,10 @@ def uncover(net: PersonNet, picture: Tensor, room: Room) -> Tensor:
     The room is in the light that the edit has given to what is seen of it.
     """
     small = F.avg_pool2d(picture, picture.shape[-1] // PERSON_SIZE)
-    person = net(small.clamp(-1, 1))
+    person = F.avg_pool2d(net(small.clamp(-1, 1)), 3, 1, 1, count_include_pad=False)  # its outline is stepped
     left = 1 - widened(room.person * (person < NOBODY) < 0.5, STEP)
     near, further = (softened(widened(left, STEP + reach)) for reach in (REACH, STRAY_REACH))
-    nobody = ((SOMEBODY - person) / (SOMEBODY - NOBODY)).clamp(0, 1)
+    nobody = ((ANYBODY - person) / (ANYBODY - NOBODY)).clamp(0, 1)
     place = torch.maximum(near * room.place, further * room.stray)
     tint = colour_around(small - room.photo, (1 - room.place) * (person < NOBODY))
     plate = from_bytes(room.plate) + upscale(tint, picture.shape[-1] // tint.shape[-1])
