@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -103,8 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(benchmark)
     benchmark.set_defaults(run=run_benchmark)
 
-    train = commands.add_parser("train", help="train the encoder or the two streams")
-    train.add_argument("part", choices=["encoder", "streams"])
+    train = commands.add_parser("train", help="train the encoder, the refiner or the two streams")
+    train.add_argument("part", choices=["encoder", "refiner", "streams"])
     train.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of that part; try --help")
     train.set_defaults(run=run_train)
 
@@ -227,12 +228,8 @@ def run_benchmark(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> int | None:
-    """`train encoder|streams`: hands the remaining options to the trainer."""
-    if args.part == "encoder":
-        from gra_core.training import encoder as trainer
-    else:
-        from gra_core.training import streams as trainer
-    return trainer.main(args.rest)
+    """`train encoder|refiner|streams`: hands the remaining options to the trainer."""
+    return import_module(f"gra_core.training.{args.part}").main(args.rest)
 
 
 def run_directions(args: argparse.Namespace) -> int | None:

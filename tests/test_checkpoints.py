@@ -89,8 +89,8 @@ def test_the_manifest_names_every_shipped_file_and_fits():
     manifest = json.loads((CHECKPOINT_DIR / checkpoints.MANIFEST).read_text())
     shipped = {path.name: checkpoints.file_sha256(path) for path in CHECKPOINT_DIR.glob("*.safetensors")}
     assert manifest == shipped
-    weights = {checkpoints.GENERATOR, checkpoints.ENCODER, checkpoints.STREAMS, checkpoints.PERSON}
-    assert set(shipped) == weights | {checkpoints.DIRECTIONS}
+    nets = (checkpoints.ENCODER, checkpoints.REFINER, checkpoints.STREAMS, checkpoints.GENERATOR, checkpoints.PERSON)
+    assert set(shipped) == {*nets, checkpoints.DIRECTIONS}
 
 
 def test_shipped_weights_fit_the_size_budget():

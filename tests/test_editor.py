@@ -8,9 +8,11 @@ import torch
 from PIL import Image, ImageFilter
 
 from gra_core.alignment import FaceAligner, paste_back
-from gra_core.editor import Inversion, PortraitEditor
+from gra_core.editor import REACH, Inversion, PortraitEditor
 from gra_core.errors import StrengthError, UnknownEditError
-from gra_core.models.encoder import LATENT_BOUND, ROUNDS
+from gra_core.images import tensor_to_image
+from gra_core.models.encoder import LATENT_BOUND
+from gra_core.models.refiner import STEPS
 
 FIRST_EDITS = ["smile", "age", "yaw", "glasses", "gender"]
 
@@ -88,8 +90,20 @@ def test_smile_happens_at_the_mouth(editor, inversion, reconstruction):
     assert change[660:860, 380:640].mean() > 2 * change[150:330, 380:640].mean()  # mouth against forehead
 
 
+def test_the_editing_stream_makes_up_for_what_residuals_hold_back(editor, inversion):
+    def offset(strengths: dict[str, float], **options) -> torch.Tensor:
+        return editor.edited_codes(inversion, strengths, **options) - inversion.codes
+
+    plain = offset({"age": 100, "yaw": -50}, reach={})
+    aged = offset({"age": 100}, reach={})
+    torch.testing.assert_close(offset({"age": 100, "yaw": -50}), plain + (REACH["age"] - 1) * aged)
+    torch.testing.assert_close(offset({"yaw": -50}), offset({"yaw": -50}, reach={}))
+    low_rate = editor.low_rate(inversion, {"age": 100})
+    assert np.abs(pixels(low_rate) - pixels(tensor_to_image(editor.generator(inversion.codes + aged)))).max() == 0
+
+
 def test_a_slider_move_runs_the_editing_stream_only(editor, aligned, monkeypatch):
-    calls = {"encoder": 0, "reconstruction": 0, "editing": 0, "generator": 0}
+    calls = {"encoder": 0, "refiner": 0, "reconstruction": 0, "editing": 0, "generator": 0}
 
     def count(module: torch.nn.Module, name: str, method: str = "forward"):
         original = getattr(module, method)
@@ -104,11 +118,13 @@ def test_a_slider_move_runs_the_editing_stream_only(editor, aligned, monkeypatch
         raise AssertionError("a slider move must not look for the face again")
 
     count(editor.encoder, "encoder")
+    count(editor.refiner, "refiner")
     count(editor.streams.reconstruction, "reconstruction")
     count(editor.streams.editing, "editing")
     count(editor.generator, "generator", "synthesize_bands")
     inversion = editor.invert(aligned.image)
-    assert calls["encoder"] == ROUNDS
+    assert calls["encoder"] == 1
+    assert calls["refiner"] == STEPS
     assert calls["reconstruction"] == 1
     assert calls["editing"] == 0
 

@@ -149,7 +149,7 @@ def test_optimisation_nears_the_portrait_and_leaves_the_editor_alone(editor: Por
     def error(found) -> float:
         return (to_encoder_size(found.generator(found.codes)) - target).square().mean().item()
 
-    average = (editor.average_face - target).square().mean().item()
+    average = (editor.estimate_codes.average_face - target).square().mean().item()
     code = optimization.invert_code(face.resize((1024, 1024)))
     tuned = optimization.invert_and_tune(face.resize((1024, 1024)))
     assert error(code) < average

@@ -53,8 +53,7 @@ def test_codes_agree_with_what_photos_show(editor, portraits):
     none, some = editor.glasses_to_agree(portraits)
     assert none == -WHOLE_WAY
     assert 0 < some <= WHOLE_WAY
-    parts = editor.generator, editor.encoder, editor.streams, editor.person, editor.edits
-    plain = PortraitEditor(*parts)
+    plain = PortraitEditor(*editor.nets, editor.edits)
     assert not plain.glasses_to_agree(portraits).any()
     photo = portraits[:1].repeat_interleave(4, 2).repeat_interleave(4, 3)
     with torch.inference_mode():

@@ -11,10 +11,11 @@ from gra_core.models.editing import (
     upscale_flow,
     window_similarity,
 )
-from gra_core.models.encoder import Encoder, LatentSpace, estimate_codes, to_encoder_size
+from gra_core.models.encoder import Encoder, LatentSpace, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
 from gra_core.models.layers import GENERATOR_CHANNELS, RESIDUAL_CHANNELS, STAGES, GateFusion, StreamsDesign
 from gra_core.models.reconstruction import GradualResidualModule, ReconstructionStream
+from gra_core.models.refiner import CodeEstimator, Refiner
 from gra_core.models.streams import DESIGNS, Streams
 
 
@@ -53,13 +54,47 @@ def test_encoder_changes_a_code_and_learns_from_both_pictures():
     assert not any(p.requires_grad for p in encoder.face.parameters())
 
 
-def test_encoder_starts_at_the_average_face(generator):
-    photo = torch.rand(1, 3, 256, 256)
-    encoder = Encoder().eval()
-    w = torch.nn.functional.leaky_relu(3 + torch.randn(2000, 512), 0.2)
-    encoder.latent_space.fit(w)
-    codes = estimate_codes(encoder, generator, photo, photo)
-    torch.testing.assert_close(codes, broadcast_w(w.mean(0, keepdim=True)), atol=0.02, rtol=0)
+@pytest.fixture
+def estimator(generator) -> CodeEstimator:
+    """Untrained nets, but for the latent space; the perceptual net sees random features."""
+    torch.manual_seed(0)
+    encoder, refiner = Encoder().eval(), Refiner().eval()
+    encoder.latent_space.fit(torch.nn.functional.leaky_relu(3 + torch.randn(2000, 512), 0.2))
+    for name, head in refiner.distance.named_buffers():
+        if name.startswith("head"):
+            head.fill_(1e-3)
+    return CodeEstimator(generator, encoder.requires_grad_(False), refiner.requires_grad_(False))
+
+
+def test_encoder_starts_at_the_average_face(estimator):
+    estimator.refiner.descent.zero_()
+    space = estimator.encoder.latent_space
+    codes = estimator(torch.rand(1, 3, 256, 256))
+    torch.testing.assert_close(codes, space(torch.zeros(1, 16, 512)))
+
+
+def test_an_untrained_refiner_descends_and_a_trained_one_goes_its_own_way(estimator):
+    photo = torch.rand(1, 3, 256, 256) - 0.5
+    estimator.refiner.scale.fill_(1e-3)
+
+    def distance(latents: torch.Tensor) -> float:
+        return estimator.total_distance(latents, *estimator.wanted(photo)).item()
+
+    start = estimator.latents(photo)
+    gradient = estimator.gradient(start, estimator.wanted(photo))
+    step = estimator.refiner(gradient, start, torch.zeros(1, dtype=torch.int64))
+    assert step.shape == start.shape == (1, 16, 512)
+    assert distance(start + step) < distance(start)
+    with torch.inference_mode():  # as the editor does
+        descended = estimator(photo.clone())
+    torch.testing.assert_close(descended, estimator(photo))
+    wake(estimator.refiner.requires_grad_(True))
+    assert (estimator(photo) - descended).abs().max() > 0.01
+    later = estimator.refiner(gradient, start, torch.ones(1, dtype=torch.int64))
+    assert not torch.equal(later, estimator.refiner(gradient, start, torch.zeros(1, dtype=torch.int64)))
+    later.square().sum().backward()
+    learned = {name: p for name, p in estimator.refiner.named_parameters() if not name.startswith("distance")}
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learned.values())
 
 
 def test_latents_of_the_generators_own_w_are_standard_normal():

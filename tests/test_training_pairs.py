@@ -102,7 +102,7 @@ def test_an_edit_is_to_be_found_again_as_far_as_in_the_generators_picture():
     def codes(pictures: torch.Tensor) -> torch.Tensor:
         return pictures.mean((1, 2, 3))[:, None, None].expand(-1, 16, 512)
 
-    training = SimpleNamespace(estimate=codes)
+    training = SimpleNamespace(read=codes)
     black = torch.zeros(2, 3, 64, 64)
     batch = {
         "codes": torch.cat((codes(black) + 9, codes(black))),

@@ -56,7 +56,8 @@ def trained_methods(editor: PortraitEditor, folder: Path) -> dict[str, Method]:
     for name in DESIGNS:
         if (folder / f"{name}.safetensors").is_file():
             streams = files.load_streams(f"{name}.safetensors").to(editor.device)
-            other = PortraitEditor(editor.generator, editor.encoder, streams, None, editor.edits, editor.glasses)
+            nets = editor.generator, editor.encoder, editor.refiner, streams
+            other = PortraitEditor(*nets, None, editor.edits, editor.glasses)
             methods[name + EQUAL_BUDGET if name == GRA else name] = Method(other.invert, other.edit)
     if not methods:
         raise CheckpointError(f"{folder} holds none of {', '.join(f'{name}.safetensors' for name in DESIGNS)}.")

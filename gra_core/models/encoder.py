@@ -2,11 +2,10 @@
 
 A residual network reads the photo beside the picture that the current code gives, and 16 learned style queries
 collect from its maps what has to change in their style vector. They also see what a face recognition net, trained on
-far more people than we have, makes of both pictures. Run again, beside its own first reconstruction, the encoder
-corrects itself, as ReStyle does (Alaluf et al., ICCV 2021, https://arxiv.org/abs/2104.02699).
+far more people than we have, makes of both pictures. The current code is that of the average face: run again, beside
+its own first reconstruction, as ReStyle does (Alaluf et al., ICCV 2021, https://arxiv.org/abs/2104.02699), it gains
+little; `gra_core.models.refiner` corrects its codes.
 """
-
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -35,9 +34,6 @@ MAPPING_SLOPE = 0.2
 """Negative slope of the mapping network's last leaky ReLU."""
 
 LATENT_SAMPLES = 30_000
-
-ROUNDS = 1
-"""Encoder runs per photo: the first beside the average face, each further one beside the reconstruction so far."""
 
 
 class ResidualBlock(nn.Module):
@@ -191,21 +187,3 @@ def to_encoder_size(image: Tensor) -> Tensor:
     """Antialiased resize of a square picture (B, 3, S, S), S a multiple of 256, to 256 px by averaging."""
     factor = image.shape[-1] // ENCODER_SIZE
     return F.avg_pool2d(image, factor) if factor > 1 else image
-
-
-def estimate_codes(
-    encoder: Encoder, generator: Callable[[Tensor], Tensor], photo: Tensor, average_face: Tensor
-) -> Tensor:
-    """W+ codes (B, 16, 512) of photos (B, 3, 256, 256) in [-1, 1]: a first estimate and its corrections.
-
-    Args:
-        encoder: with `latent_space` fitted to the generator.
-        generator: the `Generator`, or a compiled form of it.
-        photo: aligned faces.
-        average_face: the picture of the mean w, (1, 3, 256, 256).
-    """
-    latents = encoder(photo, average_face.expand_as(photo))
-    for _ in range(ROUNDS - 1):
-        shown = to_encoder_size(generator(encoder.latent_space(latents))).clamp(-1, 1)
-        latents = latents + encoder(photo, shown)
-    return encoder.latent_space(latents)

@@ -14,45 +14,13 @@ from torch import Tensor
 
 from gra_core.constants import ENCODER_SIZE
 from gra_core.images import from_bytes
-from gra_core.models.editing import sample_at, upscale_flow
-from gra_core.models.encoder import LATENT_SAMPLES, ROUNDS, Encoder, estimate_codes, to_encoder_size
-from gra_core.models.generator import Generator
-from gra_core.training.backgrounds import Backgrounds, packed, person_masks, set_before, unpacked
-from gra_core.training.data import (
-    RealFaces,
-    apply_tone,
-    blur_detail,
-    random_flow,
-    random_patch_mask,
-    random_tone,
-    sample_codes,
-    sample_w,
-)
-from gra_core.training.loop import Training, training_options
-from gra_core.training.losses import ShiftTolerantAlexNet, excess_texture, load_face_net
+from gra_core.models.encoder import LATENT_SAMPLES, Encoder, to_encoder_size
+from gra_core.models.refiner import small_picture
+from gra_core.training.codes import GENERATED_SHARE, LOSS_WEIGHTS, CodeTraining, add_code_options
+from gra_core.training.data import RealFaces, sample_w
+from gra_core.training.loop import training_options
+from gra_core.training.losses import load_face_net
 from gra_core.training.report import save_grid
-from gra_core.training.variants import add_variant_options, edited_photos
-
-LOSS_WEIGHTS = {
-    "mse": 1.0,
-    "l1": 0.5,
-    "lpips": 3.0,
-    "lpips_alex": 5.0,
-    "identity": 0.6,
-    "texture": 300.0,
-    "code": 0.5,
-    "spread": 0.05,
-    "latent": 3e-3,
-}
-"""`code`: distance to the known code of generated faces. `spread`: variance of a code over its 16 rows, which keeps
-it near W, where edits work (e4e, Tov et al. 2021, section 4.1). `latent`: square of the latents, 1 for the
-generator's own w."""
-
-GENERATED_SHARE = 0.25
-"""Of each batch, faces with known codes; the rest are photos, which are what is hard."""
-
-BACKGROUND_SHARE = 0.4
-"""Of the photos, those of people set before the room behind somebody else, for rooms not to be learned by heart."""
 
 RIDGE = 3.0
 """Penalty, in photos, on the weights of the last layer when they are fitted to known codes."""
@@ -63,32 +31,19 @@ def parser() -> argparse.ArgumentParser:
     options = training_options("encoder", __doc__, batch=64, seed=0)
     options.add_argument("--regression-minutes", type=float, default=0.0, help="first minutes, on known codes only")
     options.add_argument(
-        "--rounds", type=int, choices=(1, 2), default=ROUNDS, help="2: half of each batch are corrections"
-    )
-    options.add_argument("--perceptual-alex", type=Path, help="alex_shift_tolerant.pth: a second perceptual loss")
-    options.add_argument(
         "--fit-latents", action="store_true", help="give --init a latent space fitted to the generator"
     )
-    add_variant_options(options)
+    add_code_options(options)
     return options
 
 
-class EncoderTraining(Training):
+class EncoderTraining(CodeTraining):
     """Nets, data and losses of the encoder."""
 
     name = "encoder"
 
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__(args, partial(new_encoder, args.face_net))
-        self.real = RealFaces(args.data, 2 * ENCODER_SIZE, self.device)
-        self.backgrounds = Backgrounds(self.real, self.person)
-        self.masks = self.backgrounds.masks
-        if args.variants:
-            variants = edited_photos(args.editor, self.real.pictures, args.variants).flatten(0, 1)
-            self.real.add(variants)
-            masks = [packed(person_masks(self.person, from_bytes(batch))) for batch in variants.split(16)]
-            self.masks = torch.cat((self.masks, *masks))
-        self.process.log(f"{len(self.real.pictures)} photos and variants")
         if args.fit_latents or not args.init:
             w = sample_w(self.generator, LATENT_SAMPLES, truncation=1.0)
             if args.init:
@@ -96,88 +51,39 @@ class EncoderTraining(Training):
             else:
                 self.module.latent_space.fit(w)
             self.average.average.load_state_dict(self.module.state_dict())
-        self.run_generator = self.compile(partial(small_picture, self.generator))
+        self.latent_space = self.module.latent_space
         self.run_encoder = self.compile(self.module)
-        self.run_faces = self.compile(self.faces.embed)
-        self.run_perceptual = {"lpips": self.compile(self.perceptual)}
-        if args.perceptual_alex:
-            alex = ShiftTolerantAlexNet(args.perceptual_alex).to(self.device).to(memory_format=torch.channels_last)
-            self.run_perceptual["lpips_alex"] = self.compile(alex)
-
-    def photos(self, count: int) -> Tensor:
-        """Augmented real photos (count, 3, 256, 256)."""
-        device = self.device
-        photos, masks = self.real.sample_with(count, self.masks)
-        elsewhere = torch.rand(count, 1, 1, 1, device=device) < BACKGROUND_SHARE
-        kept = torch.where(elsewhere, unpacked(masks), 1.0)
-        photos = set_before(photos, kept, self.backgrounds.sample(count, photos.shape[-1]))
-        flow = random_flow(count, device, 0.6)
-        photos = sample_at(photos, upscale_flow(flow, 4))
-        photos = apply_tone(F.avg_pool2d(photos, 2), random_tone(count, device, 0.6))
-        return blur_detail(photos, torch.rand(count, device=device) > 0.05)
-
-    def generated(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Generated pictures, their codes, and whether the picture is still exactly that code's (count,)."""
-        device = self.device
-        codes = sample_codes(self.generator, count)
-        clean = self.run_generator(codes).float().clamp(-1, 1)
-        moved = sample_at(clean, upscale_flow(random_flow(count, device, 0.6), 2))
-        changed = apply_tone(moved, random_tone(count, device, 0.6))
-        mask = random_patch_mask(count, ENCODER_SIZE, device) * (torch.rand(count, 1, 1, 1, device=device) < 0.5)
-        changed = torch.lerp(changed, self.photos(count), mask)
-        exact = torch.rand(count, device=device) < 0.6
-        return torch.where(exact[:, None, None, None], clean, changed), codes, exact
 
     def loss(self, minutes: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one fresh batch, starting at the average face, or half of it at the encoder's own estimate."""
+        """Loss of one fresh batch."""
         regression_only = minutes < self.args.regression_minutes
         with torch.no_grad():
-            chunk = round(GENERATED_SHARE * self.args.batch)
-            photo, known, exact = self.generated(chunk)
             if regression_only:
-                more = [self.generated(chunk) for _ in range(self.args.batch // chunk - 1)]
-                photo, known, exact = (torch.cat(parts) for parts in zip((photo, known, exact), *more, strict=True))
+                chunk = round(GENERATED_SHARE * self.args.batch)
+                parts = [self.generated(chunk) for _ in range(self.args.batch // chunk)]
+                photo, known, exact = (torch.cat(part) for part in zip(*parts, strict=True))
             else:
-                photo = torch.cat((photo, self.photos(self.args.batch - chunk)))
-            start, shown = torch.zeros_like(self.base), self.average_face.expand_as(photo)
-            if self.args.rounds == 2:
-                second = torch.arange(len(photo), device=photo.device) % 2 == 1
-                estimate = self.run_encoder(photo, shown).float()
-                own = self.run_generator(self.module.latent_space(estimate)).float().clamp(-1, 1)
-                start = torch.where(second[:, None, None], estimate, start)
-                shown = torch.where(second[:, None, None, None], own, shown)
-        latents = start + self.run_encoder(photo, shown).float()
-        codes = self.module.latent_space(latents)
-        terms = {}
-        error = F.smooth_l1_loss(codes[: len(known)], known, reduction="none", beta=0.2).mean((1, 2))
-        terms["code"] = (error * exact).sum() / exact.sum().clamp_min(1)
+                photo, known, exact = self.fresh(self.args.batch)
+        latents = self.run_encoder(photo, self.average_face.expand_as(photo)).float()
+        codes = self.latent_space(latents)
+        terms = {"code": self.code_error(codes[: len(known)], known, exact)}
         if not regression_only:
-            picture = self.run_generator(codes).float()
-            terms["mse"] = F.mse_loss(picture, photo)
-            terms["l1"] = F.l1_loss(picture, photo)
-            terms |= {name: net(picture, photo).mean() for name, net in self.run_perceptual.items()}
-            with torch.no_grad():
-                wanted = self.run_faces(photo)
-            terms["identity"] = 1 - (self.run_faces(picture) * wanted).sum(1).mean()
-            terms["texture"] = excess_texture(picture, photo)
-            terms["latent"] = latents.square().mean()
-            terms["spread"] = (codes - codes.mean(1, keepdim=True)).square().mean()
+            terms |= self.likeness(latents, codes, photo)
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
     @torch.no_grad()
     def report(self) -> None:
-        """Held-out figures after one round and after all; grid: photo, first estimate, corrected estimate."""
+        """Held-out figures; grid: photo, the picture of its code."""
         photos = from_bytes(RealFaces(self.args.val, ENCODER_SIZE, self.device).pictures)
         encoder = self.average.average
-        rows, sums = [], torch.zeros(2, 3, device=photos.device)
+        rows, sums = [], torch.zeros(3, device=photos.device)
         for batch in photos.split(8):
-            first = encoder.latent_space(encoder(batch, self.average_face.expand_as(batch)))
-            last = estimate_codes(encoder, self.generator, batch, self.average_face)
-            pictures = [to_encoder_size(self.generator(codes)).clamp(-1, 1) for codes in (first, last)]
-            sums += torch.stack([self.distances(picture, batch) for picture in pictures])
-            rows.append(torch.stack((batch, *pictures), 1))
-        for name, values in zip(("first", "corrected"), (sums / len(photos)).tolist(), strict=True):
-            print(f"held-out {name}: mse {values[0]:.4f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
+            codes = encoder.latent_space(encoder(batch, self.average_face.expand_as(batch)))
+            picture = small_picture(self.generator, codes).clamp(-1, 1)
+            sums += self.distances(picture, batch)
+            rows.append(torch.stack((batch, picture), 1))
+        values = (sums / len(photos)).tolist()
+        print(f"held-out: mse {values[0]:.4f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
         save_grid(torch.cat(rows)[:24], self.args.out / "encoder.jpg", columns=4)
 
 
@@ -202,11 +108,6 @@ def move_to_latents(encoder: Encoder, w: Tensor, photos: Tensor, average_face: T
     weights = torch.linalg.solve(gram, seen.mT @ wanted).float()
     encoder.out_weight.copy_(weights[:, :-1])
     encoder.out_bias.copy_(weights[:, -1])
-
-
-def small_picture(generator: Generator, codes: Tensor) -> Tensor:
-    """The picture of codes at 256 px: the low band is twice the picture at half size, so nothing finer is made."""
-    return to_encoder_size(0.5 * generator.synthesize_bands(codes)[:, :3])
 
 
 def new_encoder(face_net: Path) -> Encoder:

@@ -1,4 +1,4 @@
-"""What training the encoder and training the streams have in common: options, nets, and the time-boxed loop."""
+"""What all training programs have in common: options, nets, and the time-boxed loop."""
 
 import argparse
 from abc import ABC, abstractmethod
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from gra_core.constants import CHECKPOINT_DIR
 from gra_core.models.encoder import to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
+from gra_core.models.perceptual import ShiftTolerantLPIPS, load_published
 from gra_core.models.person import PersonNet
-from gra_core.training.losses import ShiftTolerantLPIPS, load_face_net
+from gra_core.training.losses import load_face_net
 from gra_core.training.runtime import (
     AverageWeights,
     Clock,
@@ -39,7 +40,7 @@ SAVE_EVERY = 500
 
 
 def training_options(program: str, description: str, batch: int, seed: int) -> argparse.ArgumentParser:
-    """Options of both programs; `batch` and `seed` are defaults."""
+    """Options of all programs; `batch` and `seed` are defaults."""
     options = argparse.ArgumentParser(prog=f"python -m gra_core train {program}", description=description)
     options.add_argument("--data", type=Path, required=True, help="folder of aligned training photos")
     options.add_argument("--val", type=Path, help="folder of held-out photos")
@@ -84,7 +85,8 @@ class Training(ABC):
             load_weights(self.module, args.init, of_larger=True)
         broadcast_state(self.module, self.process)
         self.average = AverageWeights(self.module, average)
-        self.perceptual = ShiftTolerantLPIPS(args.perceptual).to(self.device).to(memory_format=torch.channels_last)
+        self.perceptual = load_published(ShiftTolerantLPIPS(), args.perceptual).to(self.device)
+        self.perceptual = self.perceptual.to(memory_format=torch.channels_last)
         self.faces = load_face_net(args.face_net).to(self.device)
         self.person = PersonNet().to(self.device).eval().requires_grad_(False)
         load_weights(self.person, args.person)
@@ -121,6 +123,7 @@ class Training(ABC):
         optimizer = torch.optim.AdamW(parameters, lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=on_gpu)
         if args.init:
             load_optimizer(optimizer, args.out / "optimizer.pt")
+        self._save(0)  # for what trains beside, while this compiles
         clock, step, elapsed, progress, mark = Clock(args.minutes), 0, 0.0, 0.0, 0.0
         while progress < 1 and step != args.steps:
             if process.world == 1 or step % 10 == 0:

@@ -1,6 +1,7 @@
 """Train both streams together: `python -m gra_core train streams --data DIR ...`, alone or under `torchrun`.
 
-Generator and encoder are frozen. No edited photo with a label exists, so each batch mixes up to four kinds of pairs:
+Generator, encoder and refiner are frozen. No edited photo with a label exists, so each batch mixes up to four kinds
+of pairs:
 
 - exact: a generated face and the same face with its code moved along a direction; whatever is done to the first
   picture (another background, a colour cast, something held before the face, loss of sharpness) is done to the
@@ -27,10 +28,11 @@ from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE, MAX_STR
 from gra_core.directions.registry import load_directions, load_glasses_probe
 from gra_core.images import from_bytes
 from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changing, sample_at, upscale, upscale_flow
-from gra_core.models.encoder import Encoder, estimate_codes, to_encoder_size
+from gra_core.models.encoder import Encoder, to_encoder_size
 from gra_core.models.generator import Generator
 from gra_core.models.glasses import GlassesProbe, strengths_to_agree
 from gra_core.models.inpainting import widened
+from gra_core.models.refiner import CodeEstimator, Refiner
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
 from gra_core.training.backgrounds import CERTAIN, Backgrounds, person_masks, set_before, unpacked
@@ -130,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
     """Options of `train streams`."""
     options = training_options("streams", __doc__, batch=16, seed=1)
     options.add_argument("--encoder", type=Path, default=CHECKPOINT_DIR / "encoder.safetensors")
+    options.add_argument("--refiner", type=Path, default=CHECKPOINT_DIR / "refiner.safetensors")
     options.add_argument("--design", choices=DESIGNS, default="gra", help="others are what the method is compared with")
     options.add_argument("--adversary", action="store_true", help="edits must pass for photos, too")
     add_variant_options(options)
@@ -149,8 +152,9 @@ class StreamTraining(Training):
         shares = SHARES_WITH_VARIANTS if args.variants else SHARES
         self.counts = {kind: math.ceil(share * args.batch) for kind, share in shares.items()}
         self.counts["exact"] = args.batch - sum(self.counts.values())
-        self.encoder = Encoder().to(self.device).eval().requires_grad_(False)
-        self.encoder_time = 0.0
+        encoder, refiner = (net.to(self.device).eval().requires_grad_(False) for net in (Encoder(), Refiner()))
+        self.estimator = CodeEstimator(self.generator, encoder, refiner)
+        self.loaded = {}
         self.refresh()
         self.named = NamedOffsets.of(load_directions(args.directions), self.device)
         self.glasses = GlassesProbe.of(load_glasses_probe(args.directions), self.device)
@@ -172,27 +176,30 @@ class StreamTraining(Training):
         self.run_unedited = self.compile(partial(unedited, streams.editing, generator))
         self.run_editing = self.compile(partial(streams.editing, generator))
         self.run_perceptual = self.compile(self.perceptual)
+        self.estimator.total_distance = self.compile(self.estimator.total_distance)
 
     def refresh(self) -> None:
-        """Load the encoder's weights if the file is new, so that both trainings can run side by side."""
-        changed = self.args.encoder.stat().st_mtime
-        if changed != self.encoder_time:
-            load_weights(self.encoder, self.args.encoder)
-            self.encoder_time = changed
+        """Load the weights of encoder and refiner if their files are new: their trainings can run beside this one."""
+        for net, path in ((self.estimator.encoder, self.args.encoder), (self.estimator.refiner, self.args.refiner)):
+            changed = path.stat().st_mtime
+            if changed != self.loaded.get(path):
+                load_weights(net, path)
+                self.loaded[path] = changed
 
     def run_generator(self, codes: Tensor) -> Tensor:
         """Pictures of codes, without gradient; in equal chunks, so that one compiled form serves all."""
         return torch.cat([self.generate_chunk(chunk) for chunk in codes.split(GENERATOR_CHUNK)])
 
-    def estimate(self, pictures: Tensor) -> Tensor:
-        """The frozen encoder's codes of full-size pictures."""
-        small = to_encoder_size(pictures)
-        return estimate_codes(self.encoder, self.run_generator, small, self.average_face).float()
+    def read(self, pictures: Tensor) -> Tensor:
+        """The encoder's own codes of full-size pictures; gradients reach the pictures."""
+        encoder = self.estimator.encoder
+        return encoder.latent_space(self.estimator.latents(to_encoder_size(pictures))).float()
 
-    def agreeing(self, codes: Tensor, pictures: Tensor) -> Tensor:
-        """Estimated codes as the editor has them: in agreement with the pictures on glasses."""
-        strengths = strengths_to_agree(self.glasses, to_encoder_size(pictures))
-        return codes + strengths[:, None, None] / MAX_STRENGTH * self.named.glasses
+    def estimate(self, pictures: Tensor) -> Tensor:
+        """Codes of full-size pictures as the editor has them: refined, in agreement with the pictures on glasses."""
+        small = to_encoder_size(pictures)
+        strengths = strengths_to_agree(self.glasses, small)
+        return self.estimator(small).float() + strengths[:, None, None] / MAX_STRENGTH * self.named.glasses
 
     def edit(
         self, codes: Tensor, edited: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
@@ -224,7 +231,7 @@ class StreamTraining(Training):
         both = torch.lerp(both, torch.cat((held, held)), torch.cat((mask, mask)))
         both = blur_detail(both, (torch.rand(count, device=device) > 0.1).repeat(2))
         source, target = both.chunk(2)
-        codes = self.agreeing(self.estimate(source), source)
+        codes = self.estimate(source)
         noise = LOW_RATE_NOISE * torch.rand(count, 1, 1, device=device) * (torch.rand(count, 1, 1, device=device) < 0.7)
         codes = torch.lerp(codes, codes.roll(1, 0), noise)
         return source, target, codes, codes + offset
@@ -243,8 +250,7 @@ class StreamTraining(Training):
         free, masks = self.real.sample_with(self.counts["free"], self.backgrounds.masks)
         free_offset = random_offsets(self.generator, self.named, len(free))
         real = torch.cat((altered, free, photo))
-        estimates, counts = self.estimate(real), [len(photo), len(free), len(photo)]
-        altered_codes, free_codes, photo_codes = self.agreeing(estimates, real).split(counts)
+        altered_codes, free_codes, photo_codes = self.estimate(real).split([len(photo), len(free), len(photo)])
         low_before, low_after = self.run_generator(torch.cat((free_codes, free_codes + free_offset))).float().chunk(2)
         before, after = unpacked(masks), person_masks(self.person, low_after.clamp(-1, 1))
         nobody = 1 - widened(torch.maximum(before, after) > CERTAIN, BACKGROUND_MARGIN)
@@ -255,7 +261,7 @@ class StreamTraining(Training):
             "edited": torch.cat((edited, photo_codes, free_codes + free_offset)),
             "flow": inverse_flow(flow[self.counts["returned"] :]),
             "change": F.avg_pool2d(low_after - low_before, IMAGE_SIZE // CHANGE_SIDE),
-            "read": estimates.split(counts)[1],
+            "read": self.read(free),
             "low_rate": torch.cat((low_before, low_after)).clamp(-1, 1),
             "person": F.avg_pool2d(before * after, 2),
             "behind": F.avg_pool2d(nobody, 2),
@@ -425,8 +431,8 @@ class StreamTraining(Training):
         """
         offset = (batch["edited"] - batch["codes"])[-len(mine) :]
         with torch.no_grad():
-            before, after = self.estimate(torch.cat((low_before, low_after))).chunk(2)
-        reached = self.estimate(mine.clamp(-1, 1)) - batch["read"]
+            before, after = self.read(torch.cat((low_before, low_after))).chunk(2)
+        reached = self.read(mine.clamp(-1, 1)) - batch["read"]
         whole, reached = ((x * offset).sum((1, 2)) for x in (after - before, reached))
         shortfall = F.relu(whole - reached)
         return (shortfall / offset.square().sum((1, 2)).clamp_min(1e-6)).mean()
@@ -444,7 +450,7 @@ class StreamTraining(Training):
         for batch in photos.split(4):
             photo = from_bytes(batch)
             small = to_encoder_size(photo)
-            codes = estimate_codes(self.encoder, generator, small, self.average_face)
+            codes = self.estimator(small)
             found = streams.reconstruction(generator, codes, photo)
             source = streams.editing.prepare(generator, codes, photo, found.residuals)
             pictures = [to_encoder_size(x.clamp(-1, 1)) for x in (generator(codes), found.image)] + [source.image]

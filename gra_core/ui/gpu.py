@@ -63,9 +63,8 @@ class LoanedEditor:
         self.generator = editor.generator  # in main memory
 
         def borrowed() -> PortraitEditor:
-            parts = (editor.generator, editor.encoder, editor.streams, editor.person, editor.glasses)
-            *lent, glasses = (part if part is None else part.to(device) for part in parts)
-            return type(editor)(*lent, editor.edits, glasses)
+            *nets, glasses = (part if part is None else part.to(device) for part in (*editor.nets, editor.glasses))
+            return type(editor)(*nets, editor.edits, glasses)
 
         @spaces.GPU(duration=SECONDS)
         def invert(aligned: Image.Image) -> Inversion:

@@ -1,0 +1,122 @@
+"""Train the refiner: `python -m gra_core train refiner --data DIR ...`, alone or under `torchrun`.
+
+The encoder is frozen. A quarter of each batch are new pictures at the encoder's codes; the others go on from where the
+steps before have brought them, so that every step is learned from the codes that it will see.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE
+from gra_core.images import from_bytes
+from gra_core.models.encoder import Encoder
+from gra_core.models.perceptual import load_published
+from gra_core.models.refiner import STEPS, CodeEstimator, Refiner, small_picture
+from gra_core.training.codes import LOSS_WEIGHTS, CodeTraining, add_code_options
+from gra_core.training.data import RealFaces
+from gra_core.training.loop import training_options
+from gra_core.training.report import save_grid
+from gra_core.training.runtime import broadcast_state, load_weights
+
+SMALLEST_SCALE = 1e-6
+
+SCALE_BATCHES = 8
+"""Of photos, that the size of gradients is measured on."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of `train refiner`."""
+    options = training_options("refiner", __doc__, batch=60, seed=2)
+    options.set_defaults(rate=2e-4)
+    options.add_argument("--encoder", type=Path, default=CHECKPOINT_DIR / "encoder.safetensors")
+    add_code_options(options)
+    return options
+
+
+class RefinerTraining(CodeTraining):
+    """Nets, data and losses of the refiner.
+
+    Attributes:
+        stages: of pictures on their way, one for each step: picture, latents, known codes of the generated ones
+            among them, whether those hold exactly.
+    """
+
+    name = "refiner"
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        if not args.perceptual_alex:
+            raise SystemExit("train refiner needs --perceptual-alex")
+        super().__init__(args, Refiner)
+        encoder = Encoder().to(self.device).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        load_weights(encoder, args.encoder)
+        self.latent_space = encoder.latent_space
+        self.chunk = args.batch // STEPS
+        self.estimator = CodeEstimator(self.generator, encoder, self.module)
+        if not args.init:
+            load_published(self.module.distance, args.perceptual_alex)
+            self.module.scale.copy_(self.measured_scale())
+            broadcast_state(self.module, self.process)
+            self.average.average.load_state_dict(self.module.state_dict())
+        self.estimator.total_distance = self.compile(self.estimator.total_distance)
+        self.run_encoder = self.compile(encoder)
+        self.stages = [self.begin() for _ in range(STEPS)]
+
+    def measured_scale(self) -> Tensor:
+        """Root mean square of the gradients at the encoder's codes, (16, 512), no less than half precision can hold."""
+        squares = []
+        for _ in range(SCALE_BATCHES):
+            with torch.no_grad():
+                photo = self.photos(self.chunk)
+                latents, wanted = self.estimator.latents(photo), self.estimator.wanted(photo)
+            squares.append(self.estimator.gradient(latents, wanted).square().mean(0))
+        return torch.stack(squares).mean(0).sqrt().clamp_min(SMALLEST_SCALE)
+
+    @torch.no_grad()
+    def begin(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A chunk of fresh pictures as an entry of `stages`."""
+        photo, known, exact = self.fresh(self.chunk)
+        return photo, self.run_encoder(photo, self.average_face.expand_as(photo)).float(), known, exact
+
+    def loss(self, minutes: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss after one step from each stage."""
+        self.stages = [self.begin(), *self.stages[:-1]]
+        photos, starts, known, exact = zip(*self.stages, strict=True)
+        photo, start = torch.cat(photos), torch.cat(starts)
+        with torch.no_grad():
+            wanted = self.estimator.wanted(photo)
+        steps = torch.arange(STEPS, device=self.device).repeat_interleave(self.chunk)
+        latents = start + self.module(self.estimator.gradient(start, wanted), start, steps).float()
+        codes = self.latent_space(latents)
+        found = torch.cat([chunk[: len(k)] for chunk, k in zip(codes.split(self.chunk), known, strict=True)])
+        terms = {"code": self.code_error(found, torch.cat(known), torch.cat(exact))}
+        terms |= self.likeness(latents, codes, photo)
+        arrived = latents.detach().split(self.chunk)
+        self.stages = list(zip(photos, arrived, known, exact, strict=True))
+        return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
+
+    def report(self) -> None:
+        """Held-out figures of the encoder's codes and the refined ones; grid: photo, both pictures."""
+        photos = from_bytes(RealFaces(self.args.val, ENCODER_SIZE, self.device).pictures)
+        estimator = CodeEstimator(self.generator, self.estimator.encoder, self.average.average)
+        rows, sums = [], torch.zeros(2, 3, device=photos.device)
+        for batch in photos.split(8):
+            with torch.no_grad():
+                codes = self.latent_space(estimator.latents(batch)), estimator(batch)
+                pictures = [small_picture(self.generator, each).clamp(-1, 1) for each in codes]
+                sums += torch.stack([self.distances(picture, batch) for picture in pictures])
+            rows.append(torch.stack((batch, *pictures), 1))
+        for name, values in zip(("encoder", "refined"), (sums / len(photos)).tolist(), strict=True):
+            print(f"held-out {name}: mse {values[0]:.4f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
+        save_grid(torch.cat(rows)[:24], self.args.out / "refiner.jpg", columns=4)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of `python -m gra_core train refiner`."""
+    RefinerTraining(parser().parse_args(argv)).run()
+
+
+if __name__ == "__main__":
+    main()
