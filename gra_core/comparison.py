@@ -93,7 +93,7 @@ def compare(
     edit = editor.streams.editing(editor.generator, codes, inversion.source)
     pictures = {
         "input": aligned,
-        "low_rate": tensor_to_image(editor.generator(editor.edited_codes(inversion, strengths, edits, reach={}))),
+        "low_rate": editor.low_rate(inversion, strengths, edits),
         "one_shot": tensor_to_image(_one_shot(editor, photo, inversion.codes, codes)),
         "gradual": tensor_to_image(_gradual(editor, inversion, codes)),
         "gra": tensor_to_image(editor.finish(edit, inversion)),

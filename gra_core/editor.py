@@ -71,13 +71,8 @@ class PortraitEditor:
         Without a person net edits are left as they come from the Editing Stream, without a probe for glasses codes as
         they come from the refiner.
         """
-        self.generator, self.encoder, self.refiner, self.streams, self.person = (
-            generator,
-            encoder,
-            refiner,
-            streams,
-            person,
-        )
+        self.generator, self.encoder, self.refiner = generator, encoder, refiner
+        self.streams, self.person = streams, person
         self.estimate_codes = CodeEstimator(generator, encoder, refiner)
         self.edits, self.glasses = dict(edits), glasses if GLASSES in edits else None
         self.device = generator.mean_w.device
@@ -178,9 +173,14 @@ class PortraitEditor:
         return edit.picture if room is None else uncover(self.person, edit.picture, room)
 
     @torch.inference_mode()
-    def low_rate(self, inversion: Inversion, strengths: Mapping[str, float] | None = None) -> Image.Image:
+    def low_rate(
+        self,
+        inversion: Inversion,
+        strengths: Mapping[str, float] | None = None,
+        edits: Mapping[str, EditDirection] | None = None,
+    ) -> Image.Image:
         """The generator's picture of the (edited) code alone, without residuals; for comparison. As `edit`."""
-        return tensor_to_image(self.generator(self.edited_codes(inversion, strengths or {}, reach={})))
+        return tensor_to_image(self.generator(self.edited_codes(inversion, strengths or {}, edits, reach={})))
 
     @property
     def average_code(self) -> np.ndarray:

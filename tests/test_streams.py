@@ -54,12 +54,18 @@ def test_encoder_changes_a_code_and_learns_from_both_pictures():
     assert not any(p.requires_grad for p in encoder.face.parameters())
 
 
+def some_w() -> torch.Tensor:
+    """In place of the mapping network's, always the same, (2000, 512)."""
+    random = torch.Generator().manual_seed(3)
+    return torch.nn.functional.leaky_relu(3 + torch.randn(2000, 512, generator=random), 0.2)
+
+
 @pytest.fixture
 def estimator(generator) -> CodeEstimator:
     """Untrained nets, but for the latent space; the perceptual net sees random features."""
     torch.manual_seed(0)
     encoder, refiner = Encoder().eval(), Refiner().eval()
-    encoder.latent_space.fit(torch.nn.functional.leaky_relu(3 + torch.randn(2000, 512), 0.2))
+    encoder.latent_space.fit(some_w())
     for name, head in refiner.distance.named_buffers():
         if name.startswith("head"):
             head.fill_(1e-3)
@@ -71,6 +77,7 @@ def test_encoder_starts_at_the_average_face(estimator):
     space = estimator.encoder.latent_space
     codes = estimator(torch.rand(1, 3, 256, 256))
     torch.testing.assert_close(codes, space(torch.zeros(1, 16, 512)))
+    torch.testing.assert_close(codes, broadcast_w(some_w().mean(0, keepdim=True)), atol=0.02, rtol=0)
 
 
 def test_an_untrained_refiner_descends_and_a_trained_one_goes_its_own_way(estimator):

@@ -77,7 +77,7 @@ class CodeEstimator:
         """Take the nets, all on one device."""
         self.generator, self.encoder, self.refiner = generator, encoder, refiner
         with torch.no_grad():
-            self.average_face = small_picture(generator, broadcast_w(generator.mean_w[None])).clamp(-1, 1)
+            self.average_face = average_face(generator)
         self.total_distance: Callable[..., Tensor] = self._total_distance
 
     def __call__(self, photo: Tensor) -> Tensor:
@@ -115,6 +115,11 @@ class CodeEstimator:
             "identity": -(self.encoder.face.embed(picture) * identity).sum(),
         }
         return sum(WEIGHTS[name] * value for name, value in terms.items())
+
+
+def average_face(generator: Generator) -> Tensor:
+    """The picture of the mean w, (1, 3, 256, 256), beside which the encoder sees photos."""
+    return small_picture(generator, broadcast_w(generator.mean_w[None])).clamp(-1, 1)
 
 
 def small_picture(generator: Generator, codes: Tensor) -> Tensor:

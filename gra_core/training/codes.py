@@ -14,7 +14,7 @@ from gra_core.images import from_bytes
 from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import LatentSpace
 from gra_core.models.perceptual import ShiftTolerantAlexNet, load_published
-from gra_core.models.refiner import small_picture
+from gra_core.models.refiner import average_face, small_picture
 from gra_core.training.backgrounds import Backgrounds, packed, person_masks, set_before, unpacked
 from gra_core.training.data import (
     RealFaces,
@@ -27,6 +27,7 @@ from gra_core.training.data import (
 )
 from gra_core.training.loop import Training
 from gra_core.training.losses import excess_texture
+from gra_core.training.report import save_grid
 from gra_core.training.variants import add_variant_options, edited_photos
 
 LOSS_WEIGHTS = {
@@ -73,6 +74,8 @@ class CodeTraining(Training):
             masks = [packed(person_masks(self.person, from_bytes(batch))) for batch in variants.split(16)]
             self.masks = torch.cat((self.masks, *masks))
         self.process.log(f"{len(self.real.pictures)} photos and variants")
+        with torch.no_grad():
+            self.average_face = average_face(self.generator)
         self.run_generator = self.compile(partial(small_picture, self.generator))
         self.run_faces = self.compile(self.faces.embed)
         self.run_perceptual = {"lpips": self.compile(self.perceptual)}
@@ -127,3 +130,16 @@ class CodeTraining(Training):
         terms["latent"] = latents.square().mean()
         terms["spread"] = (codes - codes.mean(1, keepdim=True)).square().mean()
         return terms
+
+    @torch.no_grad()
+    def report_codes(self, **finders: Callable[[Tensor], Tensor]) -> None:
+        """Held-out figures of what finds codes of photos (B, 3, 256, 256), by name; grid: photo, a picture of each."""
+        photos = from_bytes(RealFaces(self.args.val, ENCODER_SIZE, self.device).pictures)
+        rows, sums = [], torch.zeros(len(finders), 3, device=photos.device)
+        for batch in photos.split(8):
+            pictures = [small_picture(self.generator, find(batch)).clamp(-1, 1) for find in finders.values()]
+            sums += torch.stack([self.distances(picture, batch) for picture in pictures])
+            rows.append(torch.stack((batch, *pictures), 1))
+        for name, values in zip(finders, (sums / len(photos)).tolist(), strict=True):
+            print(f"held-out {name}: mse {values[0]:.4f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
+        save_grid(torch.cat(rows)[:24], self.args.out / f"{self.name}.jpg", columns=4)

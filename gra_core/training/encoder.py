@@ -12,15 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gra_core.constants import ENCODER_SIZE
 from gra_core.images import from_bytes
 from gra_core.models.encoder import LATENT_SAMPLES, Encoder, to_encoder_size
-from gra_core.models.refiner import small_picture
 from gra_core.training.codes import GENERATED_SHARE, LOSS_WEIGHTS, CodeTraining, add_code_options
-from gra_core.training.data import RealFaces, sample_w
+from gra_core.training.data import sample_w
 from gra_core.training.loop import training_options
 from gra_core.training.losses import load_face_net
-from gra_core.training.report import save_grid
 
 RIDGE = 3.0
 """Penalty, in photos, on the weights of the last layer when they are fitted to known codes."""
@@ -71,20 +68,12 @@ class EncoderTraining(CodeTraining):
             terms |= self.likeness(latents, codes, photo)
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
-    @torch.no_grad()
     def report(self) -> None:
-        """Held-out figures; grid: photo, the picture of its code."""
-        photos = from_bytes(RealFaces(self.args.val, ENCODER_SIZE, self.device).pictures)
+        """Held-out figures of the averaged encoder."""
         encoder = self.average.average
-        rows, sums = [], torch.zeros(3, device=photos.device)
-        for batch in photos.split(8):
-            codes = encoder.latent_space(encoder(batch, self.average_face.expand_as(batch)))
-            picture = small_picture(self.generator, codes).clamp(-1, 1)
-            sums += self.distances(picture, batch)
-            rows.append(torch.stack((batch, picture), 1))
-        values = (sums / len(photos)).tolist()
-        print(f"held-out: mse {values[0]:.4f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
-        save_grid(torch.cat(rows)[:24], self.args.out / "encoder.jpg", columns=4)
+        self.report_codes(
+            encoder=lambda photo: encoder.latent_space(encoder(photo, self.average_face.expand_as(photo)))
+        )
 
 
 @torch.no_grad()

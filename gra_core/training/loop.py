@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gra_core.constants import CHECKPOINT_DIR
-from gra_core.models.encoder import to_encoder_size
-from gra_core.models.generator import Generator, broadcast_w
+from gra_core.models.generator import Generator
 from gra_core.models.perceptual import ShiftTolerantLPIPS, load_published
 from gra_core.models.person import PersonNet
 from gra_core.training.losses import load_face_net
@@ -94,9 +93,6 @@ class Training(ABC):
         if args.compiler == "none":
             self.compile = lambda function: function
         load_compiled(args.compile_cache)
-        with torch.no_grad():
-            self.base = broadcast_w(self.generator.mean_w[None])
-            self.average_face = to_encoder_size(self.generator(self.base)).clamp(-1, 1)
 
     @abstractmethod
     def loss(self, minutes: float) -> tuple[Tensor, dict[str, Tensor]]:

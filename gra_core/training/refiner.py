@@ -1,7 +1,7 @@
 """Train the refiner: `python -m gra_core train refiner --data DIR ...`, alone or under `torchrun`.
 
-The encoder is frozen. A quarter of each batch are new pictures at the encoder's codes; the others go on from where the
-steps before have brought them, so that every step is learned from the codes that it will see.
+The encoder is frozen. Of each batch an equal share is before each step: new pictures at the encoder's codes before the
+first, the others where the steps before have brought them, so that every step is learned from the codes it will see.
 """
 
 import argparse
@@ -10,15 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE
-from gra_core.images import from_bytes
+from gra_core.constants import CHECKPOINT_DIR
 from gra_core.models.encoder import Encoder
 from gra_core.models.perceptual import load_published
-from gra_core.models.refiner import STEPS, CodeEstimator, Refiner, small_picture
+from gra_core.models.refiner import STEPS, CodeEstimator, Refiner
 from gra_core.training.codes import LOSS_WEIGHTS, CodeTraining, add_code_options
-from gra_core.training.data import RealFaces
 from gra_core.training.loop import training_options
-from gra_core.training.report import save_grid
 from gra_core.training.runtime import broadcast_state, load_weights
 
 SMALLEST_SCALE = 1e-6
@@ -61,7 +58,7 @@ class RefinerTraining(CodeTraining):
             broadcast_state(self.module, self.process)
             self.average.average.load_state_dict(self.module.state_dict())
         self.estimator.total_distance = self.compile(self.estimator.total_distance)
-        self.run_encoder = self.compile(encoder)
+        self.run_latents = self.compile(self.estimator.latents)
         self.stages = [self.begin() for _ in range(STEPS)]
 
     def measured_scale(self) -> Tensor:
@@ -78,7 +75,7 @@ class RefinerTraining(CodeTraining):
     def begin(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A chunk of fresh pictures as an entry of `stages`."""
         photo, known, exact = self.fresh(self.chunk)
-        return photo, self.run_encoder(photo, self.average_face.expand_as(photo)).float(), known, exact
+        return photo, self.run_latents(photo).float(), known, exact
 
     def loss(self, minutes: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss after one step from each stage."""
@@ -98,19 +95,9 @@ class RefinerTraining(CodeTraining):
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
     def report(self) -> None:
-        """Held-out figures of the encoder's codes and the refined ones; grid: photo, both pictures."""
-        photos = from_bytes(RealFaces(self.args.val, ENCODER_SIZE, self.device).pictures)
+        """Held-out figures of the encoder's codes and of those that the averaged refiner makes of them."""
         estimator = CodeEstimator(self.generator, self.estimator.encoder, self.average.average)
-        rows, sums = [], torch.zeros(2, 3, device=photos.device)
-        for batch in photos.split(8):
-            with torch.no_grad():
-                codes = self.latent_space(estimator.latents(batch)), estimator(batch)
-                pictures = [small_picture(self.generator, each).clamp(-1, 1) for each in codes]
-                sums += torch.stack([self.distances(picture, batch) for picture in pictures])
-            rows.append(torch.stack((batch, *pictures), 1))
-        for name, values in zip(("encoder", "refined"), (sums / len(photos)).tolist(), strict=True):
-            print(f"held-out {name}: mse {values[0]:.4f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
-        save_grid(torch.cat(rows)[:24], self.args.out / "refiner.jpg", columns=4)
+        self.report_codes(encoder=lambda photo: self.latent_space(estimator.latents(photo)), refined=estimator)
 
 
 def main(argv: list[str] | None = None) -> None:
