@@ -3,10 +3,12 @@
 Patches grow from the rim of the hole inwards at a coarse scale (Criminisi et al. 2004) and are then brought into
 agreement with each other (Wexler et al. 2007, https://doi.org/10.1109/TPAMI.2007.60); where each patch came from is
 refined at twice the size among the neighbours' places (PatchMatch, Barnes et al. 2009). The pieces are joined by their
-gradients (Perez et al. 2003), so that their colours meet at the seams and at the rim.
+gradients (Perez et al. 2003), so that their colours meet at the seams and at the rim. What catches the eye is out of
+focus away from the rim: pieces of things, like halves of stars, look odd where pieces of a texture do not.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 import torch
@@ -33,6 +35,16 @@ FURTHER = 4
 """Neighbours at this distance are asked, too, where their patches came from."""
 JOINING_STEPS = 100
 """Of conjugate gradients."""
+BLURS = (1, 2, 4, 8, 16)
+"""Pixels of 256 over which a picture that is more and more out of focus is averaged."""
+BLUR_GROWTH = 0.6
+"""By how many such pixels it grows for each pixel of 256 away from the rim, """
+IN_FOCUS = 3
+"""beyond the first few."""
+CATCHES_EYE = (0.08, 0.2)
+"""Contrasts, in [-1, 1], between which what catches the eye begins."""
+FAR = (24, 48)
+"""Pixels of 256 from the rim between which everything begins to be out of focus."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +80,16 @@ class Scale:
         """Indices of the places whose patches reach into the hole, (T,)."""
         return widened(self.hole, RADIUS).view(-1).nonzero()[:, 0]
 
-    def trust(self) -> Tensor:
-        """How much the patch around each place counts, (S * S,): less, the further from what is seen."""
+    def depth(self) -> Tensor:
+        """How many places it is from each place to what is seen, (1, 1, S, S)."""
         depth, left = torch.zeros_like(self.hole), self.hole
         while left.any():
             depth, left = depth + left, 1 - widened(1 - left, 1)
-        return FADING ** depth.view(-1)
+        return depth
+
+    def trust(self) -> Tensor:
+        """How much the patch around each place counts, (S * S,): less, the further from what is seen."""
+        return FADING ** self.depth().view(-1)
 
 
 def inpaint(photo: Tensor, hole: Tensor) -> Tensor | None:
@@ -93,9 +109,11 @@ def inpaint(photo: Tensor, hole: Tensor) -> Tensor | None:
         return None
     filled, source = refine(fine, *doubled(fine, *place_patches(coarse)))
     start, source = doubled(whole, filled, source)
-    smooth = upscale(join(whole, start, source), factor)
-    detail = whole.seen * F.pixel_unshuffle(photo - smooth, factor)
-    smooth = smooth + F.pixel_shuffle(taken(detail, source), factor)
+    joined = join(whole, start, source)
+    detail = whole.seen * F.pixel_unshuffle(photo - upscale(joined, factor), factor)
+    blur = blur_of(joined, whole.hole, upscale(coarse.depth(), HOLE_SIDE // COARSE_SIDE) * HOLE_SIDE / COARSE_SIDE)
+    sharp = (BLURS[1] - blur).clamp(0, 1)
+    smooth = upscale(blurred(joined, blur), factor) + F.pixel_shuffle(sharp * taken(detail, source), factor)
     return torch.lerp(photo, smooth, F.interpolate(hole, scale_factor=factor)).clamp(-1, 1)
 
 
@@ -185,6 +203,38 @@ def join(scale: Scale, start: Tensor, source: Tensor) -> Tensor:
         previous, size = size, residual.square().sum((2, 3), keepdim=True)
         direction = residual + size / previous.clamp_min(1e-12) * direction
     return x
+
+
+def blur_of(picture: Tensor, hole: Tensor, depth: Tensor) -> Tensor:
+    """How far out of focus what was filled is, in pixels, from 1 for not at all, (1, 1, S, S).
+
+    Args:
+        picture: the filled picture, (1, 3, S, S).
+        hole: 1 where it was filled, else 0, (1, 1, S, S).
+        depth: pixels from there to what is seen, (1, 1, S, S).
+    """
+    contrast = (picture - averaged(picture, BLURS[-1])).abs().amax(1, keepdim=True)
+    contrast = averaged(contrast * hole, BLURS[-1]) / averaged(hole, BLURS[-1]).clamp_min(1e-3)
+    out = torch.maximum(between(contrast, *CATCHES_EYE), between(depth, *FAR))
+    return (1 + BLUR_GROWTH * out * (depth - IN_FOCUS).clamp_min(0)).clamp(max=BLURS[-1])
+
+
+def blurred(picture: Tensor, blur: Tensor) -> Tensor:
+    """A picture (1, C, S, S), each place averaged over so many pixels as `blur` (1, 1, S, S) says, 1 to 16."""
+    result = picture
+    for sharper, softer in pairwise(BLURS):
+        result = torch.lerp(result, averaged(picture, softer), between(blur, sharper, softer))
+    return result
+
+
+def averaged(picture: Tensor, side: int) -> Tensor:
+    """A picture (B, C, S, S) averaged over squares of `side` pixels, smooth."""
+    return upscale(F.avg_pool2d(picture, side), side)
+
+
+def between(x: Tensor, first: float, last: float) -> Tensor:
+    """0 up to `first`, 1 from `last` on, growing in between."""
+    return ((x - first) / (last - first)).clamp(0, 1)
 
 
 def places_of(picture: Tensor) -> Tensor:
