@@ -80,6 +80,13 @@ def test_encoder_starts_at_the_average_face(estimator):
     torch.testing.assert_close(codes, broadcast_w(some_w().mean(0, keepdim=True)), atol=0.02, rtol=0)
 
 
+def first_step(estimator: CodeEstimator, photo: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Arguments of the refiner's first step on a photo."""
+    start = estimator.latents(photo)
+    gradient = estimator.gradient(start, estimator.wanted(photo))
+    return gradient, start, torch.zeros(1, dtype=torch.int64), estimator.refiner.nothing(1)
+
+
 def test_an_untrained_refiner_descends_and_a_trained_one_goes_its_own_way(estimator):
     photo = torch.rand(1, 3, 256, 256) - 0.5
     estimator.refiner.scale.fill_(1e-3)
@@ -87,19 +94,27 @@ def test_an_untrained_refiner_descends_and_a_trained_one_goes_its_own_way(estima
     def distance(latents: torch.Tensor) -> float:
         return estimator.total_distance(latents, *estimator.wanted(photo)).item()
 
-    start = estimator.latents(photo)
-    gradient = estimator.gradient(start, estimator.wanted(photo))
-    step = estimator.refiner(gradient, start, torch.zeros(1, dtype=torch.int64))
-    assert step.shape == start.shape == (1, 16, 512)
-    assert distance(start + step) < distance(start)
+    gradient, start, *rest = first_step(estimator, photo)
+    change, _ = estimator.refiner(gradient, start, *rest)
+    assert change.shape == start.shape == (1, 16, 512)
+    assert distance(start + change) < distance(start)
     with torch.inference_mode():  # as the editor does
         descended = estimator(photo.clone())
     torch.testing.assert_close(descended, estimator(photo))
     wake(estimator.refiner.requires_grad_(True))
     assert (estimator(photo) - descended).abs().max() > 0.01
-    later = estimator.refiner(gradient, start, torch.ones(1, dtype=torch.int64))
-    assert not torch.equal(later, estimator.refiner(gradient, start, torch.zeros(1, dtype=torch.int64)))
-    later.square().sum().backward()
+
+
+def test_a_refiners_step_depends_on_how_many_came_before_and_on_what_it_remembers(estimator):
+    wake(estimator.refiner.requires_grad_(True))
+    gradient, start, first, nothing = first_step(estimator, torch.rand(1, 3, 256, 256) - 0.5)
+    change, memory = estimator.refiner(gradient, start, first, nothing)
+    later, _ = estimator.refiner(gradient, start, first + 1, nothing)
+    remembering, _ = estimator.refiner(gradient, start, first, memory.detach())
+    assert memory.shape == nothing.shape == (1, 16, 128)
+    assert not torch.equal(later, change)
+    assert not torch.equal(remembering, change)
+    remembering.square().sum().backward()
     learned = {name: p for name, p in estimator.refiner.named_parameters() if not name.startswith("distance")}
     assert all(p.grad is not None and p.grad.isfinite().all() for p in learned.values())
 

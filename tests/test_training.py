@@ -352,7 +352,7 @@ def test_a_short_run_saves_what_the_editor_can_load(
         "none" if program == "streams" else "eager",
         *(("--minutes", "0.01") if program == "streams" else ("--steps", "1")),
         "--batch",
-        "12" if program == "refiner" else "4",
+        "15" if program == "refiner" else "4",
     ]
     command += ["--data", str(photos), "--perceptual", str(perceptual_file)]
     command += ["--face-net", str(face_net_file), "--out", str(tmp_path)]

@@ -16,10 +16,10 @@ from gra_core.models.generator import Generator, broadcast_w
 from gra_core.models.perceptual import ShiftTolerantAlexNet
 
 DIM = 128
-LAYERS = 3
+LAYERS = 5
 HEADS = 4
 
-STEPS = 3
+STEPS = 5
 """Steps per photo."""
 
 LATENTS_SCALE = 0.25
@@ -44,6 +44,8 @@ class Refiner(nn.Module):
         self.read_gradient, self.read_latents = (
             nn.Parameter(STYLE_DIM**-0.5 * torch.randn(NUM_STYLES, STYLE_DIM, DIM)) for _ in range(2)
         )
+        self.memory = nn.Linear(DIM, DIM, bias=False)
+        nn.init.zeros_(self.memory.weight)
         self.rows = nn.Parameter(0.1 * torch.randn(NUM_STYLES, DIM))
         self.steps = nn.Parameter(torch.zeros(STEPS, DIM))
         self.layers = nn.ModuleList(
@@ -54,15 +56,27 @@ class Refiner(nn.Module):
         self.out_weight = nn.Parameter(torch.zeros(NUM_STYLES, DIM, STYLE_DIM))
         self.descent = nn.Parameter(torch.full((NUM_STYLES, STYLE_DIM), 0.005))
 
-    def forward(self, gradient: Tensor, latents: Tensor, step: Tensor) -> Tensor:
-        """Change of latents (B, 16, 512); gradient: the same shape; step: how many came before, (B,)."""
+    def forward(self, gradient: Tensor, latents: Tensor, step: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Change of latents (B, 16, 512), and what the next step is to remember of this one, (B, 16, 128).
+
+        Args:
+            gradient: (B, 16, 512).
+            latents: (B, 16, 512).
+            step: how many came before, (B,).
+            memory: of the step before; `nothing` before the first.
+        """
         gradient = torch.asinh(gradient / self.scale)
         tokens = torch.einsum("brs,rsd->brd", gradient, self.read_gradient)
         tokens = tokens + torch.einsum("brs,rsd->brd", LATENTS_SCALE * latents, self.read_latents)
-        tokens = tokens + self.rows + self.steps[step][:, None]
+        tokens = tokens + self.rows + self.steps[step][:, None] + self.memory(memory)
         for layer in self.layers:
             tokens = layer(tokens)
-        return torch.einsum("brd,rds->brs", self.out_norm(tokens), self.out_weight) - self.descent * gradient
+        found = self.out_norm(tokens)
+        return torch.einsum("brd,rds->brs", found, self.out_weight) - self.descent * gradient, found
+
+    def nothing(self, count: int) -> Tensor:
+        """Memory of photos (B) that no step was made for."""
+        return self.rows.new_zeros(count, NUM_STYLES, DIM)
 
 
 class CodeEstimator:
@@ -85,9 +99,11 @@ class CodeEstimator:
         with torch.inference_mode(False), torch.no_grad():
             photo = photo.clone()  # one that was made in inference mode could not be differentiated
             latents, wanted = self.latents(photo).float(), self.wanted(photo)
+            memory = self.refiner.nothing(len(photo))
             for step in range(STEPS):
                 steps = torch.full((len(photo),), step, device=photo.device)
-                latents = latents + self.refiner(self.gradient(latents, wanted), latents, steps).float()
+                change, memory = self.refiner(self.gradient(latents, wanted), latents, steps, memory)
+                latents = latents + change.float()
             return self.encoder.latent_space(latents)
 
     def latents(self, photo: Tensor) -> Tensor:

@@ -37,8 +37,8 @@ class RefinerTraining(CodeTraining):
     """Nets, data and losses of the refiner.
 
     Attributes:
-        stages: of pictures on their way, one for each step: picture, latents, known codes of the generated ones
-            among them, whether those hold exactly.
+        stages: of pictures on their way, one for each step: picture, latents, memory, known codes of the generated
+            ones among them, whether those hold exactly.
     """
 
     name = "refiner"
@@ -72,26 +72,27 @@ class RefinerTraining(CodeTraining):
         return torch.stack(squares).mean(0).sqrt().clamp_min(SMALLEST_SCALE)
 
     @torch.no_grad()
-    def begin(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def begin(self) -> tuple[Tensor, ...]:
         """A chunk of fresh pictures as an entry of `stages`."""
         photo, known, exact = self.fresh(self.chunk)
-        return photo, self.run_latents(photo).float(), known, exact
+        return photo, self.run_latents(photo).float(), self.module.nothing(len(photo)), known, exact
 
     def loss(self, minutes: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss after one step from each stage."""
         self.stages = [self.begin(), *self.stages[:-1]]
-        photos, starts, known, exact = zip(*self.stages, strict=True)
-        photo, start = torch.cat(photos), torch.cat(starts)
+        photos, starts, memories, known, exact = zip(*self.stages, strict=True)
+        photo, start, memory = torch.cat(photos), torch.cat(starts), torch.cat(memories)
         with torch.no_grad():
             wanted = self.estimator.wanted(photo)
         steps = torch.arange(STEPS, device=self.device).repeat_interleave(self.chunk)
-        latents = start + self.module(self.estimator.gradient(start, wanted), start, steps).float()
+        change, memory = self.module(self.estimator.gradient(start, wanted), start, steps, memory)
+        latents = start + change.float()
         codes = self.latent_space(latents)
         found = torch.cat([chunk[: len(k)] for chunk, k in zip(codes.split(self.chunk), known, strict=True)])
         terms = {"code": self.code_error(found, torch.cat(known), torch.cat(exact))}
         terms |= self.likeness(latents, codes, photo)
-        arrived = latents.detach().split(self.chunk)
-        self.stages = list(zip(photos, arrived, known, exact, strict=True))
+        arrived = (value.detach().float().split(self.chunk) for value in (latents, memory))
+        self.stages = list(zip(photos, *arrived, known, exact, strict=True))
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
     def report(self) -> None:

@@ -75,7 +75,7 @@ LOSS_WEIGHTS = {
     "photometric": 0.2,
     "change": 1.0,
     "extent": 0.5,
-    "found": 2.0,
+    "found": 3.0,
     "kept": 1.0,
     "free_identity": 0.4,
     "background": 0.5,
@@ -121,8 +121,8 @@ Pair = tuple[str, Tensor, Tensor]
 
 GENERATOR_CHUNK = 4
 CHANGE_SIDE = 128
-EXTENT_SHARE = 0.9
-"""So much of the generator's change of a feature is asked for; all of it would make its picture of the photo."""
+EXTENT_SHARE = 1.0
+"""So much of the generator's change of a feature is asked for."""
 
 EXTENT_FIRST_SLICE = 2
 """Of the perceptual net: those before it see edges and skin, which a photo and the generator never share."""
