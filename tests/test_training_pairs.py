@@ -7,7 +7,7 @@ import torch
 
 from gra_core.training.adversary import FEATURE_CHANNELS, Adversary, adversary_loss, realism_loss
 from gra_core.training.backgrounds import Backgrounds, set_before
-from gra_core.training.streams import EXTENT_SHARE, StreamTraining, kept, resized_flow
+from gra_core.training.streams import StreamTraining, kept, resized_flow
 
 RED, BLUE = (torch.tensor(colour)[:, None, None] for colour in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0)))
 
@@ -89,8 +89,8 @@ def test_a_weak_edit_falls_short_and_a_strong_one_does_not():
         StreamTraining.extent(training, black + x, black, black, black + 0.4, everywhere).item()
         for x in (0.0, 0.1, 0.4)
     )
-    assert none == pytest.approx(EXTENT_SHARE)
-    assert half == pytest.approx(EXTENT_SHARE - 0.25)
+    assert none == pytest.approx(1.0)
+    assert half == pytest.approx(0.75)
     assert whole == 0
     nobody = torch.zeros_like(everywhere)  # asks for nothing nor divides by nothing
     assert StreamTraining.extent(training, black, black, black, black + 0.4, nobody).isfinite()

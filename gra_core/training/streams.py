@@ -121,9 +121,6 @@ Pair = tuple[str, Tensor, Tensor]
 
 GENERATOR_CHUNK = 4
 CHANGE_SIDE = 128
-EXTENT_SHARE = 1.0
-"""So much of the generator's change of a feature is asked for."""
-
 EXTENT_FIRST_SLICE = 2
 """Of the perceptual net: those before it see edges and skin, which a photo and the generator never share."""
 
@@ -414,7 +411,7 @@ class StreamTraining(Training):
             wanted = pair[len(mine) :] - pair[: len(mine)]
             wanted = wanted * F.adaptive_avg_pool2d(person, wanted.shape[-2:])
             reached, whole = ((wanted * x).sum((1, 2, 3)) for x in (own.float() - source, wanted))
-            shortfalls.append(F.relu(EXTENT_SHARE * whole - reached).sum() / whole.sum().clamp_min(1e-6))
+            shortfalls.append(F.relu(whole - reached).sum() / whole.sum().clamp_min(1e-6))
         return torch.stack(shortfalls).mean()
 
     def found(self, mine: Tensor, low_before: Tensor, low_after: Tensor, batch: dict[str, Tensor]) -> Tensor:
