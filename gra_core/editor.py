@@ -33,7 +33,7 @@ from gra_core.models.streams import Streams
 
 REACH = {"smile": 1.04, "age": 1.09}
 """How much further than the slider says the Editing Stream moves the code, by edit: what the residuals keep of the
-photo takes about as much back. Measured with the weights that ship, on photos and against true edits of ages."""
+photo takes about as much back. Measured on photos, with the weights that ship."""
 
 
 @dataclass(frozen=True, eq=False)
