@@ -122,6 +122,11 @@ def upscale(x: Tensor, factor: int) -> Tensor:
         return (weights @ x.float() @ weights.T).to(x.dtype)
 
 
+def averaged(x: Tensor, side: int) -> Tensor:
+    """(B, C, S, S) averaged over squares of `side` positions, smooth."""
+    return upscale(F.avg_pool2d(x, side), side)
+
+
 def upscale_flow(flow: Tensor, factor: int) -> Tensor:
     """Bilinear upsampling of a flow, its lengths scaled to the finer positions."""
     return flow if factor == 1 else factor * upscale(flow, factor)
@@ -278,7 +283,7 @@ class PixelAlignmentModule(nn.Module):
         )
         closed = torch.sigmoid(-self.gate(torch.cat(seen, 1))) * changing(small_edited - moved)
         gates = upscale(1 - closed, pool)
-        low = upscale(F.avg_pool2d(pixels, PIXEL_LOW_PASS), PIXEL_LOW_PASS)
+        low = averaged(pixels, PIXEL_LOW_PASS)
         return edited + gates[:, :1] * low + gates[:, 1:] * (pixels - low)
 
 

@@ -8,6 +8,7 @@ focus away from the rim: pieces of things, like halves of stars, look odd where 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Self
 
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gra_core.models.editing import upscale
+from gra_core.models.editing import averaged, upscale
 
 PATCH = 7
 RADIUS = PATCH // 2
@@ -80,6 +81,7 @@ class Scale:
         """Indices of the places whose patches reach into the hole, (T,)."""
         return widened(self.hole, RADIUS).view(-1).nonzero()[:, 0]
 
+    @cached_property
     def depth(self) -> Tensor:
         """How many places it is from each place to what is seen, (1, 1, S, S)."""
         depth, left = torch.zeros_like(self.hole), self.hole
@@ -89,7 +91,7 @@ class Scale:
 
     def trust(self) -> Tensor:
         """How much the patch around each place counts, (S * S,): less, the further from what is seen."""
-        return FADING ** self.depth().view(-1)
+        return FADING ** self.depth.view(-1)
 
 
 def inpaint(photo: Tensor, hole: Tensor) -> Tensor | None:
@@ -111,8 +113,8 @@ def inpaint(photo: Tensor, hole: Tensor) -> Tensor | None:
     start, source = doubled(whole, filled, source)
     joined = join(whole, start, source)
     detail = whole.seen * F.pixel_unshuffle(photo - upscale(joined, factor), factor)
-    blur = blur_of(joined, whole.hole, upscale(coarse.depth(), HOLE_SIDE // COARSE_SIDE) * HOLE_SIDE / COARSE_SIDE)
-    sharp = (BLURS[1] - blur).clamp(0, 1)
+    blur = blur_of(joined, whole.hole, upscale(coarse.depth, HOLE_SIDE // COARSE_SIDE) * HOLE_SIDE / COARSE_SIDE)
+    sharp = between(blur, BLURS[1], BLURS[0])
     smooth = upscale(blurred(joined, blur), factor) + F.pixel_shuffle(sharp * taken(detail, source), factor)
     return torch.lerp(photo, smooth, F.interpolate(hole, scale_factor=factor)).clamp(-1, 1)
 
@@ -227,13 +229,8 @@ def blurred(picture: Tensor, blur: Tensor) -> Tensor:
     return result
 
 
-def averaged(picture: Tensor, side: int) -> Tensor:
-    """A picture (B, C, S, S) averaged over squares of `side` pixels, smooth."""
-    return upscale(F.avg_pool2d(picture, side), side)
-
-
 def between(x: Tensor, first: float, last: float) -> Tensor:
-    """0 up to `first`, 1 from `last` on, growing in between."""
+    """0 at `first` and before, 1 at `last` and beyond, growing in between; either can be the greater."""
     return ((x - first) / (last - first)).clamp(0, 1)
 
 

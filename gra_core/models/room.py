@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import upscale
-from gra_core.models.inpainting import inpaint, widened
+from gra_core.models.inpainting import between, inpaint, widened
 from gra_core.models.person import PERSON_SIZE, PersonNet
 
 PERHAPS = 0.1
@@ -146,7 +146,7 @@ def uncover(net: PersonNet, picture: Tensor, room: Room) -> Tensor:
     person = F.avg_pool2d(net(small.clamp(-1, 1)), 3, 1, 1, count_include_pad=False)  # its outline is stepped
     left = 1 - widened(room.person * (person < NOBODY) < 0.5, STEP)
     near, further = (softened(widened(left, STEP + reach)) for reach in (REACH, STRAY_REACH))
-    nobody = ((ANYBODY - person) / (ANYBODY - NOBODY)).clamp(0, 1)
+    nobody = between(person, ANYBODY, NOBODY)
     place = torch.maximum(near * room.place, further * room.stray)
     tint = colour_around(small - room.photo, (1 - room.place) * (person < NOBODY))
     plate = from_bytes(room.plate) + upscale(tint, picture.shape[-1] // tint.shape[-1])

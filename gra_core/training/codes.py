@@ -14,7 +14,7 @@ from gra_core.images import from_bytes
 from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import LatentSpace
 from gra_core.models.perceptual import ShiftTolerantAlexNet, load_published
-from gra_core.models.refiner import average_face, small_picture
+from gra_core.models.refiner import small_picture
 from gra_core.training.backgrounds import Backgrounds, packed, person_masks, set_before, unpacked
 from gra_core.training.data import (
     RealFaces,
@@ -74,8 +74,6 @@ class CodeTraining(Training):
             masks = [packed(person_masks(self.person, from_bytes(batch))) for batch in variants.split(16)]
             self.masks = torch.cat((self.masks, *masks))
         self.process.log(f"{len(self.real.pictures)} photos and variants")
-        with torch.no_grad():
-            self.average_face = average_face(self.generator)
         self.run_generator = self.compile(partial(small_picture, self.generator))
         self.run_faces = self.compile(self.faces.embed)
         self.run_perceptual = {"lpips": self.compile(self.perceptual)}

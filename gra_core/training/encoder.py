@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gra_core.images import from_bytes
 from gra_core.models.encoder import LATENT_SAMPLES, Encoder, to_encoder_size
+from gra_core.models.refiner import average_face
 from gra_core.training.codes import GENERATED_SHARE, LOSS_WEIGHTS, CodeTraining, add_code_options
 from gra_core.training.data import sample_w
 from gra_core.training.loop import training_options
@@ -41,6 +42,8 @@ class EncoderTraining(CodeTraining):
 
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__(args, partial(new_encoder, args.face_net))
+        with torch.no_grad():
+            self.average_face = average_face(self.generator)
         if args.fit_latents or not args.init:
             w = sample_w(self.generator, LATENT_SAMPLES, truncation=1.0)
             if args.init:
