@@ -131,6 +131,15 @@ def test_hook_replaces_the_feature_of_a_stage(published_state):
     assert picture.std() < 0.2  # nothing but the bias of the last layer is left
 
 
+@pytest.mark.parametrize("side", [8, 256])
+def test_bands_go_on_from_a_feature_map(published_state, side):
+    generator = load(published_state)
+    codes = broadcast_w(some_w(generator))
+    feature = generator.feature(codes, side)
+    assert feature.shape[2:] == (side, side)
+    torch.testing.assert_close(generator.bands_from(feature, codes), generator.synthesize_bands(codes))
+
+
 def test_codes_of_another_shape_are_refused(published_state):
     with pytest.raises(ValueError, match="16, 512"):
         load(published_state)(torch.zeros(1, 18, 512))

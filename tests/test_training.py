@@ -159,6 +159,15 @@ def test_perceptual_distance_grows_with_the_difference(net, file, request):
     assert moved.grad.abs().sum() > 0
 
 
+def test_alexnets_first_convolution_is_the_published_one_but_for_the_rim(alexnet_file):
+    net = load_published(ShiftTolerantAlexNet(), alexnet_file)
+    ((conv,), *_), picture = net.slices, torch.rand(1, 3, 64, 64) * 2 - 1
+    published = net._halve(conv(picture), 2)
+    at_once = net._halved_conv(picture, conv)
+    assert at_once.shape == published.shape
+    torch.testing.assert_close(at_once[:, :, 1:-1, 1:-1], published[:, :, 1:-1, 1:-1])
+
+
 def test_stripes_and_texture_that_the_photo_has_not_are_found():
     wall = torch.linspace(-0.5, 0.5, ENCODER_SIZE).expand(2, 3, ENCODER_SIZE, ENCODER_SIZE)
     rows, columns = torch.arange(ENCODER_SIZE)[:, None], torch.arange(ENCODER_SIZE)
@@ -352,7 +361,8 @@ def test_a_short_run_saves_what_the_editor_can_load(
         "none" if program == "streams" else "eager",
         *(("--minutes", "0.01") if program == "streams" else ("--steps", "1")),
         "--batch",
-        "15" if program == "refiner" else "4",
+        "16" if program == "refiner" else "4",
+        *(("--preview-steps", "1") if program == "refiner" else ()),
     ]
     command += ["--data", str(photos), "--perceptual", str(perceptual_file)]
     command += ["--face-net", str(face_net_file), "--out", str(tmp_path)]

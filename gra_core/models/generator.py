@@ -137,8 +137,8 @@ class Generator(nn.Module):
         self.image_weight = nn.Parameter(torch.empty(12, channels[-1], 1, 1))
         self.image_bias = nn.Parameter(torch.empty(1, 12, 1, 1))
 
-    def synthesize_bands(self, codes: Tensor, hook: StageHook | None = None) -> Tensor:
-        """Haar bands of the picture, (B, 12, 512, 512), for W+ codes (B, 16, 512).
+    def feature(self, codes: Tensor, resolution: int, hook: StageHook | None = None) -> Tensor:
+        """Feature map that leaves the block of `resolution` (8 to 512), (B, C, resolution, resolution), for W+ codes.
 
         `hook` sees, and may replace, the feature map that leaves each block.
         """
@@ -147,12 +147,26 @@ class Generator(nn.Module):
         x = self.const * ((9 * self.const.shape[1]) ** -0.5 * self.stem_modulation(codes[:, 0]))[:, :, None, None]
         x = F.conv2d(x, self.stem_weight, padding=1) + (self.stem_noise + self.stem_bias)
         x = F.leaky_relu(x, LEAKY_SLOPE)
+        return self._grown(x, codes, resolution, hook)
+
+    def _grown(self, x: Tensor, codes: Tensor, resolution: int, hook: StageHook | None = None) -> Tensor:
+        """Feature map x, sent through the blocks up to `resolution` that it has not seen."""
         for i, block in enumerate(self.blocks):
-            x = block(x, codes[:, 1 + 2 * i], codes[:, 2 + 2 * i])
-            if hook is not None:
-                x = hook(block.resolution, x)
+            if x.shape[-1] < block.resolution <= resolution:
+                x = block(x, codes[:, 1 + 2 * i], codes[:, 2 + 2 * i])
+                if hook is not None:
+                    x = hook(block.resolution, x)
+        return x
+
+    def bands_from(self, x: Tensor, codes: Tensor) -> Tensor:
+        """Haar bands of the picture, (B, 12, 512, 512), whose `feature` at any resolution is x."""
+        x = self._grown(x, codes, self.blocks[-1].resolution)
         x, weight = modulate(x, self.image_weight, x.shape[1] ** -0.5 * self.image_modulation(codes[:, -1]), axis=1)
         return F.conv2d(x, weight, self.image_bias.flatten())
+
+    def synthesize_bands(self, codes: Tensor, hook: StageHook | None = None) -> Tensor:
+        """Haar bands of the picture, (B, 12, 512, 512), for W+ codes (B, 16, 512); `hook` as in `feature`."""
+        return self.bands_from(self.feature(codes, self.blocks[-1].resolution, hook), codes)
 
     def forward(self, codes: Tensor, hook: StageHook | None = None) -> Tensor:
         """Picture (B, 3, 1024, 1024), RGB, about [-1, 1] (not clamped), for W+ codes (B, 16, 512)."""

@@ -3,24 +3,33 @@
 An encoder trained on few photos is held back by what it has not seen. A gradient knows this very photo, but to follow
 it as it is takes hundreds of steps, since the distance is steep along few directions. So a small net reads the
 gradient and says where to go, as in learned optimisers (Andrychowicz et al. 2016, https://arxiv.org/abs/1606.04474).
+
+Two fifths of what a gradient takes would go into the generator's last block, to pictures four times as large as those
+that are compared: a small net stands in for it, and is corrected by what it was off by when last compared with it.
 """
 
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gra_core.constants import NUM_STYLES, STYLE_DIM
+from gra_core.constants import ENCODER_SIZE, NUM_STYLES, STYLE_DIM
 from gra_core.models.encoder import Encoder, to_encoder_size
-from gra_core.models.generator import Generator, broadcast_w
+from gra_core.models.generator import BLOCK_CHANNELS, LEAKY_SLOPE, Generator, broadcast_w, modulate
 from gra_core.models.perceptual import ShiftTolerantAlexNet
 
 DIM = 128
 LAYERS = 5
 HEADS = 4
 
-STEPS = 5
+STEPS = 8
 """Steps per photo."""
+
+COMPARED = (0, 3)
+"""Steps before which the preview is compared with the generator's own picture."""
+
+PREVIEW_WIDTH = 48
 
 LATENTS_SCALE = 0.25
 """Of the latents, to be about as large as gradients are."""
@@ -29,17 +38,54 @@ WEIGHTS = {"perceptual": 4.0, "mse": 1.0, "l1": 0.5, "identity": 0.4}
 """Of the distances whose gradient is read."""
 
 
+class PreviewConv(nn.Module):
+    """Modulated convolution, noise and bias at 256 px."""
+
+    def __init__(self, in_channels: int, out_channels: int, side: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(STYLE_DIM, in_channels)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.ones_(self.modulation.bias)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, side, side) / (side * in_channels**0.5))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.noise = nn.Parameter(torch.zeros(1, 1, ENCODER_SIZE, ENCODER_SIZE))
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """(B, in, 256, 256), (B, 512) -> (B, out, 256, 256)."""
+        x, weight = modulate(x, self.weight, self.modulation(style), axis=1)
+        return F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2) + self.noise
+
+
+class Preview(nn.Module):
+    """The generator's picture at 256 px from its feature map of 256 px, in place of the last block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        channels = BLOCK_CHANNELS[-2]
+        self.mix = PreviewConv(channels, PREVIEW_WIDTH, 1)
+        self.look = PreviewConv(PREVIEW_WIDTH, PREVIEW_WIDTH, 3)
+        self.image = PreviewConv(PREVIEW_WIDTH, 3, 1)
+
+    def forward(self, feature: Tensor, codes: Tensor) -> Tensor:
+        """(B, 128, 256, 256), W+ codes (B, 16, 512) -> (B, 3, 256, 256), about [-1, 1]."""
+        x = F.leaky_relu(self.mix(feature, codes[:, -3]), LEAKY_SLOPE)
+        x = F.leaky_relu(self.look(x, codes[:, -2]), LEAKY_SLOPE)
+        return self.image(x, codes[:, -1])
+
+
 class Refiner(nn.Module):
     """One step: latents of a photo and the gradient of the distance from it -> change of the latents.
 
     Attributes:
         distance: the perceptual net, frozen.
+        preview: what stands in for the generator's last block.
         scale: root mean square of each latent's gradient over photos, (16, 512).
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.distance = ShiftTolerantAlexNet()
+        self.preview = Preview()
         self.register_buffer("scale", torch.ones(NUM_STYLES, STYLE_DIM))
         self.read_gradient, self.read_latents = (
             nn.Parameter(STYLE_DIM**-0.5 * torch.randn(NUM_STYLES, STYLE_DIM, DIM)) for _ in range(2)
@@ -99,10 +145,11 @@ class CodeEstimator:
         with torch.inference_mode(False), torch.no_grad():
             photo = photo.clone()  # one that was made in inference mode could not be differentiated
             latents, wanted = self.latents(photo).float(), self.wanted(photo)
-            memory = self.refiner.nothing(len(photo))
+            memory, offset = self.refiner.nothing(len(photo)), None
             for step in range(STEPS):
                 steps = torch.full((len(photo),), step, device=photo.device)
-                change, memory = self.refiner(self.gradient(latents, wanted), latents, steps, memory)
+                gradient, offset = self.gradient(latents, None if step in COMPARED else offset, wanted)
+                change, memory = self.refiner(gradient, latents, steps, memory)
                 latents = latents + change.float()
             return self.encoder.latent_space(latents)
 
@@ -114,15 +161,27 @@ class CodeEstimator:
         """What pictures are compared with: the photo, its identity, its perceptual features."""
         return photo, self.encoder.face.embed(photo), *self.refiner.distance.features(photo)
 
-    def gradient(self, latents: Tensor, wanted: tuple[Tensor, ...]) -> Tensor:
-        """Gradient of each photo's distance with respect to its latents (B, 16, 512)."""
+    def gradient(self, latents: Tensor, offset: Tensor | None, wanted: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Gradient of each photo's distance with respect to its latents (B, 16, 512), and the offset of the preview.
+
+        `offset`: (B, 3, 256, 256) to be added to the preview; None to compare it with the generator.
+        """
         with torch.enable_grad():
             latents = latents.detach().requires_grad_()
-            return torch.autograd.grad(self.total_distance(latents, *wanted), latents)[0].float()
+            distance, offset = self.total_distance(latents, offset, *wanted)
+            return torch.autograd.grad(distance, latents)[0].float(), offset
 
-    def _total_distance(self, latents: Tensor, photo: Tensor, identity: Tensor, *features: Tensor) -> Tensor:
-        """Sum over photos of the distances between the pictures of latents and what is wanted."""
-        picture = small_picture(self.generator, self.encoder.latent_space(latents)).float()
+    def _total_distance(
+        self, latents: Tensor, offset: Tensor | None, photo: Tensor, identity: Tensor, *features: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sum over photos of the distances between the pictures of latents and what is wanted; the preview's offset."""
+        codes = self.encoder.latent_space(latents)
+        feature = self.generator.feature(codes, ENCODER_SIZE)
+        preview = self.refiner.preview(feature, codes).float()
+        if offset is None:
+            with torch.no_grad():
+                offset = to_encoder_size(half_picture(self.generator, feature, codes)).float() - preview
+        picture = preview + offset
         difference = picture - photo
         terms = {
             "perceptual": self.refiner.distance.distance(picture, features).sum(),
@@ -130,7 +189,7 @@ class CodeEstimator:
             "l1": difference.abs().mean((1, 2, 3)).sum(),
             "identity": -(self.encoder.face.embed(picture) * identity).sum(),
         }
-        return sum(WEIGHTS[name] * value for name, value in terms.items())
+        return sum(WEIGHTS[name] * value for name, value in terms.items()), offset
 
 
 def average_face(generator: Generator) -> Tensor:
@@ -138,6 +197,11 @@ def average_face(generator: Generator) -> Tensor:
     return small_picture(generator, broadcast_w(generator.mean_w[None])).clamp(-1, 1)
 
 
+def half_picture(generator: Generator, feature: Tensor, codes: Tensor) -> Tensor:
+    """The picture at 512 px of codes and their feature map: half the low band, so nothing finer is made."""
+    return 0.5 * generator.bands_from(feature, codes)[:, :3]
+
+
 def small_picture(generator: Generator, codes: Tensor) -> Tensor:
-    """The picture of codes at 256 px: the low band is twice the picture at half size, so nothing finer is made."""
-    return to_encoder_size(0.5 * generator.synthesize_bands(codes)[:, :3])
+    """The picture of codes at 256 px."""
+    return to_encoder_size(half_picture(generator, generator.feature(codes, ENCODER_SIZE), codes))

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from gra_core.constants import ENCODER_SIZE
 from gra_core.images import from_bytes
 from gra_core.models.editing import sample_at, upscale_flow
-from gra_core.models.encoder import LatentSpace
+from gra_core.models.encoder import LatentSpace, to_encoder_size
+from gra_core.models.generator import Generator
 from gra_core.models.perceptual import ShiftTolerantAlexNet, load_published
-from gra_core.models.refiner import small_picture
+from gra_core.models.refiner import half_picture, small_picture
 from gra_core.training.backgrounds import Backgrounds, packed, person_masks, set_before, unpacked
 from gra_core.training.data import (
     RealFaces,
@@ -38,12 +39,16 @@ LOSS_WEIGHTS = {
     "identity": 0.6,
     "texture": 300.0,
     "code": 0.5,
+    "preview": 1.0,
     "spread": 0.05,
     "latent": 3e-3,
 }
-"""`code`: distance to the known code of generated faces. `spread`: variance of a code over its 16 rows, which keeps
-it near W, where edits work (e4e, Tov et al. 2021, section 4.1). `latent`: square of the latents, 1 for the
-generator's own w."""
+"""`code`: distance to the known code of generated faces. `preview`: see `training.refiner`. `spread`: variance of a code
+over its 16 rows, which keeps it near W, where edits work (e4e, Tov et al. 2021, section 4.1). `latent`: square of the
+latents, 1 for the generator's own w."""
+
+PICTURE_SIZE = 2 * ENCODER_SIZE
+"""Textures are compared at this size, too: a lattice of four pixels is one of two in what the nets see."""
 
 GENERATED_SHARE = 0.25
 """Of each batch, faces with known codes; the rest are photos, which are what is hard."""
@@ -65,7 +70,7 @@ class CodeTraining(Training):
 
     def __init__(self, args: argparse.Namespace, make: Callable[[], nn.Module]) -> None:
         super().__init__(args, make)
-        self.real = RealFaces(args.data, 2 * ENCODER_SIZE, self.device)
+        self.real = RealFaces(args.data, PICTURE_SIZE, self.device)
         self.backgrounds = Backgrounds(self.real, self.person)
         self.masks = self.backgrounds.masks
         if args.variants:
@@ -74,7 +79,7 @@ class CodeTraining(Training):
             masks = [packed(person_masks(self.person, from_bytes(batch))) for batch in variants.split(16)]
             self.masks = torch.cat((self.masks, *masks))
         self.process.log(f"{len(self.real.pictures)} photos and variants")
-        self.run_generator = self.compile(partial(small_picture, self.generator))
+        self.run_generator = self.compile(partial(half_picture_and_feature, self.generator))
         self.run_faces = self.compile(self.faces.embed)
         self.run_perceptual = {"lpips": self.compile(self.perceptual)}
         if args.perceptual_alex:
@@ -82,32 +87,31 @@ class CodeTraining(Training):
             self.run_perceptual["lpips_alex"] = self.compile(alex.to(memory_format=torch.channels_last))
 
     def photos(self, count: int) -> Tensor:
-        """Augmented real photos (count, 3, 256, 256)."""
+        """Augmented real photos (count, 3, 512, 512)."""
         device = self.device
         photos, masks = self.real.sample_with(count, self.masks)
         elsewhere = torch.rand(count, 1, 1, 1, device=device) < BACKGROUND_SHARE
         kept = torch.where(elsewhere, unpacked(masks), 1.0)
         photos = set_before(photos, kept, self.backgrounds.sample(count, photos.shape[-1]))
         flow = random_flow(count, device, 0.6)
-        photos = sample_at(photos, upscale_flow(flow, 4))
-        photos = apply_tone(F.avg_pool2d(photos, 2), random_tone(count, device, 0.6))
+        photos = apply_tone(sample_at(photos, upscale_flow(flow, 4)), random_tone(count, device, 0.6))
         return blur_detail(photos, torch.rand(count, device=device) > 0.05)
 
     def generated(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Generated pictures, their codes, and whether the picture is still exactly that code's (count,)."""
         device = self.device
         codes = sample_codes(self.generator, count)
-        clean = self.run_generator(codes).float().clamp(-1, 1)
-        moved = sample_at(clean, upscale_flow(random_flow(count, device, 0.6), 2))
+        clean = self.run_generator(codes)[0].float().clamp(-1, 1)
+        moved = sample_at(clean, upscale_flow(random_flow(count, device, 0.6), 4))
         changed = apply_tone(moved, random_tone(count, device, 0.6))
-        mask = random_patch_mask(count, ENCODER_SIZE, device) * (torch.rand(count, 1, 1, 1, device=device) < 0.5)
+        mask = random_patch_mask(count, PICTURE_SIZE, device) * (torch.rand(count, 1, 1, 1, device=device) < 0.5)
         changed = torch.lerp(changed, self.photos(count), mask)
         exact = torch.rand(count, device=device) < 0.6
         return torch.where(exact[:, None, None, None], clean, changed), codes, exact
 
     def fresh(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures (count, 3, 256, 256), generated ones first; the codes of those, and whether they hold exactly."""
-        generated = round(GENERATED_SHARE * count)
+        """Pictures (count, 3, 512, 512), generated ones first; the codes of those, and whether they hold exactly."""
+        generated = max(1, round(GENERATED_SHARE * count))
         pictures, known, exact = self.generated(generated)
         return torch.cat((pictures, self.photos(count - generated))), known, exact
 
@@ -116,15 +120,16 @@ class CodeTraining(Training):
         error = F.smooth_l1_loss(codes, known, reduction="none", beta=0.2).mean((1, 2))
         return (error * exact).sum() / exact.sum().clamp_min(1)
 
-    def likeness(self, latents: Tensor, codes: Tensor, photo: Tensor) -> dict[str, Tensor]:
-        """Losses of latents and their codes (B, 16, 512) of photos (B, 3, 256, 256)."""
-        picture = self.run_generator(codes).float()
+    def likeness(self, latents: Tensor, codes: Tensor, picture: Tensor, photo: Tensor) -> dict[str, Tensor]:
+        """Losses of latents and their codes (B, 16, 512), their pictures and the photos (B, 3, 512, 512)."""
+        texture = excess_texture(picture, photo)
+        picture, photo = to_encoder_size(picture), to_encoder_size(photo)
         terms = {"mse": F.mse_loss(picture, photo), "l1": F.l1_loss(picture, photo)}
         terms |= {name: net(picture, photo).mean() for name, net in self.run_perceptual.items()}
         with torch.no_grad():
             wanted = self.run_faces(photo)
         terms["identity"] = 1 - (self.run_faces(picture) * wanted).sum(1).mean()
-        terms["texture"] = excess_texture(picture, photo)
+        terms["texture"] = texture + excess_texture(picture, photo)
         terms["latent"] = latents.square().mean()
         terms["spread"] = (codes - codes.mean(1, keepdim=True)).square().mean()
         return terms
@@ -141,3 +146,9 @@ class CodeTraining(Training):
         for name, values in zip(finders, (sums / len(photos)).tolist(), strict=True):
             print(f"held-out {name}: mse {values[0]:.4f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
         save_grid(torch.cat(rows)[:24], self.args.out / f"{self.name}.jpg", columns=4)
+
+
+def half_picture_and_feature(generator: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """The picture of codes at 512 px and the feature map of 256 px that it comes from."""
+    feature = generator.feature(codes, ENCODER_SIZE)
+    return half_picture(generator, feature, codes), feature

@@ -64,11 +64,12 @@ class EncoderTraining(CodeTraining):
                 photo, known, exact = (torch.cat(part) for part in zip(*parts, strict=True))
             else:
                 photo, known, exact = self.fresh(self.args.batch)
-        latents = self.run_encoder(photo, self.average_face.expand_as(photo)).float()
+        small = to_encoder_size(photo)
+        latents = self.run_encoder(small, self.average_face.expand_as(small)).float()
         codes = self.latent_space(latents)
         terms = {"code": self.code_error(codes[: len(known)], known, exact)}
         if not regression_only:
-            terms |= self.likeness(latents, codes, photo)
+            terms |= self.likeness(latents, codes, self.run_generator(codes)[0].float(), photo)
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
     def report(self) -> None:

@@ -89,6 +89,7 @@ class Training(ABC):
         self.faces = load_face_net(args.face_net).to(self.device)
         self.person = PersonNet().to(self.device).eval().requires_grad_(False)
         load_weights(self.person, args.person)
+        self.autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
         self.compile = partial(torch.compile, dynamic=False, backend=args.compiler)
         if args.compiler == "none":
             self.compile = lambda function: function
@@ -127,7 +128,7 @@ class Training(ABC):
             progress = max(elapsed, step / args.steps) if args.steps else elapsed
             for group in optimizer.param_groups:
                 group["lr"] = cosine_rate(args.rate, progress, step)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
+            with self.autocast():
                 loss, terms = self.loss(elapsed * args.minutes)
             loss.backward()
             average_gradients(parameters, process)

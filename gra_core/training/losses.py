@@ -12,7 +12,7 @@ from gra_core.checkpoints import load_in_order
 from gra_core.models.face import FaceNet
 
 STRIPE_WIDTHS = (16, 48)
-"""Widths of the strips in which stripes are looked for, in pixels of 256."""
+"""Widths of the strips in which stripes are looked for, in pixels."""
 
 
 def excess_texture(picture: Tensor, photo: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def excess_texture(picture: Tensor, photo: Tensor) -> Tensor:
     then lattices like bricks. Less than the photo shows is for other losses to find.
 
     Args:
-        picture: (B, 3, 256, 256) in [-1, 1].
+        picture: (B, 3, S, S) in [-1, 1].
         photo: the same shape; gradients reach `picture` only.
     """
     stripes = F.relu(_stripes(picture) - _stripes(photo)).mean()
