@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gra_core.images import image_to_tensor
 from gra_core.models.editing import (
     SelectiveAttention,
     changing,
@@ -10,6 +11,7 @@ from gra_core.models.editing import (
     sample_at,
     upscale_flow,
     window_similarity,
+    without_lattice,
 )
 from gra_core.models.encoder import Encoder, LatentSpace, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
@@ -295,3 +297,17 @@ def test_similarities_are_the_same_with_and_without_gradients(layout):
     torch.testing.assert_close(fast, window_similarity(query, key, 2), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(fast[:, 12], (query * key).sum(1))  # the middle of the window
     torch.testing.assert_close(fast[:, 13, :, :-1], (query[..., :-1] * key[..., 1:]).sum(1))  # one to the right
+
+
+def test_a_lattice_goes_and_the_photo_stays(astronaut):
+    photo = image_to_tensor(astronaut.resize((1024, 1024)))
+    torch.manual_seed(0)
+    lattice = torch.randn(1, 3, 8, 8).clamp(-2, 2)
+    lattice = 0.02 * (lattice - lattice.mean((2, 3), keepdim=True)).repeat(1, 1, 128, 128)
+    fading = torch.linspace(0.5, 1, 1024)[:, None]
+    smooth = torch.nn.functional.avg_pool2d(photo, 31, 1, 15, count_include_pad=False)
+    left = without_lattice(smooth + fading * lattice) - smooth
+    assert left.std() < 0.2 * lattice.std()
+    assert (without_lattice(photo) - photo).square().mean() < 4 * 10**-5  # a PSNR of 50 dB
+    edge = torch.where(torch.arange(1024) < 500, -0.8, 0.8).expand(1, 3, 1024, 1024)
+    assert (without_lattice(edge) - edge).abs().max() < 0.01

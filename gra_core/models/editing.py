@@ -55,6 +55,13 @@ STILL_MARGIN = 5
 """Side, in pixels of 256, of what has to be unchanged around a pixel: an edge that moves changes its surroundings."""
 
 
+LATTICE_CELL = 8
+LATTICE_CELLS = 8
+"""Neighbouring cells, along one side, of which the mean is the lattice."""
+LATTICE_CONTRAST = 0.06
+"""Highest contrast, in [-1, 1], that counts as the lattice's, so that edges and strands leave no traces around them."""
+
+
 @dataclass(frozen=True, eq=False)
 class AlignmentSource:
     """What the Editing Stream reads of a photo: small enough to keep while the photo is being edited.
@@ -125,6 +132,20 @@ def upscale(x: Tensor, factor: int) -> Tensor:
 def averaged(x: Tensor, side: int) -> Tensor:
     """(B, C, S, S) averaged over squares of `side` positions, smooth."""
     return upscale(F.avg_pool2d(x, side), side)
+
+
+def without_lattice(picture: Tensor) -> Tensor:
+    """Pictures (B, 3, S, S) in about [-1, 1] without what repeats itself every 8 pixels.
+
+    The generator doubles sizes by inverse Haar transforms, which leave lattices with periods of 2, 4 and 8 pixels: of
+    what is finer than a cell of 8 x 8 pixels, the part that neighbouring cells agree on. What photos show does not keep
+    to such cells.
+    """
+    fine = (picture - averaged(picture, LATTICE_CELL)).clamp(-LATTICE_CONTRAST, LATTICE_CONTRAST)
+    cells = F.pixel_unshuffle(fine, LATTICE_CELL)
+    step = LATTICE_CELLS // 2
+    agreed = F.avg_pool2d(cells, LATTICE_CELLS, step, LATTICE_CELLS // 4, count_include_pad=False)
+    return picture - F.pixel_shuffle(upscale(agreed, step), LATTICE_CELL)
 
 
 def upscale_flow(flow: Tensor, factor: int) -> Tensor:
@@ -361,5 +382,5 @@ class EditingStream(nn.Module):
             repaired, run.flows[side], run.aligned[side] = module(feature, run.keys[side], residuals[stage], coarse)
             return repaired
 
-        run.picture = inverse_haar(generator.synthesize_bands(codes, inject))
+        run.picture = without_lattice(inverse_haar(generator.synthesize_bands(codes, inject)))
         return run

@@ -43,9 +43,9 @@ LOSS_WEIGHTS = {
     "spread": 0.05,
     "latent": 3e-3,
 }
-"""`code`: distance to the known code of generated faces. `preview`: see `training.refiner`. `spread`: variance of a code
-over its 16 rows, which keeps it near W, where edits work (e4e, Tov et al. 2021, section 4.1). `latent`: square of the
-latents, 1 for the generator's own w."""
+"""`code`: distance to the known code of generated faces. `preview`: of the refiner's from the generator's picture.
+`spread`: variance of a code over its 16 rows, which keeps it near W, where edits work (e4e, Tov et al. 2021, section
+4.1). `latent`: square of the latents, 1 for the generator's own w."""
 
 PICTURE_SIZE = 2 * ENCODER_SIZE
 """Textures are compared at this size, too: a lattice of four pixels is one of two in what the nets see."""
