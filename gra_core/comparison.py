@@ -22,8 +22,7 @@ from gra_core.evaluation.metrics import METRIC_SIZE, mse, resize
 from gra_core.evaluation.perceptual import LPIPS
 from gra_core.heatmaps import flow_map, heat_map
 from gra_core.images import image_to_tensor, tensor_to_image
-from gra_core.models.editing import GlobalAlignmentModule
-from gra_core.models.generator import inverse_haar
+from gra_core.models.editing import GlobalAlignmentModule, injected_picture
 from gra_core.models.layers import STAGES
 
 ONE_SHOT_SIDE = 64
@@ -159,7 +158,7 @@ def _gradual(editor: PortraitEditor, inversion: Inversion, codes: Tensor) -> Ten
         stage = STAGES.index(side)
         return _unaligned(stream.modules_by_stage[str(side)], feature, source.keys[stage], source.residuals[stage])
 
-    plain = inverse_haar(editor.generator.synthesize_bands(codes, inject))
+    plain = injected_picture(editor.generator, codes, inject)
     still = plain.new_zeros((len(plain), 2, STAGES[-1], STAGES[-1]))
     return stream.pixels(plain, features[source.image.shape[-1]], source, still)
 
@@ -181,4 +180,4 @@ def _one_shot(editor: PortraitEditor, photo: Tensor, codes: Tensor, edited_codes
         return _unaligned(module, feature, found["key"], found["residual"]) if side == ONE_SHOT_SIDE else feature
 
     editor.generator.synthesize_bands(codes, look)
-    return inverse_haar(editor.generator.synthesize_bands(edited_codes, inject))
+    return injected_picture(editor.generator, edited_codes, inject)

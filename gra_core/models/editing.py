@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gra_core.constants import IMAGE_SIZE
-from gra_core.models.generator import BLOCK_CHANNELS, Generator, inverse_haar
+from gra_core.models.generator import BLOCK_CHANNELS, Generator, StageHook, inverse_haar
 from gra_core.models.layers import (
     GATE_CHANNELS,
     GENERATOR_CHANNELS,
@@ -146,6 +146,11 @@ def without_lattice(picture: Tensor) -> Tensor:
     step = LATTICE_CELLS // 2
     agreed = F.avg_pool2d(cells, LATTICE_CELLS, step, LATTICE_CELLS // 4, count_include_pad=False)
     return picture - F.pixel_shuffle(upscale(agreed, step), LATTICE_CELL)
+
+
+def injected_picture(generator: Generator, codes: Tensor, inject: StageHook) -> Tensor:
+    """The generator's picture (B, 3, 1024, 1024) of W+ codes and what `inject` adds to its features."""
+    return without_lattice(inverse_haar(generator.synthesize_bands(codes, inject)))
 
 
 def upscale_flow(flow: Tensor, factor: int) -> Tensor:
@@ -382,5 +387,5 @@ class EditingStream(nn.Module):
             repaired, run.flows[side], run.aligned[side] = module(feature, run.keys[side], residuals[stage], coarse)
             return repaired
 
-        run.picture = without_lattice(inverse_haar(generator.synthesize_bands(codes, inject)))
+        run.picture = injected_picture(generator, codes, inject)
         return run
