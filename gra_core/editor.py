@@ -31,7 +31,7 @@ from gra_core.models.refiner import CodeEstimator, Refiner
 from gra_core.models.room import Room, look_behind, uncover
 from gra_core.models.streams import Streams
 
-REACH = {"smile": 1.04, "age": 1.09}
+REACH = {"smile": 1.04, "age": 1.11}
 """How much further than the slider says the Editing Stream moves the code, by edit: what the residuals keep of the
 photo takes about as much back. Measured on photos, with the weights that ship."""
 
@@ -135,7 +135,7 @@ class PortraitEditor:
         if self.glasses is not None:
             vector = torch.tensor(self.edits[GLASSES].vector).to(codes)
             codes = codes + glasses[:, None, None] / MAX_STRENGTH * vector
-        residuals = self.streams.reconstruction(self.generator, codes, photos).residuals
+        residuals = self.streams.reconstruction.residuals(self.generator, codes, photos)
         return codes, self.streams.editing.prepare(self.generator, codes, photos, residuals), glasses
 
     def glasses_to_agree(self, photos: Tensor) -> Tensor:

@@ -8,11 +8,12 @@ import torch
 from PIL import Image, ImageFilter
 
 from gra_core.alignment import FaceAligner, paste_back
+from gra_core.constants import ENCODER_SIZE
 from gra_core.editor import REACH, Inversion, PortraitEditor
 from gra_core.errors import StrengthError, UnknownEditError
 from gra_core.images import tensor_to_image
 from gra_core.models.encoder import LATENT_BOUND
-from gra_core.models.refiner import STEPS
+from gra_core.models.refiner import STEPS, small_picture
 
 FIRST_EDITS = ["smile", "age", "yaw", "glasses", "gender"]
 
@@ -51,6 +52,31 @@ def test_reconstruction_is_the_photo(editor, inversion, reconstruction, aligned)
     assert np.abs(pixels(reconstruction) - pixels(aligned.image)).max() < 0.01  # one level: pixels pass whole
     low_rate = mse(editor.low_rate(inversion), aligned.image)
     assert 0.004 < low_rate < 0.15  # the code alone resembles the photo, and is no copy of it
+
+
+@torch.inference_mode()
+def test_the_refiner_sees_nearly_what_the_generator_draws(editor, inversion):
+    feature = editor.generator.feature(inversion.codes, ENCODER_SIZE)
+    preview = editor.refiner.preview(feature, inversion.codes)
+    assert (preview - small_picture(editor.generator, inversion.codes)).square().mean() < 1e-3  # 36 dB
+
+
+@torch.inference_mode()
+def test_skin_of_a_turned_head_has_no_lattice(editor, inversion):
+    """At 4 and 8 px, the periods of the generator's Haar transforms: next to none of what the code alone shows."""
+
+    def peak(image: Image.Image, period: int) -> float:
+        cheeks = pixels(image).mean(2)[480:736, 384:640]
+        window = np.hanning(256)[:, None] * np.hanning(256)
+        energy = np.abs(np.fft.fft2((cheeks - cheeks.mean()) * window)) ** 2
+        across = energy[0]
+        wave = 256 // period
+        around = np.median(across[wave - 12 : wave + 13])
+        return float(across[wave - 1 : wave + 2].mean() / around)
+
+    turned, alone = editor.edit(inversion, {"yaw": -60}), editor.low_rate(inversion, {"yaw": -60})
+    for period in (4, 8):
+        assert peak(turned, period) < 0.3 * peak(alone, period)
 
 
 def test_codes_stay_near_the_generators_own(editor):
@@ -119,7 +145,7 @@ def test_a_slider_move_runs_the_editing_stream_only(editor, aligned, monkeypatch
 
     count(editor.encoder, "encoder")
     count(editor.refiner, "refiner")
-    count(editor.streams.reconstruction, "reconstruction")
+    count(editor.streams.reconstruction, "reconstruction", "residuals")
     count(editor.streams.editing, "editing")
     count(editor.generator, "generator", "synthesize_bands")
     inversion = editor.invert(aligned.image)

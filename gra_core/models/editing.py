@@ -12,7 +12,7 @@ feature (Selective Attention), moves the residual F_m there, and lets Gate & Fus
 
 A last stage treats what no feature carries, the photo's finest detail, as pixels, moved by the finest correspondence.
 Those pixels are what the stream itself, without an edit, lacks of the photo, and where an edit changes nothing they
-pass whole: without an edit the result is the photo.
+pass whole: without an edit the result is the photo. What the generator draws is freed of its lattices first.
 """
 
 from dataclasses import dataclass

@@ -242,7 +242,9 @@ def places_of(picture: Tensor) -> Tensor:
 
 def widened(mask: Tensor, margin: int) -> Tensor:
     """The region that a mask (B, 1, S, S) marks, wider by `margin` places all round; 0 or 1."""
-    return F.max_pool2d(mask.float(), 2 * margin + 1, 1, margin)
+    side = 2 * margin + 1
+    along_rows = F.max_pool2d(mask.float(), (1, side), 1, (0, margin))
+    return F.max_pool2d(along_rows, (side, 1), 1, (margin, 0))
 
 
 def difference(x: Tensor, axis: int) -> Tensor:

@@ -94,6 +94,15 @@ class ReconstructionStream(nn.Module):
 
     def forward(self, generator: Generator, codes: Tensor, photo: Tensor) -> SourceResiduals:
         """Codes (B, 16, 512) and photo (B, 3, 1024, 1024) in [-1, 1] -> the residuals of the photo."""
+        residuals, feature = self._repaired(generator, codes, photo)
+        return SourceResiduals(residuals, inverse_haar(generator.bands_from(feature, codes)))
+
+    def residuals(self, generator: Generator, codes: Tensor, photo: Tensor) -> tuple[Tensor, ...]:
+        """As `forward`, without making the repaired picture, which only training looks at."""
+        return self._repaired(generator, codes, photo)[0]
+
+    def _repaired(self, generator: Generator, codes: Tensor, photo: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """F_m of each stage, coarse to fine, and the repaired feature of the last."""
         photo_features = self.detail_encoder(photo)
         residuals = []
 
@@ -104,5 +113,5 @@ class ReconstructionStream(nn.Module):
             residuals.append(residual)
             return repaired
 
-        image = inverse_haar(generator.synthesize_bands(codes, repair))
-        return SourceResiduals(tuple(residuals), image)
+        feature = generator.feature(codes, self.design.stages[-1], repair)
+        return tuple(residuals), feature

@@ -5,7 +5,7 @@ it as it is takes hundreds of steps, since the distance is steep along few direc
 gradient and says where to go, as in learned optimisers (Andrychowicz et al. 2016, https://arxiv.org/abs/1606.04474).
 
 Two fifths of what a gradient takes would go into the generator's last block, to pictures four times as large as those
-that are compared: a small net stands in for it, and is corrected by what it was off by when last compared with it.
+that are compared: a small net stands in for it.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,8 @@ DIM = 128
 LAYERS = 5
 HEADS = 4
 
-STEPS = 8
+STEPS = 9
 """Steps per photo."""
-
-COMPARED = (0, 3)
-"""Steps before which the preview is compared with the generator's own picture."""
 
 PREVIEW_WIDTH = 48
 
@@ -145,11 +142,10 @@ class CodeEstimator:
         with torch.inference_mode(False), torch.no_grad():
             photo = photo.clone()  # one that was made in inference mode could not be differentiated
             latents, wanted = self.latents(photo).float(), self.wanted(photo)
-            memory, offset = self.refiner.nothing(len(photo)), None
+            memory = self.refiner.nothing(len(photo))
             for step in range(STEPS):
                 steps = torch.full((len(photo),), step, device=photo.device)
-                gradient, offset = self.gradient(latents, None if step in COMPARED else offset, wanted)
-                change, memory = self.refiner(gradient, latents, steps, memory)
+                change, memory = self.refiner(self.gradient(latents, wanted), latents, steps, memory)
                 latents = latents + change.float()
             return self.encoder.latent_space(latents)
 
@@ -161,27 +157,16 @@ class CodeEstimator:
         """What pictures are compared with: the photo, its identity, its perceptual features."""
         return photo, self.encoder.face.embed(photo), *self.refiner.distance.features(photo)
 
-    def gradient(self, latents: Tensor, offset: Tensor | None, wanted: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Gradient of each photo's distance with respect to its latents (B, 16, 512), and the offset of the preview.
-
-        `offset`: (B, 3, 256, 256) to be added to the preview; None to compare it with the generator.
-        """
+    def gradient(self, latents: Tensor, wanted: tuple[Tensor, ...]) -> Tensor:
+        """Gradient of each photo's distance with respect to its latents (B, 16, 512)."""
         with torch.enable_grad():
             latents = latents.detach().requires_grad_()
-            distance, offset = self.total_distance(latents, offset, *wanted)
-            return torch.autograd.grad(distance, latents)[0].float(), offset
+            return torch.autograd.grad(self.total_distance(latents, *wanted), latents)[0].float()
 
-    def _total_distance(
-        self, latents: Tensor, offset: Tensor | None, photo: Tensor, identity: Tensor, *features: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Sum over photos of the distances between the pictures of latents and what is wanted; the preview's offset."""
+    def _total_distance(self, latents: Tensor, photo: Tensor, identity: Tensor, *features: Tensor) -> Tensor:
+        """Sum over photos of the distances between previews of latents and what is wanted."""
         codes = self.encoder.latent_space(latents)
-        feature = self.generator.feature(codes, ENCODER_SIZE)
-        preview = self.refiner.preview(feature, codes).float()
-        if offset is None:
-            with torch.no_grad():
-                offset = to_encoder_size(half_picture(self.generator, feature, codes)).float() - preview
-        picture = preview + offset
+        picture = self.refiner.preview(self.generator.feature(codes, ENCODER_SIZE), codes).float()
         difference = picture - photo
         terms = {
             "perceptual": self.refiner.distance.distance(picture, features).sum(),
@@ -189,7 +174,7 @@ class CodeEstimator:
             "l1": difference.abs().mean((1, 2, 3)).sum(),
             "identity": -(self.encoder.face.embed(picture) * identity).sum(),
         }
-        return sum(WEIGHTS[name] * value for name, value in terms.items()), offset
+        return sum(WEIGHTS[name] * value for name, value in terms.items())
 
 
 def average_face(generator: Generator) -> Tensor:

@@ -9,12 +9,13 @@ import argparse
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gra_core.constants import CHECKPOINT_DIR
 from gra_core.models.encoder import Encoder, to_encoder_size
 from gra_core.models.perceptual import load_published
-from gra_core.models.refiner import COMPARED, STEPS, CodeEstimator, Refiner
+from gra_core.models.refiner import STEPS, CodeEstimator, Refiner
 from gra_core.training.codes import LOSS_WEIGHTS, CodeTraining, add_code_options
 from gra_core.training.loop import training_options
 from gra_core.training.runtime import broadcast_state, cosine_rate, load_weights
@@ -43,8 +44,8 @@ class RefinerTraining(CodeTraining):
     """Nets, data and losses of the refiner.
 
     Attributes:
-        stages: of pictures on their way, one for each step: picture, latents, memory, offset of the preview, known
-            codes of the generated ones among them, whether those hold exactly.
+        stages: of pictures on their way, one for each step: picture, latents, memory, known codes of the generated
+            ones among them, whether those hold exactly.
     """
 
     name = "refiner"
@@ -84,27 +85,27 @@ class RefinerTraining(CodeTraining):
                 with torch.no_grad():
                     codes = self.latent_space(mixed)
                     picture, feature = self.run_generator(codes)
-                error, _ = self.preview_error(feature, codes, to_encoder_size(picture.float()))
+                error = self.preview_error(feature, codes, to_encoder_size(picture.float()))
             error.backward()
             optimizer.param_groups[0]["lr"] = cosine_rate(PREVIEW_RATE, step / count, step)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.process.log(f"preview after {count} steps: {error.item():.4f}")
 
-    def preview_error(self, feature: Tensor, codes: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
-        """How far the preview is from the generator's pictures (B, 3, 256, 256), and its offset from them."""
-        offset = picture - self.run_preview(feature, codes).float()
-        distance = self.run_perceptual["lpips_alex"](picture - offset, picture).mean()
-        return offset.square().mean() + 0.5 * offset.abs().mean() + distance, offset.detach()
+    def preview_error(self, feature: Tensor, codes: Tensor, picture: Tensor) -> Tensor:
+        """How far the preview is from the generator's pictures (B, 3, 256, 256); gradients reach the preview only."""
+        preview = self.run_preview(feature.detach(), codes.detach()).float()
+        distance = self.run_perceptual["lpips_alex"](preview, picture).mean()
+        return F.mse_loss(preview, picture) + 0.5 * F.l1_loss(preview, picture) + distance
 
     def measured_scale(self) -> Tensor:
         """Root mean square of the gradients at the encoder's codes, (16, 512), no less than half precision can hold."""
         squares = []
         for _ in range(SCALE_BATCHES):
             with self.autocast(), torch.no_grad():
-                photo, latents, _, offset, *_ = self.begin()
+                photo, latents, *_ = self.begin()
                 wanted = self.estimator.wanted(to_encoder_size(photo))
-            squares.append(self.estimator.gradient(latents, offset, wanted)[0].square().mean(0))
+            squares.append(self.estimator.gradient(latents, wanted).square().mean(0))
         return torch.stack(squares).mean(0).sqrt().clamp_min(SMALLEST_SCALE)
 
     @torch.no_grad()
@@ -112,21 +113,17 @@ class RefinerTraining(CodeTraining):
         """A chunk of fresh pictures as an entry of `stages`."""
         photo, known, exact = self.fresh(self.chunk)
         latents = self.run_latents(to_encoder_size(photo)).float()
-        codes = self.latent_space(latents)
-        picture, feature = self.run_generator(codes)
-        offset = to_encoder_size(picture.float()) - self.run_preview(feature, codes).float()
-        return photo, latents, self.module.nothing(len(photo)), offset, known, exact
+        return photo, latents, self.module.nothing(len(photo)), known, exact
 
     def loss(self, minutes: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss after one step from each stage."""
         self.stages = [self.begin(), *self.stages[:-1]]
-        photos, starts, memories, offsets, known, exact = zip(*self.stages, strict=True)
-        photo, start, memory, offset = (torch.cat(parts) for parts in (photos, starts, memories, offsets))
+        photos, starts, memories, known, exact = zip(*self.stages, strict=True)
+        photo, start, memory = torch.cat(photos), torch.cat(starts), torch.cat(memories)
         with torch.no_grad():
             wanted = self.estimator.wanted(to_encoder_size(photo))
         steps = torch.arange(STEPS, device=self.device).repeat_interleave(self.chunk)
-        gradient, _ = self.estimator.gradient(start, offset, wanted)
-        change, memory = self.module(gradient, start, steps, memory)
+        change, memory = self.module(self.estimator.gradient(start, wanted), start, steps, memory)
         latents = start + change.float()
         codes = self.latent_space(latents)
         found = torch.cat([chunk[: len(k)] for chunk, k in zip(codes.split(self.chunk), known, strict=True)])
@@ -134,11 +131,8 @@ class RefinerTraining(CodeTraining):
         picture, feature = self.run_generator(codes)
         picture = picture.float()
         terms |= self.likeness(latents, codes, picture, photo)
-        small = to_encoder_size(picture.detach())
-        terms["preview"], compared = self.preview_error(feature.detach(), codes.detach(), small)
-        again = torch.isin(steps + 1, torch.tensor(COMPARED, device=self.device))
-        offset = torch.where(again[:, None, None, None], compared, offset)
-        arrived = (value.detach().float().split(self.chunk) for value in (latents, memory, offset))
+        terms["preview"] = self.preview_error(feature, codes, to_encoder_size(picture.detach()))
+        arrived = (value.detach().float().split(self.chunk) for value in (latents, memory))
         self.stages = list(zip(photos, *arrived, known, exact, strict=True))
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
