@@ -32,10 +32,10 @@ PREVIEW_POOL = 16
 
 def parser() -> argparse.ArgumentParser:
     """Options of `train refiner`."""
-    options = training_options("refiner", __doc__, batch=60, seed=2)
+    options = training_options("refiner", __doc__, batch=8 * STEPS, seed=2)
     options.set_defaults(rate=2e-4)
     options.add_argument("--encoder", type=Path, default=CHECKPOINT_DIR / "encoder.safetensors")
-    options.add_argument("--preview-steps", type=int, default=2000, help="of fitting the preview alone, at first")
+    options.add_argument("--preview-steps", type=int, default=2000, help="of the preview alone, at first; 0: none")
     add_code_options(options)
     return options
 
@@ -53,6 +53,8 @@ class RefinerTraining(CodeTraining):
     def __init__(self, args: argparse.Namespace) -> None:
         if not args.perceptual_alex:
             raise SystemExit("train refiner needs --perceptual-alex")
+        if args.batch % STEPS:
+            raise SystemExit(f"--batch is to be a multiple of {STEPS}")
         super().__init__(args, Refiner)
         encoder = Encoder().to(self.device).eval().requires_grad_(False).to(memory_format=torch.channels_last)
         load_weights(encoder, args.encoder)
