@@ -361,7 +361,7 @@ def test_a_short_run_saves_what_the_editor_can_load(
         "none" if program == "streams" else "eager",
         *(("--minutes", "0.01") if program == "streams" else ("--steps", "1")),
         "--batch",
-        "18" if program == "refiner" else "4",
+        "9" if program == "refiner" else "4",
         *(("--preview-steps", "1") if program == "refiner" else ()),
     ]
     command += ["--data", str(photos), "--perceptual", str(perceptual_file)]

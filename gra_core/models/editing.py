@@ -141,7 +141,8 @@ def without_lattice(picture: Tensor) -> Tensor:
     what is finer than a cell of 8 x 8 pixels, the part that neighbouring cells agree on. What photos show does not keep
     to such cells.
     """
-    fine = (picture - averaged(picture, LATTICE_CELL)).clamp(-LATTICE_CONTRAST, LATTICE_CONTRAST)
+    fixed = picture.detach()  # gradients pass by the lattice: less to keep for them
+    fine = (fixed - averaged(fixed, LATTICE_CELL)).clamp(-LATTICE_CONTRAST, LATTICE_CONTRAST)
     cells = F.pixel_unshuffle(fine, LATTICE_CELL)
     step = LATTICE_CELLS // 2
     agreed = F.avg_pool2d(cells, LATTICE_CELLS, step, LATTICE_CELLS // 4, count_include_pad=False)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gra_core.constants import ENCODER_SIZE
+from gra_core.constants import ENCODER_SIZE, NUM_STYLES, STYLE_DIM
 from gra_core.images import from_bytes
 from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import LatentSpace, to_encoder_size
@@ -111,7 +111,10 @@ class CodeTraining(Training):
 
     def fresh(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures (count, 3, 512, 512), generated ones first; the codes of those, and whether they hold exactly."""
-        generated = max(1, round(GENERATED_SHARE * count))
+        generated = round(GENERATED_SHARE * count)
+        if not generated:
+            nothing = torch.zeros(0, NUM_STYLES, STYLE_DIM, device=self.device)
+            return self.photos(count), nothing, nothing[:, 0, 0]
         pictures, known, exact = self.generated(generated)
         return torch.cat((pictures, self.photos(count - generated))), known, exact
 
