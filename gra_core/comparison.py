@@ -168,16 +168,11 @@ def _one_shot(editor: PortraitEditor, photo: Tensor, codes: Tensor, edited_codes
     reconstruction = editor.streams.reconstruction
     photo_feature = reconstruction.detail_encoder(photo)[ONE_SHOT_SIDE]
     module = editor.streams.editing.modules_by_stage[str(ONE_SHOT_SIDE)]
-    found: dict[str, Tensor] = {}
-
-    def look(side: int, feature: Tensor) -> Tensor:
-        if side == ONE_SHOT_SIDE:
-            found["residual"], _ = reconstruction.modules_by_stage[str(side)](photo_feature, feature)
-            found["key"] = module.attention.embed(feature)
-        return feature
+    unrepaired = editor.generator.feature(codes, ONE_SHOT_SIDE)
+    residual, _ = reconstruction.modules_by_stage[str(ONE_SHOT_SIDE)](photo_feature, unrepaired)
+    key = module.attention.embed(unrepaired)
 
     def inject(side: int, feature: Tensor) -> Tensor:
-        return _unaligned(module, feature, found["key"], found["residual"]) if side == ONE_SHOT_SIDE else feature
+        return _unaligned(module, feature, key, residual) if side == ONE_SHOT_SIDE else feature
 
-    editor.generator.synthesize_bands(codes, look)
     return injected_picture(editor.generator, edited_codes, inject)

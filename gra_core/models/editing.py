@@ -54,7 +54,6 @@ STILL_CHANGE = 0.05
 STILL_MARGIN = 5
 """Side, in pixels of 256, of what has to be unchanged around a pixel: an edge that moves changes its surroundings."""
 
-
 LATTICE_CELL = 8
 LATTICE_CELLS = 8
 """Neighbouring cells, along one side, of which the mean is the lattice."""
