@@ -35,6 +35,13 @@ REACH = {"smile": 1.04, "age": 1.11}
 """How much further than the slider says the Editing Stream moves the code, by edit: what the residuals keep of the
 photo takes about as much back. Measured on photos, with the weights that ship."""
 
+POSE = ("yaw", "pitch")
+"""Edits that turn the head."""
+LET_GO = 0.5
+"""Share of what the refiner found that a turn by `FULL_TURN` or more lets go of: it was found for the photo's pose, and
+shows as cracks and smears in others."""
+FULL_TURN = 60.0
+
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
@@ -42,12 +49,14 @@ class Inversion:
 
     Attributes:
         codes: W+ code, (1, 16, 512).
+        unrefined: the encoder's W+ code, (1, 16, 512).
         source: residuals, comparison keys and fine detail of the photo.
         room: what is behind the person; None of an editor without a person net.
         glasses: strength of the edit for glasses that is in the codes already, for them to agree with the photo.
     """
 
     codes: Tensor
+    unrefined: Tensor
     source: AlignmentSource
     room: Room | None
     glasses: float = 0.0
@@ -120,23 +129,24 @@ class PortraitEditor:
             image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
         photo = image_to_tensor(image).to(self.device)
         room = None if self.person is None else look_behind(self.person, photo)
-        codes, source, glasses = self._invert(photo)
-        return Inversion(codes, source, room, glasses.item())
+        codes, unrefined, source, glasses = self._invert(photo)
+        return Inversion(codes, unrefined, source, room, glasses.item())
 
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
-        return self._invert(photos)[:2]
+        codes, _, source, _ = self._invert(photos)
+        return codes, source
 
-    def _invert(self, photos: Tensor) -> tuple[Tensor, AlignmentSource, Tensor]:
-        """As `invert_batch`, and the strength of the edit for glasses that is in the codes, (B,)."""
+    def _invert(self, photos: Tensor) -> tuple[Tensor, Tensor, AlignmentSource, Tensor]:
+        """Codes, unrefined codes, source, and the strength of the edit for glasses that is in the codes, (B,)."""
         small = to_encoder_size(photos)
-        codes = self.estimate_codes(small)
+        codes, unrefined = self.estimate_codes.refined_and_not(small)
         glasses = self.glasses_to_agree(small)
         if self.glasses is not None:
-            vector = torch.tensor(self.edits[GLASSES].vector).to(codes)
-            codes = codes + glasses[:, None, None] / MAX_STRENGTH * vector
+            offset = glasses[:, None, None] / MAX_STRENGTH * torch.tensor(self.edits[GLASSES].vector).to(codes)
+            codes, unrefined = codes + offset, unrefined + offset
         residuals = self.streams.reconstruction.residuals(self.generator, codes, photos)
-        return codes, self.streams.editing.prepare(self.generator, codes, photos, residuals), glasses
+        return codes, unrefined, self.streams.editing.prepare(self.generator, codes, photos, residuals), glasses
 
     def glasses_to_agree(self, photos: Tensor) -> Tensor:
         """Strengths (B,) of the edit for glasses that make codes agree with photos (B, 3, 256, 256): off, on, or 0."""
@@ -180,7 +190,7 @@ class PortraitEditor:
         edits: Mapping[str, EditDirection] | None = None,
     ) -> Image.Image:
         """The generator's picture of the (edited) code alone, without residuals; for comparison. As `edit`."""
-        return tensor_to_image(self.generator(self.edited_codes(inversion, strengths or {}, edits, reach={})))
+        return tensor_to_image(self.generator(self.edited_codes(inversion, strengths or {}, edits, alone=True)))
 
     @property
     def average_code(self) -> np.ndarray:
@@ -192,19 +202,23 @@ class PortraitEditor:
         inversion: Inversion,
         strengths: Mapping[str, float],
         edits: Mapping[str, EditDirection] | None = None,
-        reach: Mapping[str, float] = REACH,
+        *,
+        alone: bool = False,
     ) -> Tensor:
         """The photo's W+ code after an edit, (1, 16, 512), for the Editing Stream; as `edit`.
 
-        `reach`: as `REACH`; empty where the code is shown without residuals.
+        `alone`: for the generator without residuals.
         """
         code, edits = inversion.codes[0].float().cpu().numpy(), self.edits if edits is None else edits
         offset = edit_offset(edits, strengths, code)
-        for key, factor in reach.items():
+        for key, factor in {} if alone else REACH.items():
             if key in strengths:
                 offset = offset + (factor - 1) * edit_offset(edits, {key: strengths[key]}, code)
         wanted = strengths.get(GLASSES, 0.0)
         if wanted * inversion.glasses < 0:  # what made the code agree with the photo is not in the way of the opposite
             back = min(abs(wanted), abs(inversion.glasses))
             offset = offset + edit_offset(self.edits, {GLASSES: math.copysign(back, wanted)})
-        return inversion.codes + torch.from_numpy(offset).to(self.device, inversion.codes.dtype)
+        turn = math.hypot(*(float(strengths.get(key, 0.0)) for key in POSE))
+        let_go = 0.0 if alone else LET_GO * min(turn / FULL_TURN, 1.0)
+        codes = torch.lerp(inversion.codes, inversion.unrefined, let_go)
+        return codes + torch.from_numpy(offset).to(self.device, inversion.codes.dtype)

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter
 
 from gra_core.alignment import FaceAligner, paste_back
 from gra_core.constants import ENCODER_SIZE
-from gra_core.editor import REACH, Inversion, PortraitEditor
+from gra_core.editor import LET_GO, REACH, Inversion, PortraitEditor
 from gra_core.errors import StrengthError, UnknownEditError
 from gra_core.images import tensor_to_image
 from gra_core.models.encoder import LATENT_BOUND
@@ -120,12 +120,27 @@ def test_the_editing_stream_makes_up_for_what_residuals_hold_back(editor, invers
     def offset(strengths: dict[str, float], **options) -> torch.Tensor:
         return editor.edited_codes(inversion, strengths, **options) - inversion.codes
 
-    plain = offset({"age": 100, "yaw": -50}, reach={})
-    aged = offset({"age": 100}, reach={})
-    torch.testing.assert_close(offset({"age": 100, "yaw": -50}), plain + (REACH["age"] - 1) * aged)
-    torch.testing.assert_close(offset({"yaw": -50}), offset({"yaw": -50}, reach={}))
+    plain = offset({"age": 100, "tint": -50}, alone=True)
+    aged = offset({"age": 100}, alone=True)
+    torch.testing.assert_close(offset({"age": 100, "tint": -50}), plain + (REACH["age"] - 1) * aged)
+    torch.testing.assert_close(offset({"tint": -50}), offset({"tint": -50}, alone=True))
     low_rate = editor.low_rate(inversion, {"age": 100})
     assert np.abs(pixels(low_rate) - pixels(tensor_to_image(editor.generator(inversion.codes + aged)))).max() == 0
+
+
+def test_a_turn_lets_go_of_what_was_found_for_the_photos_pose(editor, inversion):
+    refined = inversion.codes - inversion.unrefined
+    assert refined.abs().mean() > 0.01
+
+    def let_go(strengths: dict[str, float]) -> torch.Tensor:
+        alone = editor.edited_codes(inversion, strengths, alone=True)
+        return alone - editor.edited_codes(inversion, strengths)
+
+    torch.testing.assert_close(let_go({"yaw": 60}), LET_GO * refined, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(let_go({"yaw": 100}), LET_GO * refined, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(let_go({"pitch": -30}), LET_GO / 2 * refined, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(let_go({"yaw": 18, "pitch": 24}), LET_GO / 2 * refined, atol=1e-4, rtol=1e-4)
+    assert not let_go({"beard": 60, "yaw": 0}).any()
 
 
 def test_a_slider_move_runs_the_editing_stream_only(editor, aligned, monkeypatch):

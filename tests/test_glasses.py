@@ -68,7 +68,7 @@ def test_glasses_are_put_on_as_far_as_ever(editor, portraits):
 
     def strength(inverted: float, wanted: float) -> float:
         """How far in all the code is moved along the edit."""
-        inversion = Inversion(codes + inverted / 100 * vector, None, None, inverted)
+        inversion = Inversion(codes + inverted / 100 * vector, codes, None, None, inverted)
         moved = editor.edited_codes(inversion, {"glasses": wanted})[0]
         return 100 * ((moved * vector).sum() / vector.square().sum()).item()
 

@@ -139,15 +139,20 @@ class CodeEstimator:
 
     def __call__(self, photo: Tensor) -> Tensor:
         """Codes (B, 16, 512) of aligned faces (B, 3, 256, 256) in [-1, 1]; no gradient reaches the photos."""
+        return self.refined_and_not(photo)[0]
+
+    def refined_and_not(self, photo: Tensor) -> tuple[Tensor, Tensor]:
+        """As when called, and the encoder's codes without the steps, (B, 16, 512)."""
         with torch.inference_mode(False), torch.no_grad():
             photo = photo.clone()  # one that was made in inference mode could not be differentiated
-            latents, wanted = self.latents(photo).float(), self.wanted(photo)
+            first, wanted = self.latents(photo).float(), self.wanted(photo)
+            latents = first
             memory = self.refiner.nothing(len(photo))
             for step in range(STEPS):
                 steps = torch.full((len(photo),), step, device=photo.device)
                 change, memory = self.refiner(self.gradient(latents, wanted), latents, steps, memory)
                 latents = latents + change.float()
-            return self.encoder.latent_space(latents)
+            return self.encoder.latent_space(latents), self.encoder.latent_space(first)
 
     def latents(self, photo: Tensor) -> Tensor:
         """The encoder's latents of photos, differentiable."""
