@@ -28,7 +28,7 @@ from gra_core.models.generator import Generator
 from gra_core.models.glasses import GlassesProbe, strengths_to_agree
 from gra_core.models.person import PersonNet
 from gra_core.models.refiner import CodeEstimator, Refiner
-from gra_core.models.room import Room, look_behind, uncover
+from gra_core.models.room import Room, finished, look_behind
 from gra_core.models.streams import Streams
 
 REACH = {"smile": 1.04, "age": 1.11}
@@ -180,7 +180,7 @@ class PortraitEditor:
     def finish(self, edit: Edit, inversion: Inversion) -> Tensor:
         """What `edit` shows of what the Editing Stream makes: (1, 3, 1024, 1024), about [-1, 1]."""
         room = inversion.room
-        return edit.picture if room is None else uncover(self.person, edit.picture, room)
+        return edit.picture if room is None else finished(self.person, edit, room)
 
     @torch.inference_mode()
     def low_rate(

@@ -11,9 +11,10 @@ from gra_core import checkpoints
 from gra_core.directions import person as conversion
 from gra_core.errors import CheckpointError
 from gra_core.images import from_bytes, image_to_tensor
+from gra_core.models.editing import Edit
 from gra_core.models.inpainting import widened
 from gra_core.models.person import PersonNet
-from gra_core.models.room import look_behind, paint_over, strays, uncover
+from gra_core.models.room import Room, finished, look_behind, paint_over, strays
 
 SIDE = 1024
 
@@ -44,6 +45,15 @@ def shrunk(mask: torch.Tensor, margin: int) -> torch.Tensor:
     return F.max_pool2d(outside, (1, 2 * margin + 1), 1, (0, margin)) == 0
 
 
+def shown(net: nn.Module, picture: torch.Tensor, room: Room, before_pixels: torch.Tensor | None = None) -> torch.Tensor:
+    """An edit whose pixels stay in their places, finished."""
+    still = torch.zeros(1, 2, 128, 128)
+    edit = Edit(
+        picture, picture if before_pixels is None else before_pixels, {64: still[..., :64, :64], 128: still}, {}
+    )
+    return finished(net, edit, room)
+
+
 def test_painting_over_keeps_what_is_right_and_continues_it():
     ramp = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
     hole = disc(64)
@@ -61,7 +71,7 @@ def test_what_a_person_who_moves_uncovers_is_room():
     edit = torch.lerp(after, torch.full_like(after, 0.9), left_behind)  # too light there, and striped
     edit = edit - 0.2 * left_behind * (torch.arange(SIDE)[:, None] % 16 < 8)
     room = look_behind(Dark(), before)
-    result = uncover(Dark(), edit, room)
+    result = shown(Dark(), edit, room)
     inside = shrunk(left_behind, 40)  # but for the seam
     assert inside.any()
     assert ((result - wall).abs() * inside).max() < 0.03
@@ -84,7 +94,7 @@ class Unsure(nn.Module):
 def test_a_shoulder_that_may_be_wall_does_not_fade():
     shoulder = shrunk((disc(SIDE, 0.4) - disc(SIDE, 0.6)).clamp_min(0), 40)
     edit = torch.where(shoulder, 0.0, portrait(0.6))
-    result = uncover(Unsure(), edit, look_behind(Unsure(), portrait(0.4)))
+    result = shown(Unsure(), edit, look_behind(Unsure(), portrait(0.4)))
     inside = shrunk(shoulder.float(), 12)
     assert inside.any()
     assert torch.equal(result * inside, edit * inside)
@@ -94,7 +104,7 @@ def test_what_is_uncovered_is_in_the_light_of_the_edit():
     before, after = portrait(0.4), portrait(0.6)
     lighter, uncovered = portrait(9.0) + 0.2, shrunk(1 - disc(SIDE, 0.6), 40)
     edit = torch.where(disc(SIDE, 0.6) > 0, after, after + 0.2)
-    result = uncover(Dark(), edit, look_behind(Dark(), before))
+    result = shown(Dark(), edit, look_behind(Dark(), before))
     assert ((result - lighter).abs() * uncovered).max() < 0.05
 
 
@@ -109,7 +119,7 @@ def test_single_hairs_do_not_stay_where_a_person_was_before_a_plain_wall():
     before = torch.lerp(portrait(0.5), torch.full((1, 3, SIDE, SIDE), 0.1), hair(0.5))
     after, wall = portrait(0.4), portrait(9.0)
     edit = torch.lerp(after, before, hair(0.5))
-    result = uncover(Dark(), edit, look_behind(Dark(), before))
+    result = shown(Dark(), edit, look_behind(Dark(), before))
     assert (hair(0.5) * (edit - wall).abs()).max() > 0.3
     assert (hair(0.5) * (result - wall).abs()).max() < 0.1
 
@@ -122,10 +132,22 @@ def test_hair_close_by_does_not_stay_before_a_pattern_either():
     plain, wall = striped(portrait(0.5)), striped(portrait(9.0))
     before = torch.lerp(plain, torch.full_like(plain, -0.4), near)
     edit = torch.lerp(striped(portrait(0.4)), before, near)
-    result = uncover(Dark(), edit, look_behind(Dark(), before))
+    result = shown(Dark(), edit, look_behind(Dark(), before))
     left, found = (((near * (x - wall)).abs().sum() / (3 * near.sum())).item() for x in (edit, result))
     assert left > 0.6
     assert found < 0.2
+
+
+def test_a_person_has_no_pixels_of_the_room():
+    before, after = portrait(0.5), portrait(0.4)
+    came = (disc(SIDE, 0.4) - disc(SIDE, 0.5)).clamp_min(0)
+    stained = after - 0.1 * came  # with what the photo has of the wall there
+    result = shown(Dark(), stained, look_behind(Dark(), before), before_pixels=after)
+    inside = shrunk(came, 8)
+    assert inside.any()
+    assert torch.equal(result * inside, after * inside)
+    stayed = shrunk(disc(SIDE, 0.4) * disc(SIDE, 0.5), 40)
+    assert torch.equal(shown(Dark(), stained, look_behind(Dark(), before), after + 0.05) * stayed, stained * stayed)
 
 
 def test_a_pattern_is_not_taken_for_hair():
@@ -142,12 +164,19 @@ def test_a_pattern_is_not_taken_for_hair():
 
 def test_an_outline_that_moves_a_little_uncovers_nothing():
     edit = portrait(0.4 + 2 / 256)
-    assert torch.equal(uncover(Dark(), edit, look_behind(Dark(), portrait(0.4))), edit)
+    assert torch.equal(shown(Dark(), edit, look_behind(Dark(), portrait(0.4))), edit)
 
 
 def test_an_edit_that_changes_nothing_stays_the_photo():
     photo = portrait(0.4)
-    assert torch.equal(uncover(Dark(), photo, look_behind(Dark(), photo)), photo)
+    assert torch.equal(shown(Dark(), photo, look_behind(Dark(), photo)), photo)
+
+
+def test_a_room_of_which_next_to_nothing_is_seen_is_left_to_the_generator():
+    everywhere = torch.full((1, 3, SIDE, SIDE), -0.5)
+    everywhere[..., :40, :40] = 0.9
+    edit = portrait(0.5)
+    assert torch.equal(shown(Dark(), edit, look_behind(Dark(), everywhere)), edit)
 
 
 def test_where_nobody_is_found_nothing_is_painted():
@@ -155,7 +184,7 @@ def test_where_nobody_is_found_nothing_is_painted():
     room = look_behind(Dark(), photo)
     torch.testing.assert_close(from_bytes(room.plate), photo, atol=0.005, rtol=0)
     edit = photo + 0.2
-    assert torch.equal(uncover(Dark(), edit, room), edit)
+    assert torch.equal(shown(Dark(), edit, room), edit)
 
 
 def test_the_person_net_finds_the_person(face):

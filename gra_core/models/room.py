@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
-from gra_core.models.editing import upscale
+from gra_core.models.editing import Edit, sample_at, upscale, upscale_flow
 from gra_core.models.inpainting import between, inpaint, widened
 from gra_core.models.person import PERSON_SIZE, PersonNet
 
@@ -48,6 +49,8 @@ WALL_WINDOW, PLAIN_WINDOW = 7, 33
 """Sides of the squares, in such places, in which they are found."""
 PLAIN_LEAST = 0.02
 """So much of such a square has to be seen to say that the wall is plain."""
+SEEN_LEAST = 0.03
+"""Of a photo that shows less of the room nothing is uncovered: the generator's room is as good a guess, and of a piece."""
 
 HOLE = 1e-3
 
@@ -60,7 +63,7 @@ class Room:
         plate: the room without the person, (B, 3, 1024, 1024), uint8.
         place: where the person is, 1, and is not, 0, with a margin and a soft rim, (B, 1, 256, 256).
         stray: likewise, where single hairs and the like are before a plain wall, (B, 1, 256, 256).
-        person: where the person is for sure, 0 or 1, (B, 1, 256, 256).
+        person: certainty that the photo shows the person, (B, 1, 256, 256).
         photo: (B, 3, 256, 256).
     """
 
@@ -79,8 +82,10 @@ def look_behind(net: PersonNet, photo: Tensor) -> Room:
     stray = strays(photo, perhaps)
     place = widened(perhaps, PLACE_MARGIN)
     hole = torch.maximum(place, stray)
+    enough = ((1 - hole).mean((1, 2, 3), keepdim=True) > SEEN_LEAST).float()
+    place, stray = enough * place, enough * stray
     plate = torch.cat([room_plate(*one) for one in zip(photo.split(1), hole.split(1), strict=True)])
-    return Room(to_bytes(plate), softened(place), softened(widened(stray, RIM)), (person > SOMEBODY).float(), small)
+    return Room(to_bytes(plate), softened(place), softened(widened(stray, RIM)), person, small)
 
 
 def room_plate(photo: Tensor, hole: Tensor) -> Tensor:
@@ -137,20 +142,40 @@ def colour_around(picture: Tensor, weight: Tensor) -> Tensor:
     return paint_over(total / share.clamp_min(HOLE), (share > HOLE).float())
 
 
-def uncover(net: PersonNet, picture: Tensor, room: Room) -> Tensor:
-    """An edit, (B, 3, 1024, 1024) in about [-1, 1], with the room where it no longer shows the person.
+def finished(net: PersonNet, edit: Edit, room: Room) -> Tensor:
+    """An edit's picture (B, 3, 1024, 1024), with the room where it no longer shows the person, and only there."""
+    person = net(F.avg_pool2d(edit.picture, IMAGE_SIZE // PERSON_SIZE).clamp(-1, 1))
+    return uncover(kept_apart(edit, person, room), person, room)
 
-    The room is in the light that the edit has given to what is seen of it.
+
+def kept_apart(edit: Edit, person: Tensor, room: Room) -> Tensor:
+    """An edit's picture, but without pixels where it shows the person with those that the photo has of the room.
+
+    `person`: certainty that the edit shows the person, (B, 1, 256, 256).
     """
-    small = F.avg_pool2d(picture, picture.shape[-1] // PERSON_SIZE)
-    person = F.avg_pool2d(net(small.clamp(-1, 1)), 3, 1, 1, count_include_pad=False)  # its outline is stepped
-    left = 1 - widened(room.person * (person < NOBODY) < 0.5, STEP)
+    side = max(edit.flows)
+    before = sample_at(room.person, upscale_flow(edit.flows[side], PERSON_SIZE // side))
+    wrong = (person > SOMEBODY) & (before < NOBODY)
+    if not wrong.any():
+        return edit.picture
+    share = softened(widened(wrong, RIM))
+    return torch.lerp(edit.picture, edit.before_pixels, upscale(share, IMAGE_SIZE // PERSON_SIZE))
+
+
+def uncover(picture: Tensor, person: Tensor, room: Room) -> Tensor:
+    """A picture (B, 3, 1024, 1024), about [-1, 1], with the room where it no longer shows the person.
+
+    The room is in the light that the edit has given to what is seen of it. `person` as in `kept_apart`.
+    """
+    small = F.avg_pool2d(picture, IMAGE_SIZE // PERSON_SIZE)
+    person = F.avg_pool2d(person, 3, 1, 1, count_include_pad=False)  # its outline is stepped
+    left = 1 - widened((room.person <= SOMEBODY) | (person >= NOBODY), STEP)
     near, further = (softened(widened(left, STEP + reach)) for reach in (REACH, STRAY_REACH))
     nobody = between(person, ANYBODY, NOBODY)
     place = torch.maximum(near * room.place, further * room.stray)
     tint = colour_around(small - room.photo, (1 - room.place) * (person < NOBODY))
-    plate = from_bytes(room.plate) + upscale(tint, picture.shape[-1] // tint.shape[-1])
-    return torch.lerp(picture, plate, upscale(place * nobody, picture.shape[-1] // PERSON_SIZE))
+    plate = from_bytes(room.plate) + upscale(tint, IMAGE_SIZE // tint.shape[-1])
+    return torch.lerp(picture, plate, upscale(place * nobody, IMAGE_SIZE // PERSON_SIZE))
 
 
 def softened(mask: Tensor) -> Tensor:
