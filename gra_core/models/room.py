@@ -50,7 +50,7 @@ WALL_WINDOW, PLAIN_WINDOW = 7, 33
 PLAIN_LEAST = 0.02
 """So much of such a square has to be seen to say that the wall is plain."""
 SEEN_LEAST = 0.03
-"""Of a photo that shows less of the room nothing is uncovered: the generator's room is as good a guess, and of a piece."""
+"""Of a photo that shows less of the room nothing is uncovered: the generator's is as good a guess, and of a piece."""
 
 HOLE = 1e-3
 
