@@ -14,7 +14,7 @@ from gra_core.images import from_bytes, image_to_tensor
 from gra_core.models.editing import Edit
 from gra_core.models.inpainting import widened
 from gra_core.models.person import PersonNet
-from gra_core.models.room import Room, finished, look_behind, paint_over, strays
+from gra_core.models.room import Room, along_edges, finished, look_behind, paint_over, strays
 
 SIDE = 1024
 
@@ -76,8 +76,9 @@ def test_what_a_person_who_moves_uncovers_is_room():
     assert inside.any()
     assert ((result - wall).abs() * inside).max() < 0.03
     assert ((edit - wall).abs() * inside).max() > 0.35
-    person = shrunk(disc(SIDE, 0.6), 8)
+    person, rim = shrunk(disc(SIDE, 0.6), 44), shrunk(disc(SIDE, 0.6), 8)
     assert torch.equal(result * person, edit * person)  # as the edit has them
+    assert ((result - edit).abs() * rim).max() < 0.02
     far = shrunk((1 - disc(SIDE, 0.4)) * (1 - disc(SIDE, 0.6)), 72)
     assert torch.equal(result * far, before * far)
 
@@ -95,7 +96,7 @@ def test_a_shoulder_that_may_be_wall_does_not_fade():
     shoulder = shrunk((disc(SIDE, 0.4) - disc(SIDE, 0.6)).clamp_min(0), 40)
     edit = torch.where(shoulder, 0.0, portrait(0.6))
     result = shown(Unsure(), edit, look_behind(Unsure(), portrait(0.4)))
-    inside = shrunk(shoulder.float(), 12)
+    inside = shrunk(shoulder.float(), 44)
     assert inside.any()
     assert torch.equal(result * inside, edit * inside)
 
@@ -170,6 +171,20 @@ def test_an_outline_that_moves_a_little_uncovers_nothing():
 def test_an_edit_that_changes_nothing_stays_the_photo():
     photo = portrait(0.4)
     assert torch.equal(shown(Dark(), photo, look_behind(Dark(), photo)), photo)
+
+
+def test_an_outline_follows_strands_of_hair():
+    rows, columns = torch.arange(SIDE)[:, None], torch.arange(SIDE)
+    strands = (columns >= 448) & (columns < 480) & (rows % 32 < 16)
+    wall = ((columns >= 480) | ((columns >= 448) & ~strands)).float()[None, None]
+    picture = (wall - 0.5).expand(1, 3, SIDE, SIDE)
+    mask = F.avg_pool2d(wall, 32).repeat_interleave(8, 2).repeat_interleave(8, 3)  # sees no strands
+    found, coarse = along_edges(mask, picture), F.interpolate(mask, scale_factor=4)
+    between = ((columns >= 448) & (columns < 480)).expand(SIDE, SIDE)[None, None]
+    assert coarse[between & (wall > 0)].mean() - coarse[between & (wall == 0)].mean() < 0.01
+    assert found[between & (wall > 0)].mean() - found[between & (wall == 0)].mean() > 0.2
+    assert torch.equal(found[..., :360], torch.zeros(1, 1, SIDE, 360))
+    assert found[..., 600:].min() > 0.9999
 
 
 def test_a_room_of_which_next_to_nothing_is_seen_is_left_to_the_generator():

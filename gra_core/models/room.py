@@ -49,6 +49,10 @@ WALL_WINDOW, PLAIN_WINDOW = 7, 33
 """Sides of the squares, in such places, in which they are found."""
 PLAIN_LEAST = 0.02
 """So much of such a square has to be seen to say that the wall is plain."""
+EDGE_REACH = 4
+"""So many pixels of 256 from where the net sees the person's outline, it is looked for in the picture."""
+EDGE_LEAST = 1e-3
+"""Variance of brightness, in [-1, 1], that counts as an outline."""
 SEEN_LEAST = 0.03
 """Of a photo that shows less of the room nothing is uncovered: the generator's is as good a guess, and of a piece."""
 
@@ -175,7 +179,26 @@ def uncover(picture: Tensor, person: Tensor, room: Room) -> Tensor:
     place = torch.maximum(near * room.place, further * room.stray)
     tint = colour_around(small - room.photo, (1 - room.place) * (person < NOBODY))
     plate = from_bytes(room.plate) + upscale(tint, IMAGE_SIZE // tint.shape[-1])
-    return torch.lerp(picture, plate, upscale(place * nobody, IMAGE_SIZE // PERSON_SIZE))
+    return torch.lerp(picture, plate, upscale(place, IMAGE_SIZE // PERSON_SIZE) * along_edges(nobody, picture))
+
+
+def along_edges(mask: Tensor, picture: Tensor) -> Tensor:
+    """A mask (B, 1, S, S) at the size of a picture (B, 3, L, L), with the picture's outlines in place of its own.
+
+    Guided filter (He et al., ECCV 2010) by brightness, fitted at the mask's size (https://arxiv.org/abs/1505.00996).
+    Where the mask is 0, or 1, all around, it stays so.
+    """
+
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2 * EDGE_REACH + 1, 1, EDGE_REACH, count_include_pad=False)
+
+    factor = picture.shape[-1] // mask.shape[-1]
+    brightness = picture.mean(1, keepdim=True)
+    small = F.avg_pool2d(brightness, factor)
+    common = mean(small * mask) - mean(small) * mean(mask)
+    slope = common / (mean(small.square()) - mean(small).square() + EDGE_LEAST)
+    level = mean(mask) - slope * mean(small)
+    return (upscale(mean(slope), factor) * brightness + upscale(mean(level), factor)).clamp(0, 1)
 
 
 def softened(mask: Tensor) -> Tensor:
