@@ -27,6 +27,14 @@ class Dark(nn.Module):
         return (picture.mean(1, keepdim=True) < 0).float()
 
 
+class LightOrDark(nn.Module):
+    """As `Dark`, for rooms of which a part is dark: the person is darker."""
+
+    def forward(self, picture: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, 256, 256) in [-1, 1] -> (B, 1, 256, 256)."""
+        return (picture.mean(1, keepdim=True) < -0.35).float()
+
+
 def disc(size: int, x: float = 0.5) -> torch.Tensor:
     """A disc in the lower middle, or elsewhere from left to right, (1, 1, size, size)."""
     axis = (torch.arange(size) + 0.5) / size
@@ -171,6 +179,20 @@ def test_an_outline_that_moves_a_little_uncovers_nothing():
 def test_an_edit_that_changes_nothing_stays_the_photo():
     photo = portrait(0.4)
     assert torch.equal(shown(Dark(), photo, look_behind(Dark(), photo)), photo)
+
+
+def test_of_a_busy_room_the_generators_own_is_shown_away_from_the_rim_and_of_a_plain_one_it_is_not():
+    pattern = 0.9 * ((torch.arange(SIDE)[:, None] + torch.arange(SIDE) * 2) % 192 < 96) - 0.2
+    middle = shrunk(disc(SIDE, 0.3), 140)
+    assert middle.any()
+    shares = []
+    for wall in (torch.full((1, 3, SIDE, SIDE), 0.3), pattern.expand(1, 3, SIDE, SIDE)):
+        before, after = (torch.where(disc(SIDE, x) > 0, -0.5, wall) for x in (0.3, 0.8))
+        drawn = torch.where(disc(SIDE, 0.3) > 0, 0.75, after)
+        result = shown(LightOrDark(), drawn, look_behind(LightOrDark(), before))
+        shares.append(((result - 0.75).abs() * middle).sum() / (3 * middle.sum()))
+    assert shares[0] > 0.4
+    assert shares[1] < 0.1
 
 
 def test_an_outline_follows_strands_of_hair():

@@ -46,6 +46,8 @@ CATCHES_EYE = (0.08, 0.2)
 """Contrasts, in [-1, 1], between which what catches the eye begins."""
 FAR = (24, 48)
 """Pixels of 256 from the rim between which everything begins to be out of focus."""
+BUSY = (0.01, 0.05)
+"""Shares of what was filled that catch the eye, between which a room ceases to be a plain wall."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +96,7 @@ class Scale:
         return FADING ** self.depth.view(-1)
 
 
-def inpaint(photo: Tensor, hole: Tensor) -> Tensor | None:
+def inpaint(photo: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
     """Fill a hole with what is around it.
 
     Args:
@@ -102,7 +104,8 @@ def inpaint(photo: Tensor, hole: Tensor) -> Tensor | None:
         hole: 1 where it is to be filled, else 0, (1, 1, 256, 256).
 
     Returns:
-        (1, 3, 1024, 1024) in [-1, 1], the photo itself outside of the hole; None if too little is seen around it.
+        (1, 3, 1024, 1024) in [-1, 1], the photo itself outside of the hole; how little is known of what is in there,
+        (1, 1, 256, 256): pixels by which it is out of focus, and 1 for a plain wall; None if too little is seen.
     """
     factor = photo.shape[-1] // HOLE_SIDE
     whole = Scale(F.avg_pool2d(photo, factor), 1 - hole)
@@ -113,10 +116,14 @@ def inpaint(photo: Tensor, hole: Tensor) -> Tensor | None:
     start, source = doubled(whole, filled, source)
     joined = join(whole, start, source)
     detail = whole.seen * F.pixel_unshuffle(photo - upscale(joined, factor), factor)
-    blur = blur_of(joined, whole.hole, upscale(coarse.depth, HOLE_SIDE // COARSE_SIDE) * HOLE_SIDE / COARSE_SIDE)
+    depth = upscale(coarse.depth, HOLE_SIDE // COARSE_SIDE) * HOLE_SIDE / COARSE_SIDE
+    catching, far = catching_the_eye(joined, whole.hole), between(depth, *FAR)
+    blur = blur_of(torch.maximum(catching, far), depth)
+    busy = between((catching * whole.hole).sum() / whole.hole.sum().clamp_min(1), *BUSY)
+    unknown = blur_of(torch.maximum(catching, busy * far), depth)
     sharp = between(blur, BLURS[1], BLURS[0])
     smooth = upscale(blurred(joined, blur), factor) + F.pixel_shuffle(sharp * taken(detail, source), factor)
-    return torch.lerp(photo, smooth, F.interpolate(hole, scale_factor=factor)).clamp(-1, 1)
+    return torch.lerp(photo, smooth, F.interpolate(hole, scale_factor=factor)).clamp(-1, 1), unknown
 
 
 def place_patches(scale: Scale) -> tuple[Tensor, Tensor]:
@@ -207,22 +214,30 @@ def join(scale: Scale, start: Tensor, source: Tensor) -> Tensor:
     return x
 
 
-def blur_of(picture: Tensor, hole: Tensor, depth: Tensor) -> Tensor:
-    """How far out of focus what was filled is, in pixels, from 1 for not at all, (1, 1, S, S).
+def catching_the_eye(picture: Tensor, hole: Tensor) -> Tensor:
+    """How much what was filled catches the eye, 0 to 1, (1, 1, S, S).
 
     Args:
         picture: the filled picture, (1, 3, S, S).
         hole: 1 where it was filled, else 0, (1, 1, S, S).
-        depth: pixels from there to what is seen, (1, 1, S, S).
     """
     contrast = (picture - averaged(picture, BLURS[-1])).abs().amax(1, keepdim=True)
     contrast = averaged(contrast * hole, BLURS[-1]) / averaged(hole, BLURS[-1]).clamp_min(1e-3)
-    out = torch.maximum(between(contrast, *CATCHES_EYE), between(depth, *FAR))
-    return (1 + BLUR_GROWTH * out * (depth - IN_FOCUS).clamp_min(0)).clamp(max=BLURS[-1])
+    return between(contrast, *CATCHES_EYE)
+
+
+def blur_of(share: Tensor, depth: Tensor) -> Tensor:
+    """How far out of focus a place is, in pixels, from 1 for not at all, (1, 1, S, S).
+
+    Args:
+        share: of what it would be out of focus at most, (1, 1, S, S).
+        depth: pixels from there to what is seen, (1, 1, S, S).
+    """
+    return (1 + BLUR_GROWTH * share * (depth - IN_FOCUS).clamp_min(0)).clamp(max=BLURS[-1])
 
 
 def blurred(picture: Tensor, blur: Tensor) -> Tensor:
-    """A picture (1, C, S, S), each place averaged over so many pixels as `blur` (1, 1, S, S) says, 1 to 16."""
+    """A picture (B, C, S, S), each place averaged over so many pixels as `blur` (B, 1, S, S) says, 1 to 16."""
     result = picture
     for sharper, softer in pairwise(BLURS):
         result = torch.lerp(result, averaged(picture, softer), between(blur, sharper, softer))

@@ -13,7 +13,7 @@ from torch import Tensor
 from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import Edit, sample_at, upscale, upscale_flow
-from gra_core.models.inpainting import between, inpaint, widened
+from gra_core.models.inpainting import BLURS, between, blurred, inpaint, widened
 from gra_core.models.person import PERSON_SIZE, PersonNet
 
 PERHAPS = 0.1
@@ -53,6 +53,10 @@ EDGE_REACH = 4
 """So many pixels of 256 from where the net sees the person's outline, it is looked for in the picture."""
 EDGE_LEAST = 1e-3
 """Variance of brightness, in [-1, 1], that counts as an outline."""
+UNKNOWN = (5.0, 2.0)
+"""How little is known of a plate where the generator's room is better, and up to which the plate is: `Room.unknown`."""
+MOST_BLUR = 8.0
+"""Pixels of 256 by which the generator's room is out of focus, at most."""
 SEEN_LEAST = 0.03
 """Of a photo that shows less of the room nothing is uncovered: the generator's is as good a guess, and of a piece."""
 
@@ -69,6 +73,7 @@ class Room:
         stray: likewise, where single hairs and the like are before a plain wall, (B, 1, 256, 256).
         person: certainty that the photo shows the person, (B, 1, 256, 256).
         photo: (B, 3, 256, 256).
+        unknown: how little is known of the plate, (B, 1, 256, 256), as from `inpaint`.
     """
 
     plate: Tensor
@@ -76,6 +81,7 @@ class Room:
     stray: Tensor
     person: Tensor
     photo: Tensor
+    unknown: Tensor
 
 
 def look_behind(net: PersonNet, photo: Tensor) -> Room:
@@ -88,15 +94,19 @@ def look_behind(net: PersonNet, photo: Tensor) -> Room:
     hole = torch.maximum(place, stray)
     enough = ((1 - hole).mean((1, 2, 3), keepdim=True) > SEEN_LEAST).float()
     place, stray = enough * place, enough * stray
-    plate = torch.cat([room_plate(*one) for one in zip(photo.split(1), hole.split(1), strict=True)])
-    return Room(to_bytes(plate), softened(place), softened(widened(stray, RIM)), person, small)
+    plates = [room_plate(*one) for one in zip(photo.split(1), hole.split(1), strict=True)]
+    plate, unknown = (torch.cat(parts) for parts in zip(*plates, strict=True))
+    return Room(to_bytes(plate), softened(place), softened(widened(stray, RIM)), person, small, softened(unknown))
 
 
-def room_plate(photo: Tensor, hole: Tensor) -> Tensor:
-    """A photo (1, 3, 1024, 1024) with the room in place of a hole (1, 1, 256, 256), which is 1 where there is one."""
+def room_plate(photo: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+    """A photo (1, 3, 1024, 1024) with the room in place of a hole (1, 1, 256, 256), which is 1 where there is one.
+
+    And how little is known of it, as from `inpaint`.
+    """
     filled = inpaint(photo, hole)
     if filled is None:
-        return paint_over(photo, 1 - F.interpolate(hole, size=photo.shape[-1]))
+        return paint_over(photo, 1 - F.interpolate(hole, size=photo.shape[-1])), 1 + (BLURS[-1] - 1) * hole
     return filled
 
 
@@ -169,7 +179,8 @@ def kept_apart(edit: Edit, person: Tensor, room: Room) -> Tensor:
 def uncover(picture: Tensor, person: Tensor, room: Room) -> Tensor:
     """A picture (B, 3, 1024, 1024), about [-1, 1], with the room where it no longer shows the person.
 
-    The room is in the light that the edit has given to what is seen of it. `person` as in `kept_apart`.
+    The room is in the light that the edit has given to what is seen of it. Where little is known of it, it is the one
+    that the generator has drawn, out of focus. `person` as in `kept_apart`.
     """
     small = F.avg_pool2d(picture, IMAGE_SIZE // PERSON_SIZE)
     person = F.avg_pool2d(person, 3, 1, 1, count_include_pad=False)  # its outline is stepped
@@ -179,7 +190,15 @@ def uncover(picture: Tensor, person: Tensor, room: Room) -> Tensor:
     place = torch.maximum(near * room.place, further * room.stray)
     tint = colour_around(small - room.photo, (1 - room.place) * (person < NOBODY))
     plate = from_bytes(room.plate) + upscale(tint, IMAGE_SIZE // tint.shape[-1])
+    drawn = upscale(out_of_focus(small, (person < NOBODY).float(), room.unknown), IMAGE_SIZE // PERSON_SIZE)
+    plate = torch.lerp(drawn, plate, upscale(between(room.unknown, *UNKNOWN), IMAGE_SIZE // PERSON_SIZE))
     return torch.lerp(picture, plate, upscale(place, IMAGE_SIZE // PERSON_SIZE) * along_edges(nobody, picture))
+
+
+def out_of_focus(picture: Tensor, seen: Tensor, blur: Tensor) -> Tensor:
+    """What a picture (B, 3, S, S) shows where `seen` (B, 1, S, S) is 1, averaged over `blur` pixels (B, 1, S, S)."""
+    total, share = blurred(torch.cat((picture * seen, seen), 1), blur.clamp(max=MOST_BLUR)).split((3, 1), 1)
+    return (total + HOLE * picture) / (share + HOLE)
 
 
 def along_edges(mask: Tensor, picture: Tensor) -> Tensor:
