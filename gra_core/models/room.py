@@ -163,7 +163,7 @@ def finished(net: PersonNet, edit: Edit, room: Room) -> Tensor:
 
 
 def kept_apart(edit: Edit, person: Tensor, room: Room) -> Tensor:
-    """An edit's picture, but without pixels where it shows the person with those that the photo has of the room.
+    """An edit's picture; without its pixels where they are the photo's of the room and it shows the person.
 
     `person`: certainty that the edit shows the person, (B, 1, 256, 256).
     """
