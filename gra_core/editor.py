@@ -207,18 +207,19 @@ class PortraitEditor:
     ) -> Tensor:
         """The photo's W+ code after an edit, (1, 16, 512), for the Editing Stream; as `edit`.
 
-        `alone`: for the generator without residuals.
+        `alone`: for the generator without residuals: as far as the sliders say, and nothing is let go of.
         """
         code, edits = inversion.codes[0].float().cpu().numpy(), self.edits if edits is None else edits
         offset = edit_offset(edits, strengths, code)
-        for key, factor in {} if alone else REACH.items():
-            if key in strengths:
-                offset = offset + (factor - 1) * edit_offset(edits, {key: strengths[key]}, code)
+        codes = inversion.codes
+        if not alone:
+            for key, factor in REACH.items():
+                if key in strengths:
+                    offset = offset + (factor - 1) * edit_offset(edits, {key: strengths[key]}, code)
+            turn = math.hypot(*(float(strengths.get(key, 0.0)) for key in POSE))
+            codes = torch.lerp(codes, inversion.unrefined, LET_GO * min(turn / FULL_TURN, 1.0))
         wanted = strengths.get(GLASSES, 0.0)
         if wanted * inversion.glasses < 0:  # what made the code agree with the photo is not in the way of the opposite
             back = min(abs(wanted), abs(inversion.glasses))
             offset = offset + edit_offset(self.edits, {GLASSES: math.copysign(back, wanted)})
-        turn = math.hypot(*(float(strengths.get(key, 0.0)) for key in POSE))
-        let_go = 0.0 if alone else LET_GO * min(turn / FULL_TURN, 1.0)
-        codes = torch.lerp(inversion.codes, inversion.unrefined, let_go)
         return codes + torch.from_numpy(offset).to(self.device, inversion.codes.dtype)

@@ -214,10 +214,11 @@ def along_edges(mask: Tensor, picture: Tensor) -> Tensor:
     factor = picture.shape[-1] // mask.shape[-1]
     brightness = picture.mean(1, keepdim=True)
     small = F.avg_pool2d(brightness, factor)
-    common = mean(small * mask) - mean(small) * mean(mask)
-    slope = common / (mean(small.square()) - mean(small).square() + EDGE_LEAST)
-    level = mean(mask) - slope * mean(small)
-    return (upscale(mean(slope), factor) * brightness + upscale(mean(level), factor)).clamp(0, 1)
+    around, share = mean(small), mean(mask)
+    slope = (mean(small * mask) - around * share) / (mean(small.square()) - around.square() + EDGE_LEAST)
+    level = share - slope * around
+    slope, level = upscale(mean(torch.cat((slope, level), 1)), factor).split(1, 1)
+    return (slope * brightness + level).clamp(0, 1)
 
 
 def softened(mask: Tensor) -> Tensor:
