@@ -74,6 +74,14 @@ def test_haar_transforms_invert_each_other_and_keep_energy():
     torch.testing.assert_close(bands.square().sum(), image.square().sum())
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradient_of_the_inverse_haar_transform(layout):
+    bands = torch.randn(2, 8, 3, 2, dtype=torch.double).to(memory_format=layout).requires_grad_()
+    assert torch.autograd.gradcheck(inverse_haar, bands)
+    compiled = torch.compile(inverse_haar, backend="eager")
+    torch.testing.assert_close(compiled(bands), inverse_haar(bands))
+
+
 def test_float32_port_agrees_with_openvino(wheel, published_state, tmp_path):
     generator = load(published_state)
     z = torch.randn(1, 512, generator=torch.Generator().manual_seed(3))

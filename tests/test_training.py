@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors import safe_open
 
-from gra_core.constants import ENCODER_SIZE, PROJECT_ROOT
+from gra_core.constants import ENCODER_SIZE, NUM_STYLES, PROJECT_ROOT, STYLE_DIM
 from gra_core.errors import CheckpointError, UnreadableImageError
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import sample_at, upscale_flow
@@ -30,7 +30,7 @@ from gra_core.models.perceptual import (
     ShiftTolerantLPIPS,
     load_published,
 )
-from gra_core.models.refiner import Refiner
+from gra_core.models.refiner import Preview, Refiner
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.data import (
     NamedOffsets,
@@ -166,6 +166,24 @@ def test_alexnets_first_convolution_is_the_published_one_but_for_the_rim(alexnet
     at_once = net._halved_conv(picture, conv)
     assert at_once.shape == published.shape
     torch.testing.assert_close(at_once[:, :, 1:-1, 1:-1], published[:, :, 1:-1, 1:-1])
+
+
+def test_gradients_of_one_preview_are_those_of_several():
+    """That of a single picture finds the scales' gradients in another way."""
+    preview = Preview().requires_grad_(False)
+    for name, weight in preview.named_parameters():
+        weight.add_(0.02 * torch.randn_like(weight) if "modulation" in name else 0.0)
+    feature = torch.randn(2, 128, ENCODER_SIZE, ENCODER_SIZE, requires_grad=True)
+    codes = torch.randn(2, NUM_STYLES, STYLE_DIM, requires_grad=True)
+    wanted = torch.randn(2, 3, ENCODER_SIZE, ENCODER_SIZE)
+
+    def gradients(*index: int) -> list[torch.Tensor]:
+        error = F.mse_loss(preview(feature[[*index]], codes[[*index]]), wanted[[*index]], reduction="sum")
+        return [g[[*index]] for g in torch.autograd.grad(error, (feature, codes))]
+
+    for together, alone, other in zip(gradients(0, 1), gradients(0), gradients(1), strict=True):
+        assert together.abs().max() > 0
+        torch.testing.assert_close(torch.cat((alone, other)), together, rtol=1e-3, atol=1e-3)
 
 
 def test_stripes_and_texture_that_the_photo_has_not_are_found():

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from gra_core.constants import NUM_STYLES, STYLE_DIM
 
@@ -24,23 +25,53 @@ StageHook = Callable[[int, Tensor], Tensor]
 """Called with (resolution, feature) after each block; what it returns enters the next block."""
 
 
+class _InverseHaar(torch.autograd.Function):
+    """`inverse_haar` and its gradient, channels last: a fifth of the time of what autograd makes of stacking."""
+
+    @staticmethod
+    def forward(_ctx: FunctionCtx, bands: Tensor) -> Tensor:
+        batch, channels, height, width = bands.shape
+        low, (y, x, xy) = _bands_of(bands.permute(0, 2, 3, 1))
+        image = bands.new_empty((batch, height, 2, width, 2, channels // 4))
+        for i, (left, right) in enumerate(((low + y, x + xy), (low - y, x - xy))):
+            torch.add(left, right, out=image[:, :, i, :, 0])
+            torch.sub(left, right, out=image[:, :, i, :, 1])
+        return image.mul_(0.5).view(batch, 2 * height, 2 * width, channels // 4).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(_ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        batch, channels, height, width = gradient.shape
+        gradient = gradient.permute(0, 2, 3, 1).reshape(batch, height // 2, 2, width // 2, 2, channels)
+        (a, b), (c, d) = (row.unbind(3) for row in gradient.unbind(2))
+        found = gradient.new_empty((batch, height // 2, width // 2, 4 * channels))
+        low, (y, x, xy) = _bands_of(found)
+        for first, second, upper, lower in ((low, y, a + b, c + d), (x, xy, a - b, c - d)):
+            torch.add(upper, lower, out=first)
+            torch.sub(upper, lower, out=second)
+        return found.mul_(0.5).permute(0, 3, 1, 2)
+
+
+def _bands_of(bands: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Views of the low band, (..., C), and of the three high ones of bands (..., 4C)."""
+    low, high = bands.tensor_split([bands.shape[-1] // 4], dim=-1)
+    return low, high.unflatten(-1, (-1, 3)).unbind(-1)
+
+
 def inverse_haar(bands: Tensor) -> Tensor:
     """Inverse orthonormal Haar transform, (B, 4C, H, W) -> (B, C, 2H, 2W).
 
     The first C channels are the low band; then, for each channel, its bands high in y, high in x, high in both.
     """
+    if not torch.compiler.is_compiling():
+        return _InverseHaar.apply(bands)
     batch, channels, height, width = bands.shape
     low, high = bands.split([channels // 4, 3 * channels // 4], dim=1)
     y, x, xy = high.reshape(batch, channels // 4, 3, height, width).unbind(2)
-    even, odd = (low + y, x + xy), (low - y, x - xy)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        rows = [torch.stack((left + right, left - right), -1).flatten(3) for left, right in (even, odd)]
-        return 0.5 * torch.stack(rows, 3).flatten(2, 3)
-    image = bands.new_empty((batch, channels // 4, height, 2, width, 2))  # a third of the time on a CPU
-    for i, (left, right) in enumerate((even, odd)):
-        torch.add(left, right, out=image[:, :, :, i, :, 0])
-        torch.sub(left, right, out=image[:, :, :, i, :, 1])
-    return image.mul_(0.5).view(batch, channels // 4, 2 * height, 2 * width)
+    rows = [
+        torch.stack((left + right, left - right), -1).flatten(3)
+        for left, right in ((low + y, x + xy), (low - y, x - xy))
+    ]
+    return 0.5 * torch.stack(rows, 3).flatten(2, 3)
 
 
 def haar(image: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class ShiftTolerantAlexNet(ShiftTolerantLPIPS):
             yield x
 
     def _halved_conv(self, x: Tensor, conv: nn.Conv2d) -> Tensor:
-        """`_halve` of the first convolution, at half the work: one kernel for both.
+        """`_halve` of the first convolution, at half the work: one kernel for both, on pictures of half the size.
 
         Around the picture both find zeros, where the published net mirrors what the convolution found: the outermost
         places differ.
@@ -107,7 +107,8 @@ class ShiftTolerantAlexNet(ShiftTolerantLPIPS):
         outputs, inputs, side, _ = conv.weight.shape
         weight = F.conv_transpose2d(conv.weight.reshape(-1, 1, side, side), self.blur.to(conv.weight.dtype))
         weight = weight.reshape(outputs, inputs, side + 2, side + 2)
-        return F.conv2d(x, weight, conv.bias, stride=2, padding=conv.padding[0] + 2)
+        weight, x = F.pixel_unshuffle(F.pad(weight, (0, 1, 0, 1)), 2), F.pixel_unshuffle(x, 2)
+        return F.conv2d(x, weight, conv.bias, padding=(conv.padding[0] + 2) // 2)
 
 
 def load_published(net: ShiftTolerantLPIPS, path: Path) -> ShiftTolerantLPIPS:

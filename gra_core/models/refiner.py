@@ -13,10 +13,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from gra_core.constants import ENCODER_SIZE, NUM_STYLES, STYLE_DIM
 from gra_core.models.encoder import Encoder, to_encoder_size
-from gra_core.models.generator import BLOCK_CHANNELS, LEAKY_SLOPE, Generator, broadcast_w, modulate
+from gra_core.models.generator import BLOCK_CHANNELS, LEAKY_SLOPE, Generator, broadcast_w
 from gra_core.models.perceptual import ShiftTolerantAlexNet
 
 DIM = 128
@@ -35,6 +36,28 @@ WEIGHTS = {"perceptual": 4.0, "mse": 1.0, "l1": 0.5, "identity": 0.4}
 """Of the distances whose gradient is read."""
 
 
+class ScaledConv(torch.autograd.Function):
+    """A convolution of one picture whose input channels are scaled in the weight; the weight itself is not learned.
+
+    Autograd would find the scale's gradient by way of the weight's, for more than all the rest: here it is what the
+    feature's gradient says of it.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, scale: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(1, in, H, W), (1, in), (out, in, K, K), (out,) -> (1, out, H, W)."""
+        weight = weight * scale[:, :, None, None]
+        ctx.save_for_backward(x, scale, weight)
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the feature and the scale."""
+        x, scale, weight = ctx.saved_tensors
+        found = F.conv_transpose2d(gradient, weight, padding=weight.shape[-1] // 2)
+        return found, (x * found).sum((2, 3)) / scale, None, None
+
+
 class PreviewConv(nn.Module):
     """Modulated convolution, noise and bias at 256 px."""
 
@@ -49,8 +72,13 @@ class PreviewConv(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """(B, in, 256, 256), (B, 512) -> (B, out, 256, 256)."""
-        x, weight = modulate(x, self.weight, self.modulation(style), axis=1)
-        return F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2) + self.noise
+        scale = self.modulation(style)
+        if len(x) == 1 and not self.weight.requires_grad:
+            return ScaledConv.apply(x, scale, self.weight, self.bias) + self.noise
+        return (
+            F.conv2d(x * scale[:, :, None, None], self.weight, self.bias, padding=self.weight.shape[-1] // 2)
+            + self.noise
+        )
 
 
 class Preview(nn.Module):
