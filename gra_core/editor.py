@@ -52,7 +52,8 @@ class Inversion:
         unrefined: the encoder's W+ code, (1, 16, 512).
         source: residuals, comparison keys and fine detail of the photo.
         room: what is behind the person; None of an editor without a person net.
-        glasses: strength of the edit for glasses that is in the codes already, for them to agree with the photo.
+        glasses: strength of the edit for glasses that makes codes agree with the photo. Above 0 it is in both codes
+            already; below 0 it comes with a turn of the head.
     """
 
     codes: Tensor
@@ -138,12 +139,13 @@ class PortraitEditor:
         return codes, source
 
     def _invert(self, photos: Tensor) -> tuple[Tensor, Tensor, AlignmentSource, Tensor]:
-        """Codes, unrefined codes, source, and the strength of the edit for glasses that is in the codes, (B,)."""
+        """Codes, unrefined codes, source, and `Inversion.glasses`, (B,)."""
         small = to_encoder_size(photos)
         codes, unrefined = self.estimate_codes.refined_and_not(small)
         glasses = self.glasses_to_agree(small)
         if self.glasses is not None:
-            offset = glasses[:, None, None] / MAX_STRENGTH * torch.tensor(self.edits[GLASSES].vector).to(codes)
+            on = glasses.clamp_min(0)[:, None, None]
+            offset = on / MAX_STRENGTH * torch.tensor(self.edits[GLASSES].vector).to(codes)
             codes, unrefined = codes + offset, unrefined + offset
         residuals = self.streams.reconstruction.residuals(self.generator, codes, photos)
         return codes, unrefined, self.streams.editing.prepare(self.generator, codes, photos, residuals), glasses
@@ -211,15 +213,17 @@ class PortraitEditor:
         """
         code, edits = inversion.codes[0].float().cpu().numpy(), self.edits if edits is None else edits
         offset = edit_offset(edits, strengths, code)
-        codes = inversion.codes
+        codes, turned = inversion.codes, 0.0
         if not alone:
             for key, factor in REACH.items():
                 if key in strengths:
                     offset = offset + (factor - 1) * edit_offset(edits, {key: strengths[key]}, code)
-            turn = math.hypot(*(float(strengths.get(key, 0.0)) for key in POSE))
-            codes = torch.lerp(codes, inversion.unrefined, LET_GO * min(turn / FULL_TURN, 1.0))
-        wanted = strengths.get(GLASSES, 0.0)
-        if wanted * inversion.glasses < 0:  # what made the code agree with the photo is not in the way of the opposite
-            back = min(abs(wanted), abs(inversion.glasses))
-            offset = offset + edit_offset(self.edits, {GLASSES: math.copysign(back, wanted)})
+            turned = min(math.hypot(*(float(strengths.get(key, 0.0)) for key in POSE)) / FULL_TURN, 1.0)
+            codes = torch.lerp(codes, inversion.unrefined, LET_GO * turned)
+        glasses, wanted = inversion.glasses, strengths.get(GLASSES, 0.0)
+        if glasses < 0:
+            glasses *= turned
+            offset = offset + edit_offset(self.edits, {GLASSES: glasses})
+        if wanted * glasses < 0:  # what makes the code agree with the photo is not in the way of the opposite
+            offset = offset + edit_offset(self.edits, {GLASSES: math.copysign(min(abs(wanted), abs(glasses)), wanted)})
         return codes + torch.from_numpy(offset).to(self.device, inversion.codes.dtype)

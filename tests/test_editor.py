@@ -129,6 +129,7 @@ def test_the_editing_stream_makes_up_for_what_residuals_hold_back(editor, invers
 
 
 def test_a_turn_lets_go_of_what_was_found_for_the_photos_pose(editor, inversion):
+    inversion = dataclasses.replace(inversion, glasses=0.0)  # which come and go with turns, too
     refined = inversion.codes - inversion.unrefined
     assert refined.abs().mean() > 0.01
 

@@ -24,10 +24,10 @@ DIM = 128
 LAYERS = 5
 HEADS = 4
 
-STEPS = 9
+STEPS = 12
 """Steps per photo."""
 
-PREVIEW_WIDTH = 48
+PREVIEW_WIDTH = 32
 
 LATENTS_SCALE = 0.25
 """Of the latents, to be about as large as gradients are."""
@@ -39,8 +39,8 @@ WEIGHTS = {"perceptual": 4.0, "mse": 1.0, "l1": 0.5, "identity": 0.4}
 class ScaledConv(torch.autograd.Function):
     """A convolution of one picture whose input channels are scaled in the weight; the weight itself is not learned.
 
-    Autograd would find the scale's gradient by way of the weight's, for more than all the rest: here it is what the
-    feature's gradient says of it.
+    Autograd would find the scale's gradient by way of the weight's, at a higher price than all else: the feature's own
+    gradient tells it.
     """
 
     @staticmethod
@@ -54,7 +54,7 @@ class ScaledConv(torch.autograd.Function):
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the feature and the scale."""
         x, scale, weight = ctx.saved_tensors
-        found = F.conv_transpose2d(gradient, weight, padding=weight.shape[-1] // 2)
+        found = F.conv_transpose2d(gradient, weight.to(gradient.dtype), padding=weight.shape[-1] // 2)
         return found, (x * found).sum((2, 3)) / scale, None, None
 
 
@@ -75,10 +75,8 @@ class PreviewConv(nn.Module):
         scale = self.modulation(style)
         if len(x) == 1 and not self.weight.requires_grad:
             return ScaledConv.apply(x, scale, self.weight, self.bias) + self.noise
-        return (
-            F.conv2d(x * scale[:, :, None, None], self.weight, self.bias, padding=self.weight.shape[-1] // 2)
-            + self.noise
-        )
+        x = x * scale[:, :, None, None]
+        return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2) + self.noise
 
 
 class Preview(nn.Module):

@@ -193,9 +193,9 @@ class StreamTraining(Training):
         return encoder.latent_space(self.estimator.latents(to_encoder_size(pictures))).float()
 
     def estimate(self, pictures: Tensor) -> Tensor:
-        """Codes of full-size pictures as the editor has them: refined, in agreement with the pictures on glasses."""
+        """Codes of full-size pictures as the editor has them: refined, with glasses where the pictures have them."""
         small = to_encoder_size(pictures)
-        strengths = strengths_to_agree(self.glasses, small)
+        strengths = strengths_to_agree(self.glasses, small).clamp_min(0)
         return self.estimator(small).float() + strengths[:, None, None] / MAX_STRENGTH * self.named.glasses
 
     def edit(
