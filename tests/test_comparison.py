@@ -6,6 +6,7 @@ from PIL import Image
 
 from gra_core.comparison import METHODS, Comparison, compare, figures
 from gra_core.heatmaps import flow_map, heat_map
+from gra_core.images import tensor_to_image
 from gra_core.models.layers import STAGES
 from gra_core.ui.contact_sheet import Row, draw_sheet
 
@@ -43,10 +44,14 @@ def test_columns_are_what_they_say(editor, crop, turned):
     assert {picture.size for picture in turned.pictures.values()} == {(1024, 1024)}
 
 
-def test_alignment_matters_only_when_something_moves(still, turned):
+def test_alignment_matters_only_when_something_moves(editor, crop, still, turned):
     """Without an edit nothing has to be aligned; after a turn, what is not aligned stays where it was."""
     assert difference(still.pictures["gradual"], still.pictures["gra"]) < 1
     assert difference(turned.pictures["gradual"], turned.pictures["gra"]) > 5
+    to_input = {name: difference(picture, turned.pictures["input"]) for name, picture in turned.pictures.items()}
+    assert to_input["gradual"] < to_input["gra"]
+    codes = editor.edited_codes(editor.invert(crop), {"yaw": 70.0})  # the low-rate ones let go of nothing
+    assert to_input["one_shot"] < difference(tensor_to_image(editor.generator(codes)), turned.pictures["input"])
     lacking = apart(still, "input", "low_rate")
 
     def stays(name: str) -> float:

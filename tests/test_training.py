@@ -172,7 +172,8 @@ def test_gradients_of_one_preview_are_those_of_several():
     """That of a single picture finds the scales' gradients in another way."""
     preview = Preview().requires_grad_(False)
     for name, weight in preview.named_parameters():
-        weight.add_(0.02 * torch.randn_like(weight) if "modulation" in name else 0.0)
+        if "modulation" in name:
+            weight.add_(0.02 * torch.randn_like(weight))
     feature = torch.randn(2, 128, ENCODER_SIZE, ENCODER_SIZE, requires_grad=True)
     codes = torch.randn(2, NUM_STYLES, STYLE_DIM, requires_grad=True)
     wanted = torch.randn(2, 3, ENCODER_SIZE, ENCODER_SIZE)

@@ -17,7 +17,7 @@ from torch.autograd.function import FunctionCtx
 
 from gra_core.constants import ENCODER_SIZE, NUM_STYLES, STYLE_DIM
 from gra_core.models.encoder import Encoder, to_encoder_size
-from gra_core.models.generator import BLOCK_CHANNELS, LEAKY_SLOPE, Generator, broadcast_w
+from gra_core.models.generator import BLOCK_CHANNELS, LEAKY_SLOPE, Generator, broadcast_w, modulate
 from gra_core.models.perceptual import ShiftTolerantAlexNet
 
 DIM = 128
@@ -75,8 +75,8 @@ class PreviewConv(nn.Module):
         scale = self.modulation(style)
         if len(x) == 1 and not self.weight.requires_grad:
             return ScaledConv.apply(x, scale, self.weight, self.bias) + self.noise
-        x = x * scale[:, :, None, None]
-        return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2) + self.noise
+        x, weight = modulate(x, self.weight, scale, axis=1)
+        return F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2) + self.noise
 
 
 class Preview(nn.Module):
