@@ -35,12 +35,21 @@ REACH = {"smile": 1.04, "age": 1.11}
 """How much further than the slider says the Editing Stream moves the code, by edit: what the residuals keep of the
 photo takes about as much back. Measured on photos, with the weights that ship."""
 
-POSE = ("yaw", "pitch")
+YAW = "yaw"
+POSE = (YAW, "pitch")
 """Edits that turn the head."""
 LET_GO = 0.5
 """Share of what the refiner found that a turn by `FULL_TURN` or more lets go of: it was found for the photo's pose, and
 shows as cracks and smears in others."""
 FULL_TURN = 60.0
+FRAMES_LOST = 2 / 3
+"""Share of `Inversion.glasses` that comes on top with a turn to the right by `FULL_TURN`: frames get thin with it, as
+they do not with a turn to the left."""
+
+
+def let_go(turn: Tensor) -> Tensor:
+    """Share of what the refiner found that turns of the head by `turn`, in strengths, (B,), let go of, (B, 1, 1)."""
+    return LET_GO * (turn / FULL_TURN).clamp_max(1)[:, None, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +61,7 @@ class Inversion:
         unrefined: the encoder's W+ code, (1, 16, 512).
         source: residuals, comparison keys and fine detail of the photo.
         room: what is behind the person; None of an editor without a person net.
-        glasses: strength of the edit for glasses that makes codes agree with the photo. Above 0 it is in both codes
-            already; below 0 it comes with a turn of the head.
+        glasses: strength of the edit for glasses that is in the codes already, for them to agree with the photo.
     """
 
     codes: Tensor
@@ -139,13 +147,12 @@ class PortraitEditor:
         return codes, source
 
     def _invert(self, photos: Tensor) -> tuple[Tensor, Tensor, AlignmentSource, Tensor]:
-        """Codes, unrefined codes, source, and `Inversion.glasses`, (B,)."""
+        """Codes, unrefined codes, source, and the strength of the edit for glasses that is in the codes, (B,)."""
         small = to_encoder_size(photos)
         codes, unrefined = self.estimate_codes.refined_and_not(small)
         glasses = self.glasses_to_agree(small)
         if self.glasses is not None:
-            on = glasses.clamp_min(0)[:, None, None]
-            offset = on / MAX_STRENGTH * torch.tensor(self.edits[GLASSES].vector).to(codes)
+            offset = glasses[:, None, None] / MAX_STRENGTH * torch.tensor(self.edits[GLASSES].vector).to(codes)
             codes, unrefined = codes + offset, unrefined + offset
         residuals = self.streams.reconstruction.residuals(self.generator, codes, photos)
         return codes, unrefined, self.streams.editing.prepare(self.generator, codes, photos, residuals), glasses
@@ -213,17 +220,19 @@ class PortraitEditor:
         """
         code, edits = inversion.codes[0].float().cpu().numpy(), self.edits if edits is None else edits
         offset = edit_offset(edits, strengths, code)
-        codes, turned = inversion.codes, 0.0
+        codes = inversion.codes
         if not alone:
             for key, factor in REACH.items():
                 if key in strengths:
                     offset = offset + (factor - 1) * edit_offset(edits, {key: strengths[key]}, code)
-            turned = min(math.hypot(*(float(strengths.get(key, 0.0)) for key in POSE)) / FULL_TURN, 1.0)
-            codes = torch.lerp(codes, inversion.unrefined, LET_GO * turned)
+            turn = torch.tensor([[float(strengths.get(key, 0.0)) for key in POSE]]).norm(dim=1)
+            codes = torch.lerp(codes, inversion.unrefined, let_go(turn).to(codes))
         glasses, wanted = inversion.glasses, strengths.get(GLASSES, 0.0)
-        if glasses < 0:
-            glasses *= turned
-            offset = offset + edit_offset(self.edits, {GLASSES: glasses})
+        if glasses > 0 and not alone:
+            lost = FRAMES_LOST * glasses * min(max(strengths.get(YAW, 0.0) / FULL_TURN, 0.0), 1.0)
+            offset = offset + edit_offset(self.edits, {GLASSES: lost})
+            glasses += lost
         if wanted * glasses < 0:  # what makes the code agree with the photo is not in the way of the opposite
-            offset = offset + edit_offset(self.edits, {GLASSES: math.copysign(min(abs(wanted), abs(glasses)), wanted)})
+            back = min(abs(wanted), abs(glasses))
+            offset = offset + edit_offset(self.edits, {GLASSES: math.copysign(back, wanted)})
         return codes + torch.from_numpy(offset).to(self.device, inversion.codes.dtype)

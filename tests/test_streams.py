@@ -17,7 +17,7 @@ from gra_core.models.encoder import Encoder, LatentSpace, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
 from gra_core.models.layers import GENERATOR_CHANNELS, RESIDUAL_CHANNELS, STAGES, GateFusion, StreamsDesign
 from gra_core.models.reconstruction import GradualResidualModule, ReconstructionStream
-from gra_core.models.refiner import CodeEstimator, Refiner
+from gra_core.models.refiner import CodeEstimator, Refiner, eye_difference, eye_weights
 from gra_core.models.streams import DESIGNS, Streams
 
 
@@ -120,6 +120,20 @@ def test_a_refiners_step_depends_on_how_many_came_before_and_on_what_it_remember
     apart = ("distance.", "preview.")
     learned = [p for name, p in estimator.refiner.named_parameters() if not name.startswith(apart)]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in learned)
+
+
+def test_eyes_of_another_colour_are_further_apart_than_darker_ones():
+    weights = eye_weights(torch.device("cpu"))
+    assert weights.sum() == pytest.approx(1)
+    nothing = torch.zeros(2, 3, 256, 256)
+    blue = torch.tensor([-0.2, 0.0, 0.2])[:, None, None]
+    eye, cheek = (slice(117, 128), slice(90, 104)), (slice(160, 171), slice(90, 104))
+    darker, bluer, elsewhere = nothing.clone(), nothing.clone(), nothing.clone()
+    darker[0, :, *eye], bluer[0, :, *eye], elsewhere[0, :, *cheek] = -0.2, blue, blue
+    shade, colour, none = (eye_difference(x, weights) for x in (darker, bluer, elsewhere))
+    assert colour[0] > 3 * shade[0] > 0
+    assert none[0] < 1e-3 * colour[0]
+    assert shade[1] == colour[1] == 0
 
 
 def test_latents_of_the_generators_own_w_are_standard_normal():

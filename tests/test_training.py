@@ -35,6 +35,7 @@ from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.data import (
     NamedOffsets,
     RealFaces,
+    affine_motion,
     apply_tone,
     inverse_flow,
     random_flow,
@@ -242,15 +243,21 @@ def test_random_edits_differ_and_leave_most_late_rows_alone():
     torch.manual_seed(0)
     vectors = torch.zeros(2, 16, 512)
     vectors[:, :8] = torch.randn(2, 8, 512)
-    offsets = random_offsets(Generator(), NamedOffsets(vectors, torch.ones(2), vectors[0]), 200)
+    named = NamedOffsets(vectors, torch.ones(2), torch.tensor([True, False]), vectors[0])
+    offsets, turn = random_offsets(Generator(), named, 200)
     assert offsets.shape == (200, 16, 512)
+    assert turn.shape == (200,)
+    assert 0.2 < (turn > 0).float().mean() < 0.8
+    assert 30 < turn[turn > 0].mean() < 90
+    assert turn.max() < 120 * 2**0.5
     assert offsets[:, :8].any((1, 2)).all()
     assert 0.1 < offsets[:, 8:].any((1, 2)).float().mean() < 0.5
 
 
 def test_some_faces_get_glasses():
     torch.manual_seed(0)
-    glasses = random_glasses(NamedOffsets(torch.zeros(2, 16, 512), torch.ones(2), torch.ones(16, 512)), 400, 0.25)
+    none = torch.zeros(2, 16, 512)
+    glasses = random_glasses(NamedOffsets(none, torch.ones(2), torch.zeros(2), torch.ones(16, 512)), 400, 0.25)
     worn = glasses.amax((1, 2)) > 0
     assert 0.15 < worn.float().mean() < 0.35
     assert glasses[worn].min() >= 0.6 and glasses.max() <= 1.2
@@ -290,9 +297,27 @@ def test_hard_edits_are_drawn_more_often():
     named = NamedOffsets.of(edits, CPU)
     assert (named.glasses == keys.index("glasses")).all()
     drawn = named.draw(2, 500)
-    assert drawn.shape == (2, 500, 16, 512)
-    turned, lips = ((drawn[..., 0, 0] == keys.index(key)).float().mean() for key in ("yaw", "lips"))
+    assert drawn.shape == (2, 500)
+    turned, lips = ((drawn == keys.index(key)).float().mean() for key in ("yaw", "lips"))
     assert turned > 5 * lips > 0
+    assert named.turns.tolist() == [True, False, False]
+
+
+def test_a_patch_moves_as_what_is_behind_it():
+    """A small one as a whole, by what counts alone; where nothing counts nothing moves."""
+    side = 32
+    axis = torch.linspace(-1, 1, side)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    flow = torch.stack((3 + 2 * x - y, 1 + 0.5 * y))[None].repeat(3, 1, 1, 1)
+    weight = torch.zeros(3, 1, side, side)
+    weight[0, :, 4:28, 4:28] = 1
+    weight[1, :, 10:13, 20:23] = 1
+    flow[0, :, :4] = 100
+    found = affine_motion(flow, weight)
+    torch.testing.assert_close(found[0, :, 4:], flow[0, :, 4:], atol=0.1, rtol=0)
+    torch.testing.assert_close(found[1, :, 11, 21], flow[1, :, 11, 21], atol=0.1, rtol=0)
+    assert found[1].std((1, 2)).max() < 0.3 * flow[1].std((1, 2)).max()
+    assert not found[2].any()
 
 
 def test_bytes_come_back():

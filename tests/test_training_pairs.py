@@ -104,11 +104,7 @@ def test_an_edit_is_to_be_found_again_as_far_as_in_the_generators_picture():
 
     training = SimpleNamespace(read=codes)
     black = torch.zeros(2, 3, 64, 64)
-    batch = {
-        "codes": torch.cat((codes(black) + 9, codes(black))),
-        "edited": torch.cat((codes(black), codes(black) + 1)),
-        "read": codes(black),
-    }
+    batch = {"offset": codes(black) + 1, "read": codes(black)}
     none, half, whole = (
         StreamTraining.found(training, black + x, black - 0.5, black - 0.1, batch).item() for x in (0.0, 0.2, 0.4)
     )
@@ -118,7 +114,7 @@ def test_an_edit_is_to_be_found_again_as_far_as_in_the_generators_picture():
     edited = (black + 0.1).requires_grad_()
     StreamTraining.found(training, edited, black - 0.5, black - 0.1, batch).backward()
     assert (edited.grad < 0).all()
-    unchanged = batch | {"edited": batch["codes"]}  # divides by nothing
+    unchanged = batch | {"offset": codes(black)}  # divides by nothing
     assert StreamTraining.found(training, black, black, black, unchanged) == 0
 
 

@@ -362,6 +362,22 @@ class EditingStream(nn.Module):
             picture = self.pixels(run.picture, run.features[PIXEL_GATE_SIDE], source, finest)
         return Edit(picture, run.picture, run.flows, run.aligned)
 
+    def correspondence(self, generator: Generator, before: Tensor, after: Tensor) -> Tensor:
+        """Where each position after an edit comes from, by the finest stage, without any photo.
+
+        Args:
+            generator: the frozen generator.
+            before: W+ codes, (B, 16, 512).
+            after: the same, edited.
+
+        Returns:
+            flow (B, 2, S, S): source position minus own, x and y, in positions.
+        """
+        sides = self.design.stages
+        nothing = tuple(before.new_zeros(len(before), RESIDUAL_CHANNELS[side], side, side) for side in sides)
+        keys = self._run(generator, before, nothing).keys
+        return self._run(generator, after, nothing, tuple(keys.values())).flows[sides[-1]]
+
     def _run(
         self,
         generator: Generator,

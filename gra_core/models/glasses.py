@@ -2,7 +2,6 @@
 
 The encoder gives some people who wear none the beginnings of a frame, and some who wear one hardly any. The residuals
 make up for it while nothing is edited; when the head turns or grows older, bits of a frame show, or half of it goes.
-Refined codes have next to no frame where there is none, but turns let go of half of that.
 """
 
 from typing import Self

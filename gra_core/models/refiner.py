@@ -32,8 +32,14 @@ PREVIEW_WIDTH = 32
 LATENTS_SCALE = 0.25
 """Of the latents, to be about as large as gradients are."""
 
-WEIGHTS = {"perceptual": 4.0, "mse": 1.0, "l1": 0.5, "identity": 0.4}
+WEIGHTS = {"perceptual": 4.0, "mse": 1.0, "l1": 0.5, "identity": 0.4, "eyes": 0.8}
 """Of the distances whose gradient is read."""
+
+EYES = ((96.5, 122.0), (160.5, 122.0))
+"""Where aligned faces have their eyes: x and y in pixels of 256."""
+EYE_RADII = (10.0, 6.0)
+EYE_SHADE = 0.6
+"""What light and dark count for beside the colour."""
 
 
 class ScaledConv(torch.autograd.Function):
@@ -153,6 +159,7 @@ class CodeEstimator:
 
     Attributes:
         average_face: the picture of the mean w, (1, 3, 256, 256).
+        eyes: `eye_weights`.
         total_distance: the method of that name; training puts a compiled one in its place.
     """
 
@@ -161,6 +168,7 @@ class CodeEstimator:
         self.generator, self.encoder, self.refiner = generator, encoder, refiner
         with torch.no_grad():
             self.average_face = average_face(generator)
+            self.eyes = eye_weights(generator.mean_w.device)
         self.total_distance: Callable[..., Tensor] = self._total_distance
 
     def __call__(self, photo: Tensor) -> Tensor:
@@ -204,8 +212,29 @@ class CodeEstimator:
             "mse": difference.square().mean((1, 2, 3)).sum(),
             "l1": difference.abs().mean((1, 2, 3)).sum(),
             "identity": -(self.encoder.face.embed(picture) * identity).sum(),
+            "eyes": eye_difference(difference, self.eyes).sum(),
         }
         return sum(WEIGHTS[name] * value for name, value in terms.items())
+
+
+def eye_weights(device: torch.device) -> Tensor:
+    """How much each pixel of an aligned face belongs to an eye, (1, 1, 256, 256); sums up to 1."""
+    axis = torch.arange(ENCODER_SIZE, device=device) + 0.5
+    along, across = EYE_RADII
+    eyes = [torch.exp(-((axis - x) / along).square() - ((axis - y)[:, None] / across).square()) for x, y in EYES]
+    return (sum(eyes) / sum(eye.sum() for eye in eyes))[None, None]
+
+
+def eye_difference(difference: Tensor, weights: Tensor) -> Tensor:
+    """How far apart eyes are in colour, and a little in shade, (B,): no other distance minds blue eyes for brown ones.
+
+    Args:
+        difference: of pictures, (B, 3, 256, 256).
+        weights: `eye_weights`.
+    """
+    smooth = F.avg_pool2d(difference, 5, 1, 2)
+    colour = smooth - smooth.mean(1, keepdim=True)
+    return ((EYE_SHADE * smooth.square() + colour.abs()) * weights).sum((1, 2, 3)) / 3
 
 
 def average_face(generator: Generator) -> Tensor:

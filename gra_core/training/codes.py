@@ -15,7 +15,7 @@ from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import LatentSpace, to_encoder_size
 from gra_core.models.generator import Generator
 from gra_core.models.perceptual import ShiftTolerantAlexNet, load_published
-from gra_core.models.refiner import half_picture, small_picture
+from gra_core.models.refiner import eye_difference, eye_weights, half_picture, small_picture
 from gra_core.training.backgrounds import Backgrounds, packed, person_masks, set_before, unpacked
 from gra_core.training.data import (
     RealFaces,
@@ -37,6 +37,7 @@ LOSS_WEIGHTS = {
     "lpips": 3.0,
     "lpips_alex": 5.0,
     "identity": 0.6,
+    "eyes": 3.0,
     "texture": 300.0,
     "code": 0.5,
     "preview": 1.0,
@@ -71,6 +72,7 @@ class CodeTraining(Training):
     def __init__(self, args: argparse.Namespace, make: Callable[[], nn.Module]) -> None:
         super().__init__(args, make)
         self.real = RealFaces(args.data, PICTURE_SIZE, self.device)
+        self.eyes = eye_weights(self.device)
         self.backgrounds = Backgrounds(self.real, self.person)
         self.masks = self.backgrounds.masks
         if args.variants:
@@ -132,6 +134,7 @@ class CodeTraining(Training):
         with torch.no_grad():
             wanted = self.run_faces(photo)
         terms["identity"] = 1 - (self.run_faces(picture) * wanted).sum(1).mean()
+        terms["eyes"] = eye_difference(picture - photo, self.eyes).mean()
         terms["texture"] = texture + excess_texture(picture, photo)
         terms["latent"] = latents.square().mean()
         terms["spread"] = (codes - codes.mean(1, keepdim=True)).square().mean()

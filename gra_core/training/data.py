@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from gra_core.constants import NUM_STYLES, STYLE_DIM
+from gra_core.constants import MAX_STRENGTH, NUM_STYLES, STYLE_DIM
 from gra_core.directions.registry import GLASSES, EditDirection
+from gra_core.editor import POSE
 from gra_core.errors import UnreadableImageError
 from gra_core.images import from_bytes
 from gra_core.models.editing import sample_at
@@ -26,6 +27,11 @@ HARD_EDITS = {
     **dict.fromkeys(("smile", "pitch", "glasses", "gender", "mouth_open"), 4.0),
 }
 """How many times as often as another edit those are drawn that move or replace large parts of a face."""
+
+AFFINE_STIFFNESS = 1e-3
+"""Resistance of `affine_motion` to all but shifts, as a share of the picture: small patches move as a whole."""
+NOTHING_COUNTS = 1e-4
+"""Share of the picture below which a patch stays where it is."""
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
@@ -92,11 +98,13 @@ class NamedOffsets:
     Attributes:
         offsets: at strength 100, (N, 16, 512).
         odds: how often each is drawn, (N,).
+        turns: whether each turns the head, (N,).
         glasses: the offset that puts glasses on, (16, 512).
     """
 
     offsets: Tensor
     odds: Tensor
+    turns: Tensor
     glasses: Tensor
 
     @classmethod
@@ -104,12 +112,13 @@ class NamedOffsets:
         """Of the registry's edits; the hard ones are drawn more often."""
         offsets = torch.from_numpy(np.stack([edit.vector for edit in edits.values()])).float()
         odds = torch.tensor([HARD_EDITS.get(key, 1.0) for key in edits])
-        return cls(offsets.to(device), odds.to(device), offsets[list(edits).index(GLASSES)].to(device))
+        turns = torch.tensor([key in POSE for key in edits])
+        glasses = offsets[list(edits).index(GLASSES)]
+        return cls(*(x.to(device) for x in (offsets, odds, turns, glasses)))
 
     def draw(self, *shape: int) -> Tensor:
-        """Random offsets, (*shape, 16, 512)."""
-        index = torch.multinomial(self.odds, math.prod(shape), replacement=True)
-        return self.offsets[index].unflatten(0, shape)
+        """Which are drawn, (*shape)."""
+        return torch.multinomial(self.odds, math.prod(shape), replacement=True).view(shape)
 
 
 def random_glasses(named: NamedOffsets, count: int, share: float) -> Tensor:
@@ -119,8 +128,8 @@ def random_glasses(named: NamedOffsets, count: int, share: float) -> Tensor:
     return named.glasses * strength * (torch.rand(count, 1, 1, device=device) < share)
 
 
-def random_offsets(generator: Generator, named: NamedOffsets, count: int) -> Tensor:
-    """Random edits of W+ codes, (count, 16, 512).
+def random_offsets(generator: Generator, named: NamedOffsets, count: int) -> tuple[Tensor, Tensor]:
+    """Random edits of W+ codes, (count, 16, 512), and by how much each turns the head, in strengths, (count,).
 
     Most are one or two of the named ones, at strengths of up to 120; the rest go part of the way from one random
     face to another, on some of the rows only.
@@ -132,12 +141,15 @@ def random_offsets(generator: Generator, named: NamedOffsets, count: int) -> Ten
 
     strength = uniform(-1.2, 1.2, 2)
     strength[1] *= uniform(0, 1) < 0.3
-    ours = (strength * named.draw(2, count)).sum(0)
+    drawn = named.draw(2, count)
+    ours = (strength * named.offsets[drawn]).sum(0)
+    turn = MAX_STRENGTH * (strength[..., 0, 0] * named.turns[drawn]).norm(dim=0)
     rows = torch.arange(NUM_STYLES, device=device)[None, :, None]
     first, last = torch.randint(0, NUM_STYLES // 2, (2, count, 1, 1), device=device)
     other = broadcast_w(sample_w(generator, count) - sample_w(generator, count)) * uniform(0.1, 0.5)
     other = other * (rows >= first) * (rows <= NUM_STYLES // 2 + last)
-    return torch.where(uniform(0, 1) < 0.7, ours, other)
+    named_ones = uniform(0, 1) < 0.7
+    return torch.where(named_ones, ours, other), turn * named_ones[:, 0, 0]
 
 
 def random_tone(count: int, device: torch.device, strength: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -188,6 +200,23 @@ def inverse_flow(flow: Tensor, rounds: int = 8) -> Tensor:
     return inverse
 
 
+def affine_motion(flow: Tensor, weight: Tensor) -> Tensor:
+    """The affine flow that is nearest to `flow` (B, 2, S, S) where `weight` (B, 1, S, S) counts; same shape.
+
+    Where next to nothing counts, nothing moves.
+    """
+    side = flow.shape[-1]
+    axis = torch.linspace(-1, 1, side, device=flow.device)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    basis = torch.stack((torch.ones_like(x), x, y)).flatten(1)
+    with torch.autocast(flow.device.type, enabled=False):
+        weighted = basis * (weight.float() / side**2).flatten(2)
+        bend = AFFINE_STIFFNESS * torch.tensor([0.0, 1.0, 1.0], device=flow.device).diag()
+        square = weighted @ basis.T + bend + NOTHING_COUNTS * torch.eye(3, device=flow.device)
+        found = torch.linalg.solve(square, weighted @ flow.float().flatten(2).transpose(1, 2))
+        return (found.transpose(1, 2) @ basis).view_as(flow)
+
+
 def blur_detail(images: Tensor, keep: Tensor) -> Tensor:
     """Low-resolution look: pictures where `keep` (B,) is false lose detail above a quarter of their size."""
     small = F.avg_pool2d(images, 4)
@@ -195,13 +224,16 @@ def blur_detail(images: Tensor, keep: Tensor) -> Tensor:
     return torch.where(keep[:, None, None, None], images, soft)
 
 
-def random_patch_mask(count: int, size: int, device: torch.device) -> Tensor:
-    """Soft masks (count, 1, size, size) of one random ellipse or half-plane each, mostly near the border."""
+def random_patch_mask(count: int, size: int, device: torch.device, nearest: float = 0.3) -> Tensor:
+    """Soft masks (count, 1, size, size) of one random ellipse or half-plane each, mostly near the border.
+
+    `nearest`: least distance of its middle from the picture's, as a share of the side.
+    """
     axis = (torch.arange(128, device=device) + 0.5) / 128
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     u = torch.rand(8, count, 1, 1, device=device)
     angle = 2 * math.pi * u[0]
-    distance = 0.3 + 0.3 * u[1]
+    distance = nearest + (0.6 - nearest) * u[1]
     cx, cy = 0.5 + distance * torch.cos(angle), 0.5 + distance * torch.sin(angle)
     rx, ry, turn = 0.04 + 0.2 * u[2], 0.04 + 0.2 * u[3], math.pi * u[4]
     dx, dy = x - cx, y - cy

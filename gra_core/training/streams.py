@@ -4,8 +4,9 @@ Generator, encoder and refiner are frozen. No edited photo with a label exists, 
 of pairs:
 
 - exact: a generated face and the same face with its code moved along a direction; whatever is done to the first
-  picture (another background, a colour cast, something held before the face, loss of sharpness) is done to the
-  second, so that residuals have something to carry. The label is right for any edit.
+  picture (another background, a colour cast, loss of sharpness) is done to the second, so that residuals have something
+  to carry. What is held before the face, in the place of hats and hands, moves with the head. The label is right for
+  any edit.
 - returned: the residuals of an edited photo (`training.variants`), brought back to the photo itself. The source has
   the flaws of the weights that edited it; the label has none, for it is a photo.
 - misaligned: the residuals of a warped photo, brought back to the photo itself. The warp is known, so the
@@ -24,8 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from gra_core.checkpoints import CheckpointSource
 from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE, MAX_STRENGTH
 from gra_core.directions.registry import load_directions, load_glasses_probe
+from gra_core.editor import let_go
 from gra_core.images import from_bytes
 from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changing, sample_at, upscale, upscale_flow
 from gra_core.models.encoder import Encoder, to_encoder_size
@@ -39,6 +42,7 @@ from gra_core.training.backgrounds import CERTAIN, Backgrounds, person_masks, se
 from gra_core.training.data import (
     NamedOffsets,
     RealFaces,
+    affine_motion,
     apply_tone,
     blur_detail,
     inverse_flow,
@@ -108,6 +112,11 @@ GLASSES_SHARE = 0.2
 BACKGROUND_SHARE = 2 / 3
 """Of the exact pairs, those set before another background."""
 
+PATCH_SHARE = 0.5
+"""Of the exact pairs, those with something held before them."""
+HELD_NEAREST = 0.15
+"""Least distance of its middle from the picture's, as a share of the side."""
+
 BACKGROUND_MARGIN = 5
 """So many pixels of 256 around a person do not count as background."""
 
@@ -153,6 +162,7 @@ class StreamTraining(Training):
         self.estimator = CodeEstimator(self.generator, encoder, refiner)
         self.loaded = {}
         self.refresh()
+        self.aligner = CheckpointSource(args.editor).load_streams().editing.to(self.device)
         self.named = NamedOffsets.of(load_directions(args.directions), self.device)
         self.glasses = GlassesProbe.of(load_glasses_probe(args.directions), self.device)
         self.real = RealFaces(args.data, IMAGE_SIZE, self.device)
@@ -192,11 +202,12 @@ class StreamTraining(Training):
         encoder = self.estimator.encoder
         return encoder.latent_space(self.estimator.latents(to_encoder_size(pictures))).float()
 
-    def estimate(self, pictures: Tensor) -> Tensor:
-        """Codes of full-size pictures as the editor has them: refined, with glasses where the pictures have them."""
+    def estimate(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes of full-size pictures as the editor has them, refined and not, in agreement on glasses."""
         small = to_encoder_size(pictures)
-        strengths = strengths_to_agree(self.glasses, small).clamp_min(0)
-        return self.estimator(small).float() + strengths[:, None, None] / MAX_STRENGTH * self.named.glasses
+        glasses = strengths_to_agree(self.glasses, small)[:, None, None] / MAX_STRENGTH * self.named.glasses
+        refined, unrefined = self.estimator.refined_and_not(small)
+        return refined.float() + glasses, unrefined.float() + glasses
 
     def edit(
         self, codes: Tensor, edited: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
@@ -210,54 +221,90 @@ class StreamTraining(Training):
         return source, self.run_editing(edited, source)
 
     @torch.no_grad()
-    def exact_pairs(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Source and target pictures, source codes and edited codes."""
+    def exact_pairs(self, count: int, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Source and target pictures for offsets of codes, (count, 16, 512)."""
         device = self.device
         truth = sample_codes(self.generator, count, mixed=0.3) + random_glasses(self.named, count, GLASSES_SHARE)
-        offset = random_offsets(self.generator, self.named, count)
-        offset = offset * (torch.rand(count, 1, 1, device=device) > 0.1)
         both = self.run_generator(torch.cat((truth, truth + offset))).float().clamp(-1, 1)
+        masks = person_masks(self.person, both)
         elsewhere = torch.arange(count, device=device).lt(BACKGROUND_SHARE * count).repeat(2)
-        moved, plates = both[elsewhere], self.backgrounds.sample(int(elsewhere.sum()) // 2, IMAGE_SIZE)
-        both[elsewhere] = set_before(moved, person_masks(self.person, moved), torch.cat((plates, plates)))
+        plates = self.backgrounds.sample(int(elsewhere.sum()) // 2, IMAGE_SIZE)
+        both[elsewhere] = set_before(both[elsewhere], masks[elsewhere], torch.cat((plates, plates)))
         tone = [torch.cat((t, t)) for t in random_tone(count, device, 0.7)]
         toned = torch.rand(count, 1, 1, 1, device=device).lt(0.6).repeat(2, 1, 1, 1)
         both = torch.where(toned, apply_tone(both, tone), both)
-        mask = random_patch_mask(count, IMAGE_SIZE, device) * (torch.rand(count, 1, 1, 1, device=device) < 0.4)
-        held = self.real.sample(count).roll(1, 0)
-        both = torch.lerp(both, torch.cat((held, held)), torch.cat((mask, mask)))
+        held, patch = self.held(count)
+        motion = self.motion(truth, truth + offset, patch, masks[:count])
+        moved, moved_patch = sample_at(torch.cat((held, patch), 1), motion).split([3, 1], 1)
+        both = torch.lerp(both, torch.cat((held, moved)), torch.cat((patch, moved_patch)))
         both = blur_detail(both, (torch.rand(count, device=device) > 0.1).repeat(2))
-        source, target = both.chunk(2)
-        codes = self.estimate(source)
-        noise = LOW_RATE_NOISE * torch.rand(count, 1, 1, device=device) * (torch.rand(count, 1, 1, device=device) < 0.7)
-        codes = torch.lerp(codes, codes.roll(1, 0), noise)
-        return source, target, codes, codes + offset
+        return both.chunk(2)
+
+    def held(self, count: int) -> tuple[Tensor, Tensor]:
+        """What is held before faces, (count, 3, 1024, 1024), and where, (count, 1, 1024, 1024): parts of photos.
+
+        Half of them upside down, so that there is cloth where hats are.
+        """
+        shown, overturned = torch.rand(2, count, 1, 1, 1, device=self.device).split(1)
+        photo = self.real.sample(count)
+        patch = random_patch_mask(count, IMAGE_SIZE, self.device, HELD_NEAREST)
+        return torch.where(overturned[0] < 0.5, photo.flip(2), photo), patch * (shown[0] < PATCH_SHARE)
+
+    def motion(self, before: Tensor, after: Tensor, patch: Tensor, person: Tensor) -> Tensor:
+        """How something stiff moves that is held before a person, by what moves behind it; behind nobody not at all.
+
+        Args:
+            before: codes of the person, (B, 16, 512).
+            after: edited codes.
+            patch: where it is held, (B, 1, 1024, 1024).
+            person: where there is somebody, (B, 1, 256, 256).
+
+        Returns:
+            flow (B, 2, 1024, 1024): source position minus own, in pixels.
+        """
+        flow = self.aligner.correspondence(self.generator, before, after)
+        factor = IMAGE_SIZE // flow.shape[-1]
+        weight = F.avg_pool2d(patch, factor) * F.avg_pool2d(person, person.shape[-1] // flow.shape[-1])
+        return upscale_flow(affine_motion(flow, weight), factor)
 
     @torch.no_grad()
     def batch(self) -> dict[str, Tensor]:
         """One fresh batch: exact, then returned, misaligned and free pairs.
 
-        `person` and `behind` are where free pairs show the person before and after the edit, and where neither does,
-        (F, 1, 128, 128); `read`, (F, 16, 512), is what the encoder finds in their photos.
+        Of free pairs, `person` and `behind` are where they show the person before and after the edit, and where
+        neither does, (F, 1, 128, 128); `offset` is the edit and `read` what the encoder finds in their photos, (F, 16,
+        512).
         """
-        source, target, codes, edited = self.exact_pairs(self.counts["exact"])
+        exact, count = self.counts["exact"], self.counts["exact"] + self.counts["free"]
+        offset, turn = random_offsets(self.generator, self.named, count)
+        offset[:exact] *= torch.rand(exact, 1, 1, device=self.device) > 0.1
+        exact_offset, free_offset = offset.split([exact, count - exact])
+        source, target = self.exact_pairs(exact, exact_offset)
         photo, altered, flow = (
             torch.cat(pair) for pair in zip(self.returned_pairs(), self.misaligned_pairs(), strict=True)
         )
         free, masks = self.real.sample_with(self.counts["free"], self.backgrounds.masks)
-        free_offset = random_offsets(self.generator, self.named, len(free))
-        real = torch.cat((altered, free, photo))
-        altered_codes, free_codes, photo_codes = self.estimate(real).split([len(photo), len(free), len(photo)])
-        low_before, low_after = self.run_generator(torch.cat((free_codes, free_codes + free_offset))).float().chunk(2)
+        seen = torch.cat((source, free, altered, photo))
+        found = [codes.split([count, *[len(photo)] * 2]) for codes in self.estimate(seen)]
+        (own, altered_codes, photo_codes), (unrefined, _, _) = found
+        low_before, low_after = self.run_generator(torch.cat((own[exact:], own[exact:] + free_offset))).float().chunk(2)
+        noise = LOW_RATE_NOISE * torch.rand(exact, 1, 1, device=own.device)
+        noise = noise * (torch.rand(exact, 1, 1, device=own.device) < 0.7)
+        own, unrefined = (
+            torch.cat((torch.lerp(codes[:exact], codes[:exact].roll(1, 0), noise), codes[exact:]))
+            for codes in (own, unrefined)
+        )
+        edited = torch.lerp(own, unrefined, let_go(turn)) + offset
         before, after = unpacked(masks), person_masks(self.person, low_after.clamp(-1, 1))
         nobody = 1 - widened(torch.maximum(before, after) > CERTAIN, BACKGROUND_MARGIN)
         return {
             "source": torch.cat((source, altered, free)),
             "target": torch.cat((target, photo)),
-            "codes": torch.cat((codes, altered_codes, free_codes)),
-            "edited": torch.cat((edited, photo_codes, free_codes + free_offset)),
+            "codes": torch.cat((own[:exact], altered_codes, own[exact:])),
+            "edited": torch.cat((edited[:exact], photo_codes, edited[exact:])),
             "flow": inverse_flow(flow[self.counts["returned"] :]),
             "change": F.avg_pool2d(low_after - low_before, IMAGE_SIZE // CHANGE_SIDE),
+            "offset": free_offset,
             "read": self.read(free),
             "low_rate": torch.cat((low_before, low_after)).clamp(-1, 1),
             "person": F.avg_pool2d(before * after, 2),
@@ -424,9 +471,9 @@ class StreamTraining(Training):
             mine: edits of photos, (F, 3, 1024, 1024).
             low_before: the generator's pictures of them.
             low_after: its edits of those.
-            batch: `codes` and `edited` of all pairs, free ones last; `read`, what the encoder finds in the photos.
+            batch: of free pairs, `offset`, the edit, and `read`, what the encoder finds in the photos.
         """
-        offset = (batch["edited"] - batch["codes"])[-len(mine) :]
+        offset = batch["offset"]
         with torch.no_grad():
             before, after = self.read(torch.cat((low_before, low_after))).chunk(2)
         reached = self.read(mine.clamp(-1, 1)) - batch["read"]
