@@ -5,14 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageFilter
 
 from gra_core.alignment import FaceAligner, paste_back
 from gra_core.constants import ENCODER_SIZE
 from gra_core.editor import LET_GO, REACH, Inversion, PortraitEditor
 from gra_core.errors import StrengthError, UnknownEditError
-from gra_core.images import tensor_to_image
-from gra_core.models.encoder import LATENT_BOUND
+from gra_core.images import image_to_tensor, tensor_to_image
+from gra_core.models.encoder import LATENT_BOUND, to_encoder_size
 from gra_core.models.refiner import STEPS, small_picture
 
 FIRST_EDITS = ["smile", "age", "yaw", "glasses", "gender"]
@@ -59,6 +60,15 @@ def test_the_refiner_sees_nearly_what_the_generator_draws(editor, inversion):
     feature = editor.generator.feature(inversion.codes, ENCODER_SIZE)
     preview = editor.refiner.preview(feature, inversion.codes)
     assert (preview - small_picture(editor.generator, inversion.codes)).square().mean() < 1e-3  # a PSNR of 36 dB
+
+
+@torch.inference_mode()
+def test_eyes_keep_their_colour(editor, inversion, aligned):
+    """Codes once drew dark eyes blue, at a distance in colour of 0.05."""
+    photo, found = (to_encoder_size(image_to_tensor(image)) for image in (aligned.image, editor.low_rate(inversion)))
+    smooth = F.avg_pool2d(found - photo, 5, 1, 2)
+    colour = smooth - smooth.mean(1, keepdim=True)
+    assert (editor.estimate_codes.eyes * colour.square()).sum().div(3).sqrt() < 0.038
 
 
 @torch.inference_mode()
