@@ -150,16 +150,13 @@ class PortraitEditor:
         """Codes, unrefined codes, source, and the strength of the edit for glasses that is in the codes, (B,)."""
         small = to_encoder_size(photos)
         codes, unrefined = self.estimate_codes.refined_and_not(small)
-        glasses = self.glasses_to_agree(small)
+        glasses = photos.new_zeros(len(photos))
         if self.glasses is not None:
+            glasses = strengths_to_agree(self.glasses, small, self.estimate_codes.preview(codes))
             offset = glasses[:, None, None] / MAX_STRENGTH * torch.tensor(self.edits[GLASSES].vector).to(codes)
             codes, unrefined = codes + offset, unrefined + offset
         residuals = self.streams.reconstruction.residuals(self.generator, codes, photos)
         return codes, unrefined, self.streams.editing.prepare(self.generator, codes, photos, residuals), glasses
-
-    def glasses_to_agree(self, photos: Tensor) -> Tensor:
-        """Strengths (B,) of the edit for glasses that make codes agree with photos (B, 3, 256, 256): off, on, or 0."""
-        return strengths_to_agree(self.glasses, photos)
 
     @torch.inference_mode()
     def edit(

@@ -28,9 +28,16 @@ def test_gradients_are_those_of_scikit_image():
 
 
 def test_who_surely_wears_none_is_moved_off_glasses_and_who_surely_does_on_to_them():
-    assert agreement(torch.tensor([-9.0, -5.0, -4.0, -3.0, -1.0, 0.0, 1.0, 2.0, 9.0])).tolist() == [
-        -1, -1, -0.5, 0, 0, 0, 0.5, 1, 1
-    ]  # fmt: skip
+    photo, both = torch.tensor([[-9.0, -5, -4, -3, -1, 0, 9], [-20.0, -9, -9, -9, -0.5, 0.5, 9]])
+    assert agreement(photo, both).tolist() == [-1, -1, -0.5, 0, 0, 0.5, 1]
+
+
+def test_a_frame_counts_that_the_code_shows_more_plainly_than_the_photo():
+    """The probe here reads the first pixel."""
+    photos, found = torch.zeros(2, 2, 3, 256, 256)
+    photos[:] = -1
+    found[0], found[1] = -1, 6
+    assert strengths_to_agree(lambda pictures: pictures[:, 0, 0, 0], photos, found).tolist() == [0, WHOLE_WAY]
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +57,15 @@ def test_the_probe_that_ships_tells_glasses(portraits):
 
 
 def test_codes_agree_with_what_photos_show(editor, portraits):
-    none, some = editor.glasses_to_agree(portraits)
-    assert none == -WHOLE_WAY
-    assert 0 < some <= WHOLE_WAY
     plain = PortraitEditor(*editor.nets, editor.edits)
-    assert not plain.glasses_to_agree(portraits).any()
-    photo = portraits[:1].repeat_interleave(4, 2).repeat_interleave(4, 3)
+    photos = portraits.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    vector = torch.tensor(editor.edits["glasses"].vector)
     with torch.inference_mode():
-        moved = editor.invert_batch(photo)[0] - plain.invert_batch(photo)[0]
-    torch.testing.assert_close(moved[0], none / 100 * torch.tensor(editor.edits["glasses"].vector), atol=1e-4, rtol=0)
+        moved = editor.invert_batch(photos)[0] - plain.invert_batch(photos)[0]
+    none, some = (100 * (moved * vector).sum((1, 2)) / vector.square().sum()).tolist()
+    assert none == pytest.approx(-WHOLE_WAY, abs=0.01)
+    assert 0 < some < WHOLE_WAY + 0.01
+    torch.testing.assert_close(moved[0], -WHOLE_WAY / 100 * vector, atol=1e-4, rtol=0)
 
 
 def test_glasses_are_put_on_as_far_as_ever(editor, portraits):
@@ -95,4 +102,4 @@ def test_a_file_without_a_probe_leaves_codes_as_they_are(tmp_path):
     save_directions(path, list(load_directions().values()))
     assert load_glasses_probe(path) is None
     probe = GlassesProbe.of(load_glasses_probe(path), "cpu")
-    assert not strengths_to_agree(probe, torch.zeros(2, 3, 256, 256)).any()
+    assert not strengths_to_agree(probe, *torch.zeros(2, 2, 3, 256, 256)).any()

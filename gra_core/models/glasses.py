@@ -19,10 +19,11 @@ ORIENTATIONS, CELL, BLOCK = 8, 8, 2
 CLIPPED = 0.2
 """Largest value of a block before it is normalised again."""
 
-CERTAINLY_NONE, CERTAINLY_SOME = -5.0, 2.0
-"""Log odds of glasses at which a code is moved the whole way off them, or on to them."""
-PERHAPS_NONE, PERHAPS_SOME = -3.0, 0.0
-"""Log odds between which it is left as it is."""
+PERHAPS_NONE, CERTAINLY_NONE = -3.0, -5.0
+"""Log odds of glasses in the photo below which a code is moved off them, and at which the whole way."""
+PERHAPS_SOME, CERTAINLY_SOME = -0.5, 1.5
+"""Sums of the log odds in the photo and in its code's picture above which it is moved on to them, and at which the
+whole way. The two miss different frames: a fringe hides some from the one, the other thins out thin ones."""
 
 WHOLE_WAY = 15.0
 """Strength of the edit that puts glasses on, by which a code is moved."""
@@ -49,18 +50,24 @@ class GlassesProbe(nn.Module):
         return eye_gradients(picture) @ self.weights[:-1] + self.weights[-1]
 
 
-def strengths_to_agree(probe: GlassesProbe | None, photos: Tensor) -> Tensor:
-    """Strengths (B,) of the edit for glasses that make codes agree with photos (B, 3, 256, 256): off, on, or 0.
+def strengths_to_agree(probe: GlassesProbe | None, photos: Tensor, found: Tensor) -> Tensor:
+    """Strengths (B,) of the edit for glasses that make codes agree with photos: off, on, or 0.
 
-    Without a probe, 0.
+    Args:
+        probe: without one, 0.
+        photos: (B, 3, 256, 256).
+        found: the pictures of their codes.
     """
-    return photos.new_zeros(len(photos)) if probe is None else WHOLE_WAY * agreement(probe(photos))
+    if probe is None:
+        return photos.new_zeros(len(photos))
+    seen = probe(photos)
+    return WHOLE_WAY * agreement(seen, seen + probe(found))
 
 
-def agreement(log_odds: Tensor) -> Tensor:
-    """How far codes are to be moved on to glasses, (B,): -1 where a photo shows none for sure, 1 where it does."""
-    off = (log_odds - PERHAPS_NONE) / (PERHAPS_NONE - CERTAINLY_NONE)
-    on = (log_odds - PERHAPS_SOME) / (CERTAINLY_SOME - PERHAPS_SOME)
+def agreement(photo: Tensor, both: Tensor) -> Tensor:
+    """How far to move codes on to glasses, (B,) in [-1, 1], by log odds in photos and their sums with the code's."""
+    off = (photo - PERHAPS_NONE) / (PERHAPS_NONE - CERTAINLY_NONE)
+    on = (both - PERHAPS_SOME) / (CERTAINLY_SOME - PERHAPS_SOME)
     return off.clamp(-1, 0) + on.clamp(0, 1)
 
 

@@ -192,6 +192,10 @@ class CodeEstimator:
         """The encoder's latents of photos, differentiable."""
         return self.encoder(photo, self.average_face.expand_as(photo))
 
+    def preview(self, codes: Tensor) -> Tensor:
+        """Nearly the generator's picture of codes at 256 px."""
+        return self.refiner.preview(self.generator.feature(codes, ENCODER_SIZE), codes)
+
     def wanted(self, photo: Tensor) -> tuple[Tensor, ...]:
         """What pictures are compared with: the photo, its identity, its perceptual features."""
         return photo, self.encoder.face.embed(photo), *self.refiner.distance.features(photo)
@@ -205,7 +209,7 @@ class CodeEstimator:
     def _total_distance(self, latents: Tensor, photo: Tensor, identity: Tensor, *features: Tensor) -> Tensor:
         """Sum over photos of the distances between previews of latents and what is wanted."""
         codes = self.encoder.latent_space(latents)
-        picture = self.refiner.preview(self.generator.feature(codes, ENCODER_SIZE), codes).float()
+        picture = self.preview(codes).float()
         difference = picture - photo
         terms = {
             "perceptual": self.refiner.distance.distance(picture, features).sum(),

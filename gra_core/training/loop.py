@@ -138,6 +138,8 @@ class Training(ABC):
             optimizer.zero_grad(set_to_none=True)
             self.average.update()
             step += 1
+            if step == 1 and process.leads:
+                save_compiled(args.compile_cache)  # all is compiled by now, and a run may be cut off
             if step % LOG_EVERY == 0 or step == 1:
                 seconds = 60 * elapsed * args.minutes
                 values = " ".join(f"{name} {value.item():.4f}" for name, value in terms.items())
@@ -148,7 +150,6 @@ class Training(ABC):
                 self._save(step)
         self._save(step)
         if process.leads:
-            save_compiled(args.compile_cache)
             if args.save_optimizer:
                 save_optimizer(optimizer, args.out / "optimizer.pt")
             if args.val:

@@ -205,9 +205,10 @@ class StreamTraining(Training):
     def estimate(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Codes of full-size pictures as the editor has them, refined and not, in agreement on glasses."""
         small = to_encoder_size(pictures)
-        glasses = strengths_to_agree(self.glasses, small)[:, None, None] / MAX_STRENGTH * self.named.glasses
-        refined, unrefined = self.estimator.refined_and_not(small)
-        return refined.float() + glasses, unrefined.float() + glasses
+        refined, unrefined = (codes.float() for codes in self.estimator.refined_and_not(small))
+        strengths = strengths_to_agree(self.glasses, small, self.estimator.preview(refined).float())
+        glasses = strengths[:, None, None] / MAX_STRENGTH * self.named.glasses
+        return refined + glasses, unrefined + glasses
 
     def edit(
         self, codes: Tensor, edited: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
