@@ -149,10 +149,10 @@ class PortraitEditor:
     def _invert(self, photos: Tensor) -> tuple[Tensor, Tensor, AlignmentSource, Tensor]:
         """Codes, unrefined codes, source, and the strength of the edit for glasses that is in the codes, (B,)."""
         small = to_encoder_size(photos)
-        codes, unrefined = self.estimate_codes.refined_and_not(small)
+        codes, unrefined, preview = self.estimate_codes.estimate(small)
         glasses = photos.new_zeros(len(photos))
         if self.glasses is not None:
-            glasses = strengths_to_agree(self.glasses, small, self.estimate_codes.preview(codes))
+            glasses = strengths_to_agree(self.glasses, small, preview)
             offset = glasses[:, None, None] / MAX_STRENGTH * torch.tensor(self.edits[GLASSES].vector).to(codes)
             codes, unrefined = codes + offset, unrefined + offset
         residuals = self.streams.reconstruction.residuals(self.generator, codes, photos)

@@ -85,7 +85,7 @@ def test_encoder_starts_at_the_average_face(estimator):
 def first_step(estimator: CodeEstimator, photo: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Arguments of the refiner's first step on a photo."""
     start = estimator.latents(photo)
-    gradient = estimator.gradient(start, estimator.wanted(photo))
+    gradient, _ = estimator.gradient(start, estimator.wanted(photo))
     return gradient, start, torch.zeros(1, dtype=torch.int64), estimator.refiner.nothing(1)
 
 
@@ -94,7 +94,7 @@ def test_an_untrained_refiner_descends_and_a_trained_one_goes_its_own_way(estima
     estimator.refiner.scale.fill_(1e-6)
 
     def distance(latents: torch.Tensor) -> float:
-        return estimator.total_distance(latents, *estimator.wanted(photo)).item()
+        return estimator.total_distance(latents, *estimator.wanted(photo))[0].item()
 
     gradient, start, *rest = first_step(estimator, photo)
     change, _ = estimator.refiner(gradient, start, *rest)

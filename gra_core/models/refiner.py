@@ -38,6 +38,8 @@ WEIGHTS = {"perceptual": 4.0, "mse": 1.0, "l1": 0.5, "identity": 0.4, "eyes": 0.
 EYES = ((96.5, 122.0), (160.5, 122.0))
 """Where aligned faces have their eyes: x and y in pixels of 256."""
 EYE_RADII = (10.0, 6.0)
+EYE_STRIP = (slice(96, 148), slice(60, 197))
+"""Rows and columns beyond which next to nothing counts."""
 EYE_SHADE = 0.6
 """What light and dark count for beside the colour."""
 
@@ -169,14 +171,14 @@ class CodeEstimator:
         with torch.no_grad():
             self.average_face = average_face(generator)
             self.eyes = eye_weights(generator.mean_w.device)
-        self.total_distance: Callable[..., Tensor] = self._total_distance
+        self.total_distance: Callable[..., tuple[Tensor, Tensor]] = self._total_distance
 
     def __call__(self, photo: Tensor) -> Tensor:
         """Codes (B, 16, 512) of aligned faces (B, 3, 256, 256) in [-1, 1]; no gradient reaches the photos."""
-        return self.refined_and_not(photo)[0]
+        return self.estimate(photo)[0]
 
-    def refined_and_not(self, photo: Tensor) -> tuple[Tensor, Tensor]:
-        """As when called, and the encoder's codes without the steps, (B, 16, 512)."""
+    def estimate(self, photo: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As when called; the encoder's codes without the steps, (B, 16, 512); the preview before the last step."""
         with torch.inference_mode(False), torch.no_grad():
             photo = photo.clone()  # one that was made in inference mode could not be differentiated
             first, wanted = self.latents(photo).float(), self.wanted(photo)
@@ -184,32 +186,32 @@ class CodeEstimator:
             memory = self.refiner.nothing(len(photo))
             for step in range(STEPS):
                 steps = torch.full((len(photo),), step, device=photo.device)
-                change, memory = self.refiner(self.gradient(latents, wanted), latents, steps, memory)
+                gradient, preview = self.gradient(latents, wanted)
+                change, memory = self.refiner(gradient, latents, steps, memory)
                 latents = latents + change.float()
-            return self.encoder.latent_space(latents), self.encoder.latent_space(first)
+            return self.encoder.latent_space(latents), self.encoder.latent_space(first), preview
 
     def latents(self, photo: Tensor) -> Tensor:
         """The encoder's latents of photos, differentiable."""
         return self.encoder(photo, self.average_face.expand_as(photo))
 
-    def preview(self, codes: Tensor) -> Tensor:
-        """Nearly the generator's picture of codes at 256 px."""
-        return self.refiner.preview(self.generator.feature(codes, ENCODER_SIZE), codes)
-
     def wanted(self, photo: Tensor) -> tuple[Tensor, ...]:
         """What pictures are compared with: the photo, its identity, its perceptual features."""
         return photo, self.encoder.face.embed(photo), *self.refiner.distance.features(photo)
 
-    def gradient(self, latents: Tensor, wanted: tuple[Tensor, ...]) -> Tensor:
-        """Gradient of each photo's distance with respect to its latents (B, 16, 512)."""
+    def gradient(self, latents: Tensor, wanted: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Gradient of each photo's distance with respect to its latents (B, 16, 512), and their preview."""
         with torch.enable_grad():
             latents = latents.detach().requires_grad_()
-            return torch.autograd.grad(self.total_distance(latents, *wanted), latents)[0].float()
+            distance, preview = self.total_distance(latents, *wanted)
+            return torch.autograd.grad(distance, latents)[0].float(), preview.detach()
 
-    def _total_distance(self, latents: Tensor, photo: Tensor, identity: Tensor, *features: Tensor) -> Tensor:
-        """Sum over photos of the distances between previews of latents and what is wanted."""
+    def _total_distance(
+        self, latents: Tensor, photo: Tensor, identity: Tensor, *features: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sum over photos of the distances between previews of latents and what is wanted; the previews."""
         codes = self.encoder.latent_space(latents)
-        picture = self.preview(codes).float()
+        picture = self.refiner.preview(self.generator.feature(codes, ENCODER_SIZE), codes).float()
         difference = picture - photo
         terms = {
             "perceptual": self.refiner.distance.distance(picture, features).sum(),
@@ -218,7 +220,7 @@ class CodeEstimator:
             "identity": -(self.encoder.face.embed(picture) * identity).sum(),
             "eyes": eye_difference(difference, self.eyes).sum(),
         }
-        return sum(WEIGHTS[name] * value for name, value in terms.items())
+        return sum(WEIGHTS[name] * value for name, value in terms.items()), picture
 
 
 def eye_weights(device: torch.device) -> Tensor:
@@ -236,9 +238,9 @@ def eye_difference(difference: Tensor, weights: Tensor) -> Tensor:
         difference: of pictures, (B, 3, 256, 256).
         weights: `eye_weights`.
     """
-    smooth = F.avg_pool2d(difference, 5, 1, 2)
+    smooth = F.avg_pool2d(difference[..., *EYE_STRIP], 5, 1, 2)
     colour = smooth - smooth.mean(1, keepdim=True)
-    return ((EYE_SHADE * smooth.square() + colour.abs()) * weights).sum((1, 2, 3)) / 3
+    return ((EYE_SHADE * smooth.square() + colour.abs()) * weights[..., *EYE_STRIP]).sum((1, 2, 3)) / 3
 
 
 def average_face(generator: Generator) -> Tensor:

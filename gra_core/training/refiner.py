@@ -107,7 +107,7 @@ class RefinerTraining(CodeTraining):
             with self.autocast(), torch.no_grad():
                 photo, latents, *_ = self.begin()
                 wanted = self.estimator.wanted(to_encoder_size(photo))
-            squares.append(self.estimator.gradient(latents, wanted).square().mean(0))
+            squares.append(self.estimator.gradient(latents, wanted)[0].square().mean(0))
         return torch.stack(squares).mean(0).sqrt().clamp_min(SMALLEST_SCALE)
 
     @torch.no_grad()
@@ -125,7 +125,8 @@ class RefinerTraining(CodeTraining):
         with torch.no_grad():
             wanted = self.estimator.wanted(to_encoder_size(photo))
         steps = torch.arange(STEPS, device=self.device).repeat_interleave(self.chunk)
-        change, memory = self.module(self.estimator.gradient(start, wanted), start, steps, memory)
+        gradient, _ = self.estimator.gradient(start, wanted)
+        change, memory = self.module(gradient, start, steps, memory)
         latents = start + change.float()
         codes = self.latent_space(latents)
         found = torch.cat([chunk[: len(k)] for chunk, k in zip(codes.split(self.chunk), known, strict=True)])

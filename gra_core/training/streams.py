@@ -205,8 +205,8 @@ class StreamTraining(Training):
     def estimate(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Codes of full-size pictures as the editor has them, refined and not, in agreement on glasses."""
         small = to_encoder_size(pictures)
-        refined, unrefined = (codes.float() for codes in self.estimator.refined_and_not(small))
-        strengths = strengths_to_agree(self.glasses, small, self.estimator.preview(refined).float())
+        refined, unrefined, preview = (found.float() for found in self.estimator.estimate(small))
+        strengths = strengths_to_agree(self.glasses, small, preview)
         glasses = strengths[:, None, None] / MAX_STRENGTH * self.named.glasses
         return refined + glasses, unrefined + glasses
 
