@@ -112,6 +112,9 @@ GLASSES_SHARE = 0.2
 BACKGROUND_SHARE = 2 / 3
 """Of the exact pairs, those set before another background."""
 
+UNEDITED_SHARE = 0.1
+"""Of the exact pairs, those that no edit sets apart."""
+
 PATCH_SHARE = 0.5
 """Of the exact pairs, those with something held before them."""
 HELD_NEAREST = 0.15
@@ -162,6 +165,7 @@ class StreamTraining(Training):
         self.estimator = CodeEstimator(self.generator, encoder, refiner)
         self.loaded = {}
         self.refresh()
+        # Not the streams in training: those of other designs find no correspondence.
         self.aligner = CheckpointSource(args.editor).load_streams().editing.to(self.device)
         self.named = NamedOffsets.of(load_directions(args.directions), self.device)
         self.glasses = GlassesProbe.of(load_glasses_probe(args.directions), self.device)
@@ -246,10 +250,10 @@ class StreamTraining(Training):
 
         Half of them upside down, so that there is cloth where hats are.
         """
-        shown, overturned = torch.rand(2, count, 1, 1, 1, device=self.device).split(1)
+        overturned, shown = (torch.rand(count, 1, 1, 1, device=self.device) < share for share in (0.5, PATCH_SHARE))
         photo = self.real.sample(count)
         patch = random_patch_mask(count, IMAGE_SIZE, self.device, HELD_NEAREST)
-        return torch.where(overturned[0] < 0.5, photo.flip(2), photo), patch * (shown[0] < PATCH_SHARE)
+        return torch.where(overturned, photo.flip(2), photo), patch * shown
 
     def motion(self, before: Tensor, after: Tensor, patch: Tensor, person: Tensor) -> Tensor:
         """How something stiff moves that is held before a person, by what moves behind it; behind nobody not at all.
@@ -278,7 +282,9 @@ class StreamTraining(Training):
         """
         exact, count = self.counts["exact"], self.counts["exact"] + self.counts["free"]
         offset, turn = random_offsets(self.generator, self.named, count)
-        offset[:exact] *= torch.rand(exact, 1, 1, device=self.device) > 0.1
+        edits = torch.rand(count, device=self.device) > UNEDITED_SHARE
+        edits[exact:] = True
+        offset, turn = offset * edits[:, None, None], turn * edits
         exact_offset, free_offset = offset.split([exact, count - exact])
         source, target = self.exact_pairs(exact, exact_offset)
         photo, altered, flow = (
