@@ -63,6 +63,18 @@ def test_the_refiner_sees_nearly_what_the_generator_draws(editor, inversion):
 
 
 @torch.inference_mode()
+def test_a_nose_is_found_where_it_was_before_the_head_turned(editor):
+    codes = editor.generator.mean_w.expand(1, 16, -1)
+    turn = 0.6 * torch.tensor(editor.edits["yaw"].vector)
+    still, right, left = (
+        editor.streams.editing.correspondence(editor.generator, codes, codes + offset) for offset in (0, turn, -turn)
+    )
+    assert not still.any()
+    nose = (0, 0, slice(70, 80), slice(56, 72))
+    assert right[nose].mean() < -2 < 2 < left[nose].mean()
+
+
+@torch.inference_mode()
 def test_eyes_keep_their_colour(editor, inversion, aligned):
     """Codes once drew dark eyes blue, at a distance in colour of 0.05."""
     photo, found = (to_encoder_size(image_to_tensor(image)) for image in (aligned.image, editor.low_rate(inversion)))
