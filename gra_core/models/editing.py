@@ -375,8 +375,11 @@ class EditingStream(nn.Module):
         """
         sides = self.design.stages
         nothing = tuple(before.new_zeros(len(before), RESIDUAL_CHANNELS[side], side, side) for side in sides)
-        keys = self._run(generator, before, nothing).keys
-        return self._run(generator, after, nothing, tuple(keys.values())).flows[sides[-1]]
+        run, inject = self._injection(nothing)
+        generator.feature(before, sides[-1], inject)
+        run, inject = self._injection(nothing, tuple(run.keys.values()))
+        generator.feature(after, sides[-1], inject)
+        return run.flows[sides[-1]]
 
     def _run(
         self,
@@ -385,7 +388,18 @@ class EditingStream(nn.Module):
         residuals: tuple[Tensor, ...],
         keys: tuple[Tensor, ...] | None = None,
     ) -> _Run:
-        """The generator with aligned residuals; without keys every stage is compared with itself: nothing moves."""
+        """The generator with aligned residuals; `keys` as in `_injection`."""
+        run, inject = self._injection(residuals, keys)
+        run.picture = injected_picture(generator, codes, inject)
+        return run
+
+    def _injection(
+        self, residuals: tuple[Tensor, ...], keys: tuple[Tensor, ...] | None = None
+    ) -> tuple[_Run, StageHook]:
+        """What repairs each stage of a generator's run with aligned residuals, and what it leaves of that run.
+
+        Without keys every stage is compared with itself: nothing moves.
+        """
         stages = self.design.stages
         run = _Run({}, {}, {}, {})
 
@@ -403,5 +417,4 @@ class EditingStream(nn.Module):
             repaired, run.flows[side], run.aligned[side] = module(feature, run.keys[side], residuals[stage], coarse)
             return repaired
 
-        run.picture = injected_picture(generator, codes, inject)
-        return run
+        return run, inject

@@ -226,9 +226,9 @@ class StreamTraining(Training):
         return source, self.run_editing(edited, source)
 
     @torch.no_grad()
-    def exact_pairs(self, count: int, offset: Tensor) -> tuple[Tensor, Tensor]:
-        """Source and target pictures for offsets of codes, (count, 16, 512)."""
-        device = self.device
+    def exact_pairs(self, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Source and target pictures for offsets of codes, (B, 16, 512)."""
+        count, device = len(offset), self.device
         truth = sample_codes(self.generator, count, mixed=0.3) + random_glasses(self.named, count, GLASSES_SHARE)
         both = self.run_generator(torch.cat((truth, truth + offset))).float().clamp(-1, 1)
         masks = person_masks(self.person, both)
@@ -286,7 +286,7 @@ class StreamTraining(Training):
         edits[exact:] = True
         offset, turn = offset * edits[:, None, None], turn * edits
         exact_offset, free_offset = offset.split([exact, count - exact])
-        source, target = self.exact_pairs(exact, exact_offset)
+        source, target = self.exact_pairs(exact_offset)
         photo, altered, flow = (
             torch.cat(pair) for pair in zip(self.returned_pairs(), self.misaligned_pairs(), strict=True)
         )
