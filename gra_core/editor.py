@@ -26,6 +26,7 @@ from gra_core.models.editing import AlignmentSource, Edit
 from gra_core.models.encoder import Encoder, to_encoder_size
 from gra_core.models.generator import Generator
 from gra_core.models.glasses import GlassesProbe, strengths_to_agree
+from gra_core.models.original import Original, moved_along
 from gra_core.models.person import PersonNet
 from gra_core.models.refiner import CodeEstimator, Refiner
 from gra_core.models.room import Room, finished, look_behind
@@ -60,6 +61,7 @@ class Inversion:
         codes: W+ code, (1, 16, 512).
         unrefined: the encoder's W+ code, (1, 16, 512).
         source: residuals, comparison keys and fine detail of the photo.
+        original: the photo itself; None for streams that find no correspondence.
         room: what is behind the person; None of an editor without a person net.
         glasses: strength of the edit for glasses that is in the codes already, for them to agree with the photo.
     """
@@ -67,6 +69,7 @@ class Inversion:
     codes: Tensor
     unrefined: Tensor
     source: AlignmentSource
+    original: Original | None
     room: Room | None
     glasses: float = 0.0
 
@@ -139,7 +142,8 @@ class PortraitEditor:
         photo = image_to_tensor(image).to(self.device)
         room = None if self.person is None else look_behind(self.person, photo)
         codes, unrefined, source, glasses = self._invert(photo)
-        return Inversion(codes, unrefined, source, room, glasses.item())
+        original = Original.of(photo, source) if self.streams.design.alignment != "none" else None
+        return Inversion(codes, unrefined, source, original, room, glasses.item())
 
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
@@ -185,7 +189,9 @@ class PortraitEditor:
 
     def finish(self, edit: Edit, inversion: Inversion) -> Tensor:
         """What `edit` shows of what the Editing Stream makes: (1, 3, 1024, 1024), about [-1, 1]."""
-        room = inversion.room
+        room, original = inversion.room, inversion.original
+        if original is not None:
+            edit = moved_along(edit, inversion.source, original)
         return edit.picture if room is None else finished(self.person, edit, room)
 
     @torch.inference_mode()

@@ -1,0 +1,114 @@
+"""What no code can say, out of the photo itself: hats, scarves, the frames of glasses, the very eyes, moved along.
+
+The generator draws each edit anew, and residuals bring what it lacks of the photo. Where nothing moves the two add up
+to the photo. Where something moves they do not: its strands of hair differ from pose to pose, and a hat, which is hair
+to it, is patched with them. So the photo is shown, moved by the finest correspondence and in the colours of the edit,
+where all of this holds:
+
+- the generator falls short of it: by much, or, where it moves, by much of the contrast that there is;
+- the correspondence can be trusted, for what is near together moves alike;
+- the edit does nothing but move it: what the stream drew without the edit, moved likewise, looks like the edit.
+
+Nothing of this is learned.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gra_core.constants import IMAGE_SIZE
+from gra_core.images import from_bytes, to_bytes
+from gra_core.models.editing import PIXEL_GATE_SIDE, AlignmentSource, Edit, sample_at, upscale, upscale_flow
+from gra_core.models.inpainting import between
+
+WINDOW = 9
+"""Side of the squares, in pixels of 256, over which picture and photo are compared."""
+LACKS = (0.05, 0.1)
+"""Mean absolute differences, in [-1, 1], between which the generator begins to fall short of a photo by much."""
+LACKS_OF_CONTRAST = (0.5, 0.8)
+"""The same, as shares of the photo's contrast, """
+LEAST_CONTRAST = 0.03
+"""which is taken to be more by this."""
+MOVES = (1.0, 3.0)
+"""Positions of the finest stage by which something moves."""
+STRETCH = (1.2, 0.8)
+"""Differences of that between neighbours from which on, and up to which, it is not, and is, to be trusted."""
+ROUGH = (0.6, 0.25)
+ROUGH_WINDOW = 7
+"""The same of its difference from the mean of a square around it."""
+CHANGES = (0.35, 0.15)
+"""Changes of colour, in [-1, 1], from which on, and up to which, an edit does, and does not, do more than to move."""
+COLOUR_WINDOW = 15
+"""Side of the squares, in pixels of 256, whose mean colours are the edit's."""
+WIDER, SOFT = 5, 7
+
+
+@dataclass(frozen=True, eq=False)
+class Original:
+    """A photo, and where the generator falls short of it.
+
+    Attributes:
+        photo: (B, 3, 1024, 1024), uint8.
+        lacking: how far by much, and how far by much of the photo's contrast, 0 to 1, (B, 2, 256, 256).
+    """
+
+    photo: Tensor
+    lacking: Tensor
+
+    @classmethod
+    def of(cls, photo: Tensor, source: AlignmentSource) -> Self:
+        """Of photos (B, 3, 1024, 1024) in [-1, 1] and what the Editing Stream makes of them without an edit."""
+        factor = IMAGE_SIZE // PIXEL_GATE_SIDE
+        difference = around(F.avg_pool2d(source.pixels.abs().mean(1, keepdim=True), factor), WINDOW)
+        small = F.avg_pool2d(photo, factor)
+        contrast = around((small - around(small, WINDOW)).abs().mean(1, keepdim=True), WINDOW)
+        share = difference / (contrast + LEAST_CONTRAST)
+        return cls(to_bytes(photo), torch.cat((between(difference, *LACKS), between(share, *LACKS_OF_CONTRAST)), 1))
+
+
+def moved_along(edit: Edit, source: AlignmentSource, original: Original) -> Edit:
+    """An edit that shows the photo where it does nothing but move what the generator falls short of.
+
+    Args:
+        edit: what the Editing Stream makes of the photo.
+        source: the stream's view of the photo.
+        original: the photo.
+    """
+    finest = max(edit.flows)
+    flow = around(edit.flows[finest], 3)
+    small_flow = upscale_flow(flow, PIXEL_GATE_SIDE // finest)
+    by_much, by_contrast = sample_at(original.lacking, small_flow).split(1, 1)
+    moves = upscale(between(flow.norm(dim=1, keepdim=True), *MOVES), PIXEL_GATE_SIDE // finest)
+    lacking = torch.maximum(by_much, by_contrast * moves)
+    lacking = around(F.max_pool2d(lacking, WIDER, 1, WIDER // 2), WIDER)
+    before = sample_at(source.image, small_flow)
+    change = F.avg_pool2d(edit.before_pixels, IMAGE_SIZE // PIXEL_GATE_SIDE) - before
+    same = between(around(change, WINDOW).abs().amax(1, keepdim=True), *CHANGES)
+    share = around(lacking * same * upscale(trusted(flow), PIXEL_GATE_SIDE // finest), SOFT)
+    if not share.any():
+        return edit
+    factor = IMAGE_SIZE // PIXEL_GATE_SIDE
+    photo = sample_at(from_bytes(original.photo), upscale_flow(flow, IMAGE_SIZE // finest))
+    photo = photo + upscale(around(change, COLOUR_WINDOW), factor)
+    return replace(edit, picture=torch.lerp(edit.picture, photo, upscale(share, factor)))
+
+
+def trusted(flow: Tensor) -> Tensor:
+    """How far a correspondence (B, 2, S, S), in positions, can be trusted, 0 to 1, (B, 1, S, S)."""
+    steps = [F.pad(flow.diff(dim=axis), after) for axis, after in ((3, (0, 1)), (2, (0, 0, 0, 1)))]
+    stretch = torch.cat(steps, 1).abs().amax(1, keepdim=True)
+    stretch = around(F.max_pool2d(stretch, 5, 1, 2), 3)
+    margin = ROUGH_WINDOW // 2
+    inner = flow[..., margin:-margin, margin:-margin]
+    rough = (inner - F.avg_pool2d(flow, ROUGH_WINDOW, 1)).abs().amax(1, keepdim=True)
+    rough = around(F.pad(rough, (margin,) * 4, mode="replicate"), 3)
+    return between(stretch, *STRETCH) * between(rough, *ROUGH)
+
+
+def around(x: Tensor, side: int) -> Tensor:
+    """Means of x (B, C, S, S) over the square of `side`, odd, around each place."""
+    x = F.avg_pool2d(x, (1, side), 1, (0, side // 2), count_include_pad=False)
+    return F.avg_pool2d(x, (side, 1), 1, (side // 2, 0), count_include_pad=False)
