@@ -7,7 +7,8 @@ where all of this holds:
 
 - the generator falls short of it: by much, or, where it moves, by much of the contrast that there is;
 - the correspondence can be trusted, for what is near together moves alike;
-- the edit does nothing but move it: what the stream drew without the edit, moved likewise, looks like the edit.
+- the edit does nothing but move it: what the stream drew without the edit, moved likewise, looks like the edit, and
+  what does not move gains no detail, such as teeth and wrinkles.
 
 Nothing of this is learned.
 """
@@ -34,13 +35,19 @@ LEAST_CONTRAST = 0.03
 """which is taken to be more by this."""
 MOVES = (1.0, 3.0)
 """Positions of the finest stage by which something moves."""
-STRETCH = (1.2, 0.8)
-"""Differences of that between neighbours from which on, and up to which, it is not, and is, to be trusted."""
+WIDENED, NARROWED = (0.45, 0.65), (2.2, 1.8)
+"""Sizes, in the photo, of what the edit shows at size 1, at which a correspondence is not, and is, to be trusted:
+little of a cheek seen from the side is not enough for a whole one, and what is left out between neighbours is torn."""
 ROUGH = (0.6, 0.25)
 ROUGH_WINDOW = 7
-"""The same of its difference from the mean of a square around it."""
+"""The same of the difference from the mean of a square around, in positions of the finest stage."""
 CHANGES = (0.35, 0.15)
 """Changes of colour, in [-1, 1], from which on, and up to which, an edit does, and does not, do more than to move."""
+GAINS = (1.4, 1.1)
+"""The same, factors by which what does not move gains detail, """
+LEAST_DETAIL = 0.02
+"""which is taken to be more by this."""
+DETAIL_WINDOW = 5
 COLOUR_WINDOW = 15
 """Side of the squares, in pixels of 256, whose mean colours are the edit's."""
 WIDER, SOFT = 5, 7
@@ -85,27 +92,40 @@ def moved_along(edit: Edit, source: AlignmentSource, original: Original) -> Edit
     lacking = torch.maximum(by_much, by_contrast * moves)
     lacking = around(F.max_pool2d(lacking, WIDER, 1, WIDER // 2), WIDER)
     before = sample_at(source.image, small_flow)
-    change = F.avg_pool2d(edit.before_pixels, IMAGE_SIZE // PIXEL_GATE_SIDE) - before
-    same = between(around(change, WINDOW).abs().amax(1, keepdim=True), *CHANGES)
+    after = F.avg_pool2d(edit.before_pixels, IMAGE_SIZE // PIXEL_GATE_SIDE)
+    same = between(around(after - before, WINDOW).abs().amax(1, keepdim=True), *CHANGES)
+    gain = (detail(after) + LEAST_DETAIL) / (detail(before) + LEAST_DETAIL)
+    same = same * torch.maximum(between(gain, *GAINS), moves)
     share = around(lacking * same * upscale(trusted(flow), PIXEL_GATE_SIDE // finest), SOFT)
     if not share.any():
         return edit
     factor = IMAGE_SIZE // PIXEL_GATE_SIDE
     photo = sample_at(from_bytes(original.photo), upscale_flow(flow, IMAGE_SIZE // finest))
-    photo = photo + upscale(around(change, COLOUR_WINDOW), factor)
+    photo = photo + upscale(around(after - before, COLOUR_WINDOW), factor)
     return replace(edit, picture=torch.lerp(edit.picture, photo, upscale(share, factor)))
 
 
 def trusted(flow: Tensor) -> Tensor:
     """How far a correspondence (B, 2, S, S), in positions, can be trusted, 0 to 1, (B, 1, S, S)."""
-    steps = [F.pad(flow.diff(dim=axis), after) for axis, after in ((3, (0, 1)), (2, (0, 0, 0, 1)))]
-    stretch = torch.cat(steps, 1).abs().amax(1, keepdim=True)
-    stretch = around(F.max_pool2d(stretch, 5, 1, 2), 3)
+    smooth = around(flow, 5)
+    along_x, along_y = (torch.gradient(smooth, dim=axis)[0] for axis in (3, 2))
+    (a, c), (b, d) = along_x.unbind(1), along_y.unbind(1)
+    a, d = 1 + a, 1 + d
+    total, spread = a**2 + b**2 + c**2 + d**2, ((a**2 + b**2 - c**2 - d**2) ** 2 + 4 * (a * c + b * d) ** 2).sqrt()
+    least, most = (((total + sign * spread) / 2).clamp_min(0).sqrt()[:, None] for sign in (-1, 1))
+    whole = between(least, *WIDENED) * between(most, *NARROWED)
+    whole = around(-F.max_pool2d(-whole, 5, 1, 2), 3)
     margin = ROUGH_WINDOW // 2
     inner = flow[..., margin:-margin, margin:-margin]
     rough = (inner - F.avg_pool2d(flow, ROUGH_WINDOW, 1)).abs().amax(1, keepdim=True)
     rough = around(F.pad(rough, (margin,) * 4, mode="replicate"), 3)
-    return between(stretch, *STRETCH) * between(rough, *ROUGH)
+    return whole * between(rough, *ROUGH)
+
+
+def detail(picture: Tensor) -> Tensor:
+    """How much detail pictures (B, 3, S, S) show around each place, (B, 1, S, S)."""
+    fine = picture - around(picture, DETAIL_WINDOW)
+    return around(fine.abs().mean(1, keepdim=True), DETAIL_WINDOW)
 
 
 def around(x: Tensor, side: int) -> Tensor:
