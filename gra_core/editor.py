@@ -43,6 +43,8 @@ LET_GO = 0.5
 """Share of what the refiner found that a turn by `FULL_TURN` or more lets go of: it was found for the photo's pose, and
 shows as cracks and smears in others."""
 FULL_TURN = 60.0
+KEEPING = ("smile", "age", *POSE)
+"""Edits that are not about eyes or what is worn, which stay the photo's with them, whether anything moves or not."""
 FRAMES_LOST = 2 / 3
 """Share of `Inversion.glasses` that comes on top with a turn to the right by `FULL_TURN`: frames get thin with it, as
 they do not with a turn to the left."""
@@ -185,13 +187,15 @@ class PortraitEditor:
             StrengthError: A value is not a number or out of range.
         """
         codes = self.edited_codes(inversion, strengths, edits)
-        return tensor_to_image(self.finish(self.streams.editing(self.generator, codes, inversion.source), inversion))
+        edit = self.streams.editing(self.generator, codes, inversion.source)
+        return tensor_to_image(self.finish(edit, inversion, strengths))
 
-    def finish(self, edit: Edit, inversion: Inversion) -> Tensor:
+    def finish(self, edit: Edit, inversion: Inversion, strengths: Mapping[str, float]) -> Tensor:
         """What `edit` shows of what the Editing Stream makes: (1, 3, 1024, 1024), about [-1, 1]."""
         room, original = inversion.room, inversion.original
         if original is not None:
-            edit = moved_along(edit, inversion.source, original)
+            keeps = all(key in KEEPING for key, strength in strengths.items() if strength)
+            edit = moved_along(edit, inversion.source, original, still=keeps)
         return edit.picture if room is None else finished(self.person, edit, room)
 
     @torch.inference_mode()
