@@ -45,6 +45,8 @@ shows as cracks and smears in others."""
 FULL_TURN = 60.0
 KEEPING = ("smile", "age", *POSE)
 """Edits that are not about eyes or what is worn, which stay the photo's with them, whether anything moves or not."""
+KEEPS_UP_TO = 20.0
+"""Strength of the other edits, in all, at which that ends."""
 FRAMES_LOST = 2 / 3
 """Share of `Inversion.glasses` that comes on top with a turn to the right by `FULL_TURN`: frames get thin with it, as
 they do not with a turn to the left."""
@@ -194,8 +196,8 @@ class PortraitEditor:
         """What `edit` shows of what the Editing Stream makes: (1, 3, 1024, 1024), about [-1, 1]."""
         room, original = inversion.room, inversion.original
         if original is not None:
-            keeps = all(key in KEEPING for key, strength in strengths.items() if strength)
-            edit = moved_along(edit, inversion.source, original, still=keeps)
+            others = sum(abs(strength) for key, strength in strengths.items() if key not in KEEPING)
+            edit = moved_along(edit, inversion.source, original, still=max(0.0, 1 - others / KEEPS_UP_TO))
         return edit.picture if room is None else finished(self.person, edit, room)
 
     @torch.inference_mode()

@@ -76,22 +76,22 @@ class Original:
         return cls(to_bytes(photo), torch.cat((between(difference, *LACKS), between(share, *LACKS_OF_CONTRAST)), 1))
 
 
-def moved_along(edit: Edit, source: AlignmentSource, original: Original, *, still: bool) -> Edit:
+def moved_along(edit: Edit, source: AlignmentSource, original: Original, *, still: float) -> Edit:
     """An edit that shows the photo where it does nothing but move what the generator falls short of.
 
     Args:
         edit: what the Editing Stream makes of the photo.
         source: the stream's view of the photo.
         original: the photo.
-        still: whether the photo is shown where nothing moves, too. Not for edits that may be about just that, such as
-            closed eyes, or glasses that are taken off.
+        still: how far the photo is shown where nothing moves, too, 0 to 1. Not for edits that may be about just that,
+            such as closed eyes, or glasses that are taken off.
     """
     finest = max(edit.flows)
     flow = around(edit.flows[finest], 3)
     small_flow = upscale_flow(flow, PIXEL_GATE_SIDE // finest)
     by_much, by_contrast = sample_at(original.lacking, small_flow).split(1, 1)
     moves = upscale(between(flow.norm(dim=1, keepdim=True), *MOVES), PIXEL_GATE_SIDE // finest)
-    lacking = torch.maximum(by_much if still else by_much * moves, by_contrast * moves)
+    lacking = torch.maximum(by_much * moves.clamp_min(still), by_contrast * moves)
     lacking = around(F.max_pool2d(lacking, WIDER, 1, WIDER // 2), WIDER)
     before = sample_at(source.image, small_flow)
     after = F.avg_pool2d(edit.before_pixels, IMAGE_SIZE // PIXEL_GATE_SIDE)
