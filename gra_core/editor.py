@@ -32,7 +32,7 @@ from gra_core.models.refiner import CodeEstimator, Refiner
 from gra_core.models.room import Room, finished, look_behind
 from gra_core.models.streams import Streams
 
-REACH = {"smile": 1.04, "age": 1.11}
+REACH = {"smile": 1.04, "age": 1.17}
 """How much further than the slider says the Editing Stream moves the code, by edit: what the residuals keep of the
 photo takes about as much back. Measured on photos, with the weights that ship."""
 
@@ -43,10 +43,11 @@ LET_GO = 0.5
 """Share of what the refiner found that a turn by `FULL_TURN` or more lets go of: it was found for the photo's pose, and
 shows as cracks and smears in others."""
 FULL_TURN = 60.0
-KEEPING = ("smile", "age", *POSE)
-"""Edits that are not about eyes or what is worn, which stay the photo's with them, whether anything moves or not."""
+KEEPING = ("smile", "age")
+"""Edits that leave eyes and what is worn to the photo, though nothing moves. Their opposites do not: they take off teeth
+and wrinkles, as others take off glasses and close eyes."""
 KEEPS_UP_TO = 20.0
-"""Strength of the other edits, in all, at which that ends."""
+"""Strength of the other edits but turns, in all, at which that ends."""
 FRAMES_LOST = 2 / 3
 """Share of `Inversion.glasses` that comes on top with a turn to the right by `FULL_TURN`: frames get thin with it, as
 they do not with a turn to the left."""
@@ -196,7 +197,8 @@ class PortraitEditor:
         """What `edit` shows of what the Editing Stream makes: (1, 3, 1024, 1024), about [-1, 1]."""
         room, original = inversion.room, inversion.original
         if original is not None:
-            others = sum(abs(strength) for key, strength in strengths.items() if key not in KEEPING)
+            kept = {key for key, strength in strengths.items() if key in POSE or (key in KEEPING and strength > 0)}
+            others = sum(abs(strength) for key, strength in strengths.items() if key not in kept)
             edit = moved_along(edit, inversion.source, original, still=max(0.0, 1 - others / KEEPS_UP_TO))
         return edit.picture if room is None else finished(self.person, edit, room)
 

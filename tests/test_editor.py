@@ -121,6 +121,15 @@ def test_a_small_move_changes_little(editor, inversion, reconstruction):
     assert mse(editor.edit(inversion, {"smile": 2}), reconstruction) < 1e-4
 
 
+def test_what_smiles_leave_to_the_photo_ends_gently_beside_other_edits(editor, inversion):
+    def eyes(gaze: float) -> np.ndarray:
+        return pixels(editor.edit(inversion, {"smile": 60, "gaze": gaze}))[430:530, 330:700]
+
+    smiling, begun, looking = (eyes(gaze) for gaze in (0, 1, 60))
+    assert np.square(begun - smiling).mean() < 1e-4
+    assert np.square(looking - smiling).mean() > 1e-3
+
+
 @pytest.mark.parametrize("key", FIRST_EDITS)
 def test_every_first_edit_changes_the_face_and_hardly_the_corners(editor, inversion, reconstruction, key):
     edited = editor.edit(inversion, {key: 60})
