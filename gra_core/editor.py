@@ -44,8 +44,8 @@ LET_GO = 0.5
 shows as cracks and smears in others."""
 FULL_TURN = 60.0
 KEEPING = ("smile", "age")
-"""Edits that leave eyes and what is worn to the photo, though nothing moves. Their opposites do not: they take off teeth
-and wrinkles, as others take off glasses and close eyes."""
+"""Edits that leave eyes and what is worn to the photo, though nothing moves. Their opposites do not: they take off
+teeth and wrinkles, as others take off glasses and close eyes."""
 KEEPS_UP_TO = 20.0
 """Strength of the other edits but turns, in all, at which that ends."""
 FRAMES_LOST = 2 / 3
@@ -56,6 +56,13 @@ they do not with a turn to the left."""
 def let_go(turn: Tensor) -> Tensor:
     """Share of what the refiner found that turns of the head by `turn`, in strengths, (B,), let go of, (B, 1, 1)."""
     return LET_GO * (turn / FULL_TURN).clamp_max(1)[:, None, None]
+
+
+def keeping(strengths: Mapping[str, float]) -> float:
+    """How far an edit, slider values by key, leaves to the photo what it does not move, 0 to 1."""
+    kept = {key for key, strength in strengths.items() if key in POSE or (key in KEEPING and strength > 0)}
+    others = sum(abs(strength) for key, strength in strengths.items() if key not in kept)
+    return max(0.0, 1 - others / KEEPS_UP_TO)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,9 +204,7 @@ class PortraitEditor:
         """What `edit` shows of what the Editing Stream makes: (1, 3, 1024, 1024), about [-1, 1]."""
         room, original = inversion.room, inversion.original
         if original is not None:
-            kept = {key for key, strength in strengths.items() if key in POSE or (key in KEEPING and strength > 0)}
-            others = sum(abs(strength) for key, strength in strengths.items() if key not in kept)
-            edit = moved_along(edit, inversion.source, original, still=max(0.0, 1 - others / KEEPS_UP_TO))
+            edit = moved_along(edit, inversion.source, original, still=keeping(strengths))
         return edit.picture if room is None else finished(self.person, edit, room)
 
     @torch.inference_mode()

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 
 from gra_core.alignment import FaceAligner, paste_back
 from gra_core.constants import ENCODER_SIZE
-from gra_core.editor import LET_GO, REACH, Inversion, PortraitEditor
+from gra_core.editor import LET_GO, REACH, Inversion, PortraitEditor, keeping
 from gra_core.errors import StrengthError, UnknownEditError
 from gra_core.images import image_to_tensor, tensor_to_image
 from gra_core.models.encoder import LATENT_BOUND, to_encoder_size
@@ -119,6 +119,20 @@ def test_there_and_back_is_the_same_picture(editor, inversion):
 
 def test_a_small_move_changes_little(editor, inversion, reconstruction):
     assert mse(editor.edit(inversion, {"smile": 2}), reconstruction) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("strengths", "share"),
+    [
+        ({}, 1),
+        ({"smile": 60, "age": 100, "yaw": -60, "glasses": 0}, 1),
+        ({"smile": 60, "gaze": 5}, 0.75),
+        ({"age": -5}, 0.75),
+        ({"glasses": -100, "smile": 60}, 0),
+    ],
+)
+def test_edits_that_may_be_about_eyes_or_what_is_worn_leave_neither_to_the_photo(strengths, share):
+    assert keeping(strengths) == share
 
 
 def test_what_smiles_leave_to_the_photo_ends_gently_beside_other_edits(editor, inversion):
