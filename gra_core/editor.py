@@ -43,14 +43,14 @@ LET_GO = 0.5
 """Share of what the refiner found that a turn by `FULL_TURN` or more lets go of: it was found for the photo's pose, and
 shows as cracks and smears in others."""
 FULL_TURN = 60.0
+FRAMES_LOST = 2 / 3
+"""Share of `Inversion.glasses` that comes on top with a turn to the right by `FULL_TURN`: frames get thin with it, as
+they do not with a turn to the left."""
 KEEPING = ("smile", "age")
 """Edits that leave eyes and what is worn to the photo, though nothing moves. Their opposites do not: they take off
 teeth and wrinkles, as others take off glasses and close eyes."""
 KEEPS_UP_TO = 20.0
 """Strength of the other edits but turns, in all, at which that ends."""
-FRAMES_LOST = 2 / 3
-"""Share of `Inversion.glasses` that comes on top with a turn to the right by `FULL_TURN`: frames get thin with it, as
-they do not with a turn to the left."""
 
 
 def let_go(turn: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class PortraitEditor:
         return tensor_to_image(self.finish(edit, inversion, strengths))
 
     def finish(self, edit: Edit, inversion: Inversion, strengths: Mapping[str, float]) -> Tensor:
-        """What `edit` shows of what the Editing Stream makes: (1, 3, 1024, 1024), about [-1, 1]."""
+        """What `edit` shows of what the Editing Stream makes of these strengths: (1, 3, 1024, 1024), about [-1, 1]."""
         room, original = inversion.room, inversion.original
         if original is not None:
             edit = moved_along(edit, inversion.source, original, still=keeping(strengths))

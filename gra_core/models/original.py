@@ -39,8 +39,9 @@ WIDENED, NARROWED = (0.45, 0.65), (2.2, 1.8)
 """Sizes, in the photo, of what the edit shows at size 1, at which a correspondence is not, and is, to be trusted:
 little of a cheek seen from the side is not enough for a whole one, and what is left out between neighbours is torn."""
 ROUGH = (0.6, 0.25)
+"""The same, differences from the mean of a square around, in positions of the finest stage; """
 ROUGH_WINDOW = 7
-"""The same of the difference from the mean of a square around, in positions of the finest stage."""
+"""its side."""
 CHANGES = (0.35, 0.15)
 """Changes of colour, in [-1, 1], from which on, and up to which, an edit does, and does not, do more than to move."""
 GAINS = (1.4, 1.1)
@@ -48,9 +49,11 @@ GAINS = (1.4, 1.1)
 LEAST_DETAIL = 0.02
 """which is taken to be more by this."""
 DETAIL_WINDOW = 5
+"""Side of the squares, in pixels of 256, that detail is finer than."""
 COLOUR_WINDOW = 15
 """Side of the squares, in pixels of 256, whose mean colours are the edit's."""
 WIDER, SOFT = 5, 7
+"""Sides of the squares, in pixels of 256, by which what is lacking is widened, and the photo's share softened."""
 
 
 @dataclass(frozen=True, eq=False)
