@@ -256,10 +256,16 @@ def places_of(picture: Tensor) -> Tensor:
 
 
 def widened(mask: Tensor, margin: int) -> Tensor:
-    """The region that a mask (B, 1, S, S) marks, wider by `margin` places all round; 0 or 1."""
+    """The region that a mask (B, 1, S, S) marks, wider by `margin` places all round; 0 or 1, or as soft as the mask."""
     side = 2 * margin + 1
     along_rows = F.max_pool2d(mask.float(), (1, side), 1, (0, margin))
     return F.max_pool2d(along_rows, (side, 1), 1, (margin, 0))
+
+
+def around(x: Tensor, side: int) -> Tensor:
+    """Means of x (B, C, S, S) over the square of `side`, odd, around each place."""
+    along_rows = F.avg_pool2d(x, (1, side), 1, (0, side // 2), count_include_pad=False)
+    return F.avg_pool2d(along_rows, (side, 1), 1, (side // 2, 0), count_include_pad=False)
 
 
 def difference(x: Tensor, axis: int) -> Tensor:

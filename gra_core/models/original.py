@@ -23,7 +23,7 @@ from torch import Tensor
 from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import PIXEL_GATE_SIDE, AlignmentSource, Edit, sample_at, upscale, upscale_flow
-from gra_core.models.inpainting import between
+from gra_core.models.inpainting import around, between, widened
 
 WINDOW = 9
 """Side of the squares, in pixels of 256, over which picture and photo are compared."""
@@ -73,9 +73,7 @@ class Original:
         """Of photos (B, 3, 1024, 1024) in [-1, 1] and what the Editing Stream makes of them without an edit."""
         factor = IMAGE_SIZE // PIXEL_GATE_SIDE
         difference = around(F.avg_pool2d(source.pixels.abs().mean(1, keepdim=True), factor), WINDOW)
-        small = F.avg_pool2d(photo, factor)
-        contrast = around((small - around(small, WINDOW)).abs().mean(1, keepdim=True), WINDOW)
-        share = difference / (contrast + LEAST_CONTRAST)
+        share = difference / (contrast(F.avg_pool2d(photo, factor), WINDOW) + LEAST_CONTRAST)
         return cls(to_bytes(photo), torch.cat((between(difference, *LACKS), between(share, *LACKS_OF_CONTRAST)), 1))
 
 
@@ -90,21 +88,20 @@ def moved_along(edit: Edit, source: AlignmentSource, original: Original, *, stil
             such as closed eyes, or glasses that are taken off.
     """
     finest = max(edit.flows)
+    factor, finer = IMAGE_SIZE // PIXEL_GATE_SIDE, PIXEL_GATE_SIDE // finest
     flow = around(edit.flows[finest], 3)
-    small_flow = upscale_flow(flow, PIXEL_GATE_SIDE // finest)
+    small_flow = upscale_flow(flow, finer)
     by_much, by_contrast = sample_at(original.lacking, small_flow).split(1, 1)
-    moves = upscale(between(flow.norm(dim=1, keepdim=True), *MOVES), PIXEL_GATE_SIDE // finest)
+    moves = upscale(between(flow.norm(dim=1, keepdim=True), *MOVES), finer)
     lacking = torch.maximum(by_much * moves.clamp_min(still), by_contrast * moves)
-    lacking = around(F.max_pool2d(lacking, WIDER, 1, WIDER // 2), WIDER)
-    before = sample_at(source.image, small_flow)
-    after = F.avg_pool2d(edit.before_pixels, IMAGE_SIZE // PIXEL_GATE_SIDE)
+    lacking = around(widened(lacking, WIDER // 2), WIDER)
+    before, after = sample_at(source.image, small_flow), F.avg_pool2d(edit.before_pixels, factor)
     same = between(around(after - before, WINDOW).abs().amax(1, keepdim=True), *CHANGES)
-    gain = (detail(after) + LEAST_DETAIL) / (detail(before) + LEAST_DETAIL)
-    same = same * torch.maximum(between(gain, *GAINS), moves)
-    share = around(lacking * same * upscale(trusted(flow), PIXEL_GATE_SIDE // finest), SOFT)
+    gained, had = (contrast(x, DETAIL_WINDOW) + LEAST_DETAIL for x in (after, before))
+    same = same * torch.maximum(between(gained / had, *GAINS), moves)
+    share = around(lacking * same * upscale(trusted(flow), finer), SOFT)
     if not share.any():
         return edit
-    factor = IMAGE_SIZE // PIXEL_GATE_SIDE
     photo = sample_at(from_bytes(original.photo), upscale_flow(flow, IMAGE_SIZE // finest))
     photo = photo + upscale(around(after - before, COLOUR_WINDOW), factor)
     return replace(edit, picture=torch.lerp(edit.picture, photo, upscale(share, factor)))
@@ -112,14 +109,13 @@ def moved_along(edit: Edit, source: AlignmentSource, original: Original, *, stil
 
 def trusted(flow: Tensor) -> Tensor:
     """How far a correspondence (B, 2, S, S), in positions, can be trusted, 0 to 1, (B, 1, S, S)."""
-    smooth = around(flow, 5)
-    along_x, along_y = (torch.gradient(smooth, dim=axis)[0] for axis in (3, 2))
+    along_x, along_y = (torch.gradient(around(flow, 5), dim=axis)[0] for axis in (3, 2))
     (a, c), (b, d) = along_x.unbind(1), along_y.unbind(1)
-    a, d = 1 + a, 1 + d
-    total, spread = a**2 + b**2 + c**2 + d**2, ((a**2 + b**2 - c**2 - d**2) ** 2 + 4 * (a * c + b * d) ** 2).sqrt()
-    least, most = (((total + sign * spread) / 2).clamp_min(0).sqrt()[:, None] for sign in (-1, 1))
+    # Singular values of the matrix ((1 + a, b), (c, 1 + d)) that takes small steps in the edit to steps in the photo.
+    evenly, unevenly = torch.hypot(2 + a + d, c - b) / 2, torch.hypot(a - d, b + c) / 2
+    least, most = ((evenly + sign * unevenly).abs()[:, None] for sign in (-1, 1))
     whole = between(least, *WIDENED) * between(most, *NARROWED)
-    whole = around(-F.max_pool2d(-whole, 5, 1, 2), 3)
+    whole = around(1 - widened(1 - whole, 2), 3)
     margin = ROUGH_WINDOW // 2
     inner = flow[..., margin:-margin, margin:-margin]
     rough = (inner - F.avg_pool2d(flow, ROUGH_WINDOW, 1)).abs().amax(1, keepdim=True)
@@ -127,13 +123,6 @@ def trusted(flow: Tensor) -> Tensor:
     return whole * between(rough, *ROUGH)
 
 
-def detail(picture: Tensor) -> Tensor:
-    """How much detail pictures (B, 3, S, S) show around each place, (B, 1, S, S)."""
-    fine = picture - around(picture, DETAIL_WINDOW)
-    return around(fine.abs().mean(1, keepdim=True), DETAIL_WINDOW)
-
-
-def around(x: Tensor, side: int) -> Tensor:
-    """Means of x (B, C, S, S) over the square of `side`, odd, around each place."""
-    x = F.avg_pool2d(x, (1, side), 1, (0, side // 2), count_include_pad=False)
-    return F.avg_pool2d(x, (side, 1), 1, (side // 2, 0), count_include_pad=False)
+def contrast(picture: Tensor, side: int) -> Tensor:
+    """Contrast of pictures (B, 3, S, S) within the square of `side` around each place, (B, 1, S, S)."""
+    return around((picture - around(picture, side)).abs().mean(1, keepdim=True), side)

@@ -5,6 +5,7 @@ head that was there do not help. Painting over takes away what of its hair they 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor
 from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import Edit, sample_at, upscale, upscale_flow
-from gra_core.models.inpainting import BLURS, between, blurred, inpaint, widened
+from gra_core.models.inpainting import BLURS, around, between, blurred, inpaint, widened
 from gra_core.models.person import PERSON_SIZE, PersonNet
 
 PERHAPS = 0.1
@@ -183,7 +184,7 @@ def uncover(picture: Tensor, person: Tensor, room: Room) -> Tensor:
     that the generator has drawn, out of focus. `person` as in `kept_apart`.
     """
     small = F.avg_pool2d(picture, IMAGE_SIZE // PERSON_SIZE)
-    person = F.avg_pool2d(person, 3, 1, 1, count_include_pad=False)  # its outline is stepped
+    person = around(person, 3)  # its outline is stepped
     left = 1 - widened((room.person <= SOMEBODY) | (person >= NOBODY), STEP)
     near, further = (softened(widened(left, STEP + reach)) for reach in (REACH, STRAY_REACH))
     nobody = between(person, ANYBODY, NOBODY)
@@ -207,23 +208,20 @@ def along_edges(mask: Tensor, picture: Tensor) -> Tensor:
     Guided filter (He et al., ECCV 2010) by brightness, fitted at the mask's size (https://arxiv.org/abs/1505.00996).
     Where the mask is 0, or 1, all around, it stays so.
     """
-
-    def mean(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 2 * EDGE_REACH + 1, 1, EDGE_REACH, count_include_pad=False)
-
+    mean = partial(around, side=2 * EDGE_REACH + 1)
     factor = picture.shape[-1] // mask.shape[-1]
     brightness = picture.mean(1, keepdim=True)
     small = F.avg_pool2d(brightness, factor)
-    around, share = mean(small), mean(mask)
-    slope = (mean(small * mask) - around * share) / (mean(small.square()) - around.square() + EDGE_LEAST)
-    level = share - slope * around
+    light, share = mean(small), mean(mask)
+    slope = (mean(small * mask) - light * share) / (mean(small.square()) - light.square() + EDGE_LEAST)
+    level = share - slope * light
     slope, level = upscale(mean(torch.cat((slope, level), 1)), factor).split(1, 1)
     return (slope * brightness + level).clamp(0, 1)
 
 
 def softened(mask: Tensor) -> Tensor:
     """A mask (B, 1, S, S) with a soft rim."""
-    return F.avg_pool2d(mask, 2 * RIM + 1, 1, RIM, count_include_pad=False)
+    return around(mask, 2 * RIM + 1)
 
 
 def paint_over(picture: Tensor, keep: Tensor) -> Tensor:
