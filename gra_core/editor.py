@@ -43,6 +43,8 @@ LET_GO = 0.5
 """Share of what the refiner found that a turn by `FULL_TURN` or more lets go of: it was found for the photo's pose, and
 shows as cracks and smears in others."""
 FULL_TURN = 60.0
+TURNS_FROM = 20.0
+"""Strength of a turn from which on the outline of the person is taken for what it was, moved."""
 FRAMES_LOST = 2 / 3
 """Share of `Inversion.glasses` that comes on top with a turn to the right by `FULL_TURN`: frames get thin with it, as
 they do not with a turn to the left."""
@@ -56,6 +58,11 @@ KEEPS_UP_TO = 20.0
 def let_go(turn: Tensor) -> Tensor:
     """Share of what the refiner found that turns of the head by `turn`, in strengths, (B,), let go of, (B, 1, 1)."""
     return LET_GO * (turn / FULL_TURN).clamp_max(1)[:, None, None]
+
+
+def turning(strengths: Mapping[str, float]) -> float:
+    """How far an edit, slider values by key, turns the head, in strengths, 0 to about 141."""
+    return math.hypot(*(strengths.get(key, 0.0) for key in POSE))
 
 
 def keeping(strengths: Mapping[str, float]) -> float:
@@ -205,7 +212,10 @@ class PortraitEditor:
         room, original = inversion.room, inversion.original
         if original is not None:
             edit = moved_along(edit, inversion.source, original, still=keeping(strengths))
-        return edit.picture if room is None else finished(self.person, edit, room)
+        if room is None:
+            return edit.picture
+        turned = min(turning(strengths) / TURNS_FROM, 1.0) * keeping(strengths)
+        return finished(self.person, edit, room, turned=turned)
 
     @torch.inference_mode()
     def low_rate(
@@ -241,7 +251,7 @@ class PortraitEditor:
             for key, factor in REACH.items():
                 if key in strengths:
                     offset = offset + (factor - 1) * edit_offset(edits, {key: strengths[key]}, code)
-            turn = torch.tensor([[float(strengths.get(key, 0.0)) for key in POSE]]).norm(dim=1)
+            turn = torch.tensor([turning(strengths)])
             codes = torch.lerp(codes, inversion.unrefined, let_go(turn).to(codes))
         glasses, wanted = inversion.glasses, strengths.get(GLASSES, 0.0)
         if glasses > 0 and not alone:

@@ -12,9 +12,9 @@ from gra_core.directions import person as conversion
 from gra_core.errors import CheckpointError
 from gra_core.images import from_bytes, image_to_tensor
 from gra_core.models.editing import Edit
-from gra_core.models.inpainting import widened
+from gra_core.models.inpainting import paint_over, widened
 from gra_core.models.person import PersonNet
-from gra_core.models.room import Room, along_edges, finished, look_behind, paint_over, strays
+from gra_core.models.room import Room, along_edges, finished, look_behind, strays
 
 SIDE = 1024
 
@@ -49,11 +49,18 @@ def shrunk(mask: torch.Tensor, margin: int) -> torch.Tensor:
     return F.max_pool2d(outside, (1, 2 * margin + 1), 1, (0, margin)) == 0
 
 
-def shown(net: nn.Module, picture: torch.Tensor, room: Room, before_pixels: torch.Tensor | None = None) -> torch.Tensor:
+def shown(
+    net: nn.Module,
+    picture: torch.Tensor,
+    room: Room,
+    before_pixels: torch.Tensor | None = None,
+    *,
+    turned: float = 0.0,
+) -> torch.Tensor:
     """An edit whose pixels stay in their places, finished."""
     still = torch.zeros(1, 2, 128, 128)
     before_pixels = picture if before_pixels is None else before_pixels
-    return finished(net, Edit(picture, before_pixels, {64: still[..., :64, :64], 128: still}, {}), room)
+    return finished(net, Edit(picture, before_pixels, {64: still[..., :64, :64], 128: still}, {}), room, turned=turned)
 
 
 def test_painting_over_keeps_what_is_right_and_continues_it():
@@ -133,13 +140,13 @@ def test_hair_close_by_does_not_stay_before_a_pattern_either():
         return picture - 0.3 * (picture > 0.25) * (torch.arange(SIDE)[:, None] % 64 < 32)
 
     near = hair(0.5) * (torch.arange(SIDE) < 0.75 * SIDE + 24)
-    plain, wall = striped(portrait(0.5)), striped(portrait(9.0))
+    plain = striped(portrait(0.5))
     before = torch.lerp(plain, torch.full_like(plain, -0.4), near)
     edit = torch.lerp(striped(portrait(0.4)), before, near)
     result = shown(Dark(), edit, look_behind(Dark(), before))
-    left, found = (((near * (x - wall)).abs().sum() / (3 * near.sum())).item() for x in (edit, result))
-    assert left > 0.6
-    assert found < 0.2
+    left, found = (((x < -0.1) * near).sum() / (3 * near.sum()) for x in (edit, result))
+    assert left > 0.9
+    assert found < 0.05
 
 
 def test_a_person_has_no_pixels_of_the_room():
@@ -189,6 +196,33 @@ def test_of_a_busy_room_the_generators_own_is_shown_away_from_the_rim_and_of_a_p
         shares.append(((result - 0.75).abs() * middle).sum() / (3 * middle.sum()))
     assert shares[0] > 0.4
     assert shares[1] < 0.1
+
+
+def test_a_busy_room_is_stretched_and_stays_sharp():
+    flags = torch.where((torch.arange(SIDE) // 48) % 2 > 0, 0.7, -0.2).expand(1, 3, SIDE, SIDE)
+    before, after = (torch.where(disc(SIDE, x) > 0, -0.5, flags) for x in (0.45, 0.6))
+    uncovered = disc(SIDE, 0.45) * (1 - disc(SIDE, 0.6)) * (torch.arange(SIDE) < SIDE // 2) > 0
+    net, drawn = Dark(below=-0.3), torch.where(uncovered, 0.25, after)
+    result = shown(net, drawn, look_behind(net, before))
+    inside = shrunk(uncovered.float(), 16)
+    assert inside.any()
+    to_stripes = torch.minimum((result - 0.7).abs(), (result + 0.2).abs())
+    assert ((to_stripes < 0.1) & inside).sum() > 0.8 * inside.sum() * 3
+    both = [((result - colour).abs() < 0.1)[:, :1][inside].float().mean() for colour in (0.7, -0.2)]
+    assert min(both) > 0.15
+    right = (torch.arange(SIDE) > 950).expand(1, 3, SIDE, SIDE)
+    assert (result - before)[right].abs().max() < 0.01  # where the head has gone to
+
+
+def test_hair_that_only_a_turned_head_has_is_wall():
+    before, after = portrait(0.5), portrait(0.4)
+    rows, columns = torch.arange(SIDE)[:, None], torch.arange(SIDE)
+    hair = ((rows - 500).abs() < 60) & (columns >= 820) & (columns < 940)  # beyond where the head was
+    edit = torch.where(hair, -0.4, after)
+    turned, grown = (shown(Dark(), edit, look_behind(Dark(), before), turned=share) for share in (1.0, 0.0))
+    inside = shrunk(hair.expand(1, 1, SIDE, SIDE).float(), 16)
+    assert ((turned - portrait(9.0)).abs() * inside).max() < 0.1
+    assert torch.equal(grown * inside, edit * inside)  # longer hair is what an edit may be about
 
 
 def test_an_outline_follows_strands_of_hair():

@@ -48,6 +48,8 @@ FAR = (24, 48)
 """Pixels of 256 from the rim between which everything begins to be out of focus."""
 BUSY = (0.01, 0.05)
 """Shares of what was filled that catch the eye, between which a room ceases to be a plain wall."""
+HOLE = 1e-3
+"""Share of what is seen from which on its mean says something."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +98,7 @@ class Scale:
         return FADING ** self.depth.view(-1)
 
 
-def inpaint(photo: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
+def inpaint(photo: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
     """Fill a hole with what is around it.
 
     Args:
@@ -105,7 +107,8 @@ def inpaint(photo: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
 
     Returns:
         (1, 3, 1024, 1024) in [-1, 1], the photo itself outside of the hole; how little is known of what is in there,
-        (1, 1, 256, 256): pixels by which it is out of focus, and 1 for a plain wall; None if too little is seen.
+        (1, 1, 256, 256): pixels by which it is out of focus, and 1 for a plain wall; how busy the room is, from 0 for a
+        plain wall to 1, (1,). None if too little is seen.
     """
     factor = photo.shape[-1] // HOLE_SIDE
     whole = Scale(F.avg_pool2d(photo, factor), 1 - hole)
@@ -123,7 +126,7 @@ def inpaint(photo: Tensor, hole: Tensor) -> tuple[Tensor, Tensor] | None:
     unknown = blur_of(torch.maximum(catching, busy * far), depth)
     sharp = between(blur, BLURS[1], BLURS[0])
     smooth = upscale(blurred(joined, blur), factor) + F.pixel_shuffle(sharp * taken(detail, source), factor)
-    return torch.lerp(photo, smooth, F.interpolate(hole, scale_factor=factor)).clamp(-1, 1), unknown
+    return torch.lerp(photo, smooth, F.interpolate(hole, scale_factor=factor)).clamp(-1, 1), unknown, busy[None]
 
 
 def place_patches(scale: Scale) -> tuple[Tensor, Tensor]:
@@ -222,7 +225,7 @@ def catching_the_eye(picture: Tensor, hole: Tensor) -> Tensor:
         hole: 1 where it was filled, else 0, (1, 1, S, S).
     """
     contrast = (picture - averaged(picture, BLURS[-1])).abs().amax(1, keepdim=True)
-    contrast = averaged(contrast * hole, BLURS[-1]) / averaged(hole, BLURS[-1]).clamp_min(1e-3)
+    contrast = averaged(contrast * hole, BLURS[-1]) / averaged(hole, BLURS[-1]).clamp_min(HOLE)
     return between(contrast, *CATCHES_EYE)
 
 
@@ -266,6 +269,22 @@ def around(x: Tensor, side: int) -> Tensor:
     """Means of x (B, C, S, S) over the square of `side`, odd, around each place."""
     along_rows = F.avg_pool2d(x, (1, side), 1, (0, side // 2), count_include_pad=False)
     return F.avg_pool2d(along_rows, (side, 1), 1, (side // 2, 0), count_include_pad=False)
+
+
+def paint_over(picture: Tensor, keep: Tensor) -> Tensor:
+    """Fill what is not kept with values from around it, from coarser and coarser means.
+
+    Args:
+        picture: (B, C, S, S), S a power of 2.
+        keep: (B, 1, S, S), 1 where the picture is right, 0 where it is to be filled.
+    """
+    if picture.shape[-1] == 1:
+        return picture
+    weight = F.avg_pool2d(keep, 2)
+    mean = F.avg_pool2d(picture * keep, 2) / weight.clamp_min(HOLE)
+    coarse = paint_over(mean, (weight > HOLE).float())
+    filled = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+    return torch.lerp(filled, picture, keep)
 
 
 def difference(x: Tensor, axis: int) -> Tensor:

@@ -24,6 +24,7 @@ from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import PIXEL_GATE_SIDE, AlignmentSource, Edit, sample_at, upscale, upscale_flow
 from gra_core.models.inpainting import around, between, widened
+from gra_core.models.stretching import sizes
 
 WINDOW = 9
 """Side of the squares, in pixels of 256, over which picture and photo are compared."""
@@ -109,11 +110,7 @@ def moved_along(edit: Edit, source: AlignmentSource, original: Original, *, stil
 
 def trusted(flow: Tensor) -> Tensor:
     """How far a correspondence (B, 2, S, S), in positions, can be trusted, 0 to 1, (B, 1, S, S)."""
-    along_x, along_y = (torch.gradient(around(flow, 5), dim=axis)[0] for axis in (3, 2))
-    (a, c), (b, d) = along_x.unbind(1), along_y.unbind(1)
-    # Singular values of the matrix ((1 + a, b), (c, 1 + d)) that takes small steps in the edit to steps in the photo.
-    evenly, unevenly = torch.hypot(2 + a + d, c - b) / 2, torch.hypot(a - d, b + c) / 2
-    least, most = ((evenly + sign * unevenly).abs()[:, None] for sign in (-1, 1))
+    least, most = sizes(around(flow, 5))
     whole = between(least, *WIDENED) * between(most, *NARROWED)
     whole = around(1 - widened(1 - whole, 2), 3)
     margin = ROUGH_WINDOW // 2

@@ -14,8 +14,9 @@ from torch import Tensor
 from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import Edit, sample_at, upscale, upscale_flow
-from gra_core.models.inpainting import BLURS, around, between, blurred, inpaint, widened
+from gra_core.models.inpainting import BLURS, HOLE, around, between, blurred, inpaint, paint_over, widened
 from gra_core.models.person import PERSON_SIZE, PersonNet
+from gra_core.models.stretching import sizes, stretch, to_seen
 
 PERHAPS = 0.1
 """Certainty of the net from which on a photo may show the person, whose hair is not to be taken for room."""
@@ -61,7 +62,20 @@ MOST_BLUR = 8.0
 SEEN_LEAST = 0.03
 """Of a photo that shows less of the room nothing is uncovered: the generator's is as good a guess, and of a piece."""
 
-HOLE = 1e-3
+
+SURELY = 0.5
+"""Certainty, of the net's second look, from which on a photo shows the person so that nothing of it is stretched."""
+FAINT, DARKER = 0.5, 0.1
+"""Contrast of the picture that the net looks at again, and by how much, in [-1, 1], it is darker. A flag that it took
+for somebody at first it rarely takes for somebody then; shoulders it does."""
+STRANDS = 5
+"""So many pixels of 256 an outline can be beyond where it has moved to: hair and ears that come into view."""
+TOO_WIDE = (0.2, 0.4)
+"""Sizes, in the photo, of what is shown at size 1, from which on it is too wide, and up to which it is not."""
+UNSEEN = (1.0, 0.6)
+"""How far what is stretched may come from where the photo does not show the room."""
+STRETCHED = (0.3, 1.5)
+"""Pixels of 256 by which what is stretched has to have moved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +89,11 @@ class Room:
         person: certainty that the photo shows the person, (B, 1, 256, 256).
         photo: (B, 3, 256, 256).
         unknown: how little is known of the plate, (B, 1, 256, 256), as from `inpaint`.
+        surely: certainty of the second look at the person, (B, 1, 256, 256), `look_again`.
+        beside: what is stretched: the photo, and the plate in the place of who surely is there, (B, 3, 1024, 1024),
+            uint8.
+        way: from each place to where the photo is seen there, (B, 2, 256, 256), as from `to_seen`.
+        busy: whether the room is stretched, for pieces would not do, (B, 1, 1, 1).
     """
 
     plate: Tensor
@@ -83,6 +102,10 @@ class Room:
     person: Tensor
     photo: Tensor
     unknown: Tensor
+    surely: Tensor
+    beside: Tensor
+    way: Tensor
+    busy: Tensor
 
 
 def look_behind(net: PersonNet, photo: Tensor) -> Room:
@@ -96,18 +119,39 @@ def look_behind(net: PersonNet, photo: Tensor) -> Room:
     enough = ((1 - hole).mean((1, 2, 3), keepdim=True) > SEEN_LEAST).float()
     place, stray = enough * place, enough * stray
     plates = [room_plate(*one) for one in zip(photo.split(1), hole.split(1), strict=True)]
-    plate, unknown = (torch.cat(parts) for parts in zip(*plates, strict=True))
-    return Room(to_bytes(plate), softened(place), softened(widened(stray, RIM)), person, small, softened(unknown))
+    plate, unknown, busy = (torch.cat(parts) for parts in zip(*plates, strict=True))
+    surely = look_again(net, small)
+    covered = (to_seen((surely <= SURELY).float()).norm(dim=1, keepdim=True) <= PLACE_MARGIN).float()
+    beside = torch.lerp(photo, plate, upscale(softened(covered), IMAGE_SIZE // PERSON_SIZE))
+    return Room(
+        to_bytes(plate),
+        softened(place),
+        softened(widened(stray, RIM)),
+        person,
+        small,
+        softened(unknown),
+        surely,
+        to_bytes(beside),
+        to_seen(covered),
+        (busy > 0.5)[:, None, None, None],
+    )
 
 
-def room_plate(photo: Tensor, hole: Tensor) -> tuple[Tensor, Tensor]:
+def look_again(net: PersonNet, small: Tensor) -> Tensor:
+    """Certainty that pictures (B, 3, 256, 256) show the person, (B, 1, 256, 256), even when they are faint."""
+    faint = FAINT * small - DARKER
+    return torch.minimum(net(faint), net(faint.flip(3)).flip(3))
+
+
+def room_plate(photo: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A photo (1, 3, 1024, 1024) with the room in place of a hole (1, 1, 256, 256), which is 1 where there is one.
 
-    And how little is known of it, as from `inpaint`.
+    And how little is known of it, and how busy it is, as from `inpaint`.
     """
     filled = inpaint(photo, hole)
     if filled is None:
-        return paint_over(photo, 1 - F.interpolate(hole, size=photo.shape[-1])), 1 + (BLURS[-1] - 1) * hole
+        plate = paint_over(photo, 1 - F.interpolate(hole, size=photo.shape[-1]))
+        return plate, 1 + (BLURS[-1] - 1) * hole, hole.new_zeros(1)
     return filled
 
 
@@ -157,19 +201,33 @@ def colour_around(picture: Tensor, weight: Tensor) -> Tensor:
     return paint_over(total / share.clamp_min(HOLE), (share > HOLE).float())
 
 
-def finished(net: PersonNet, edit: Edit, room: Room) -> Tensor:
-    """An edit's picture (B, 3, 1024, 1024), with the room where it no longer shows the person, and only there."""
-    person = net(F.avg_pool2d(edit.picture, IMAGE_SIZE // PERSON_SIZE).clamp(-1, 1))
-    return uncover(kept_apart(edit, person, room), person, room)
+def finished(net: PersonNet, edit: Edit, room: Room, *, turned: float) -> Tensor:
+    """An edit's picture (B, 3, 1024, 1024), with the room where it no longer shows the person, and only there.
+
+    `turned`: how far the edit does nothing to the outline but move it, 0 to 1: the generator may take a wall for hair.
+    """
+    small = F.avg_pool2d(edit.picture, IMAGE_SIZE // PERSON_SIZE).clamp(-1, 1)
+    person = net(small)
+    side = max(edit.flows)
+    flow = upscale_flow(edit.flows[side], PERSON_SIZE // side)
+    picture = kept_apart(edit, person, sample_at(room.person, flow))
+    believed = person
+    if turned:
+        outline = around(widened(sample_at(room.surely, flow), STRANDS), STRANDS)
+        if room.busy.any():
+            outline = torch.where(room.busy, torch.minimum(outline, look_again(net, small)), outline)
+        believed = torch.lerp(person, torch.minimum(person, outline), turned)
+    return uncover(picture, person, believed, room)
 
 
-def kept_apart(edit: Edit, person: Tensor, room: Room) -> Tensor:
+def kept_apart(edit: Edit, person: Tensor, before: Tensor) -> Tensor:
     """An edit's picture; without its pixels where they are the photo's of the room and it shows the person.
 
-    `person`: certainty that the edit shows the person, (B, 1, 256, 256).
+    Args:
+        edit: the edit.
+        person: certainty that it shows the person, (B, 1, 256, 256).
+        before: certainty that the photo shows them at the place that each place comes from, (B, 1, 256, 256).
     """
-    side = max(edit.flows)
-    before = sample_at(room.person, upscale_flow(edit.flows[side], PERSON_SIZE // side))
     wrong = (person > SOMEBODY) & (before < NOBODY)
     if not wrong.any():
         return edit.picture
@@ -177,22 +235,40 @@ def kept_apart(edit: Edit, person: Tensor, room: Room) -> Tensor:
     return torch.lerp(edit.picture, edit.before_pixels, upscale(share, IMAGE_SIZE // PERSON_SIZE))
 
 
-def uncover(picture: Tensor, person: Tensor, room: Room) -> Tensor:
+def uncover(picture: Tensor, person: Tensor, believed: Tensor, room: Room) -> Tensor:
     """A picture (B, 3, 1024, 1024), about [-1, 1], with the room where it no longer shows the person.
 
-    The room is in the light that the edit has given to what is seen of it. Where little is known of it, it is the one
-    that the generator has drawn, out of focus. `person` as in `kept_apart`.
+    The room is in the light that the edit has given to what is seen of it. A busy one is stretched, unless that would
+    be too far; where little is known of what is painted, it is what the generator has drawn, out of focus.
+
+    Args:
+        picture: the edit's picture.
+        person: certainty that it shows the person, (B, 1, 256, 256).
+        believed: the same, less where that is not to be believed.
+        room: of the photo.
     """
     small = F.avg_pool2d(picture, IMAGE_SIZE // PERSON_SIZE)
-    person = around(person, 3)  # its outline is stepped
+    imagined = around(between(person - believed, NOBODY, ANYBODY), 3)
+    empty = (around(person, 3) < NOBODY).float()
+    person = around(believed, 3)  # its outline is stepped
     left = 1 - widened((room.person <= SOMEBODY) | (person >= NOBODY), STEP)
     near, further = (softened(widened(left, STEP + reach)) for reach in (REACH, STRAY_REACH))
     nobody = between(person, ANYBODY, NOBODY)
     place = torch.maximum(near * room.place, further * room.stray)
-    tint = colour_around(small - room.photo, (1 - room.place) * (person < NOBODY))
-    plate = from_bytes(room.plate) + upscale(tint, IMAGE_SIZE // tint.shape[-1])
-    drawn = upscale(out_of_focus(small, (person < NOBODY).float(), room.unknown), IMAGE_SIZE // PERSON_SIZE)
-    plate = torch.lerp(drawn, plate, upscale(between(room.unknown, *UNKNOWN), IMAGE_SIZE // PERSON_SIZE))
+    place = torch.maximum(place, softened(widened(imagined, RIM)))
+    tint = colour_around(small - room.photo, (1 - room.place) * empty)
+    tint = upscale(tint, IMAGE_SIZE // tint.shape[-1])
+    drawn = upscale(out_of_focus(small, empty, room.unknown), IMAGE_SIZE // PERSON_SIZE)
+    known = upscale(between(room.unknown, *UNKNOWN), IMAGE_SIZE // PERSON_SIZE)
+    plate = torch.lerp(drawn, from_bytes(room.plate) + tint, known)
+    if room.busy.any():
+        flow = room.busy * stretch((person >= ANYBODY).float(), room.way, PLACE_MARGIN)
+        unseen = sample_at(softened((room.way != 0).any(1, keepdim=True).float()), flow)
+        fits = around(between(around(sizes(flow)[0], 5), *TOO_WIDE) * between(unseen, *UNSEEN), 7)
+        moved = fits * between(flow.norm(dim=1, keepdim=True), *STRETCHED)
+        stretched = sample_at(from_bytes(room.beside), upscale_flow(flow, IMAGE_SIZE // PERSON_SIZE)) + tint
+        plate = torch.lerp(plate, stretched, upscale(moved, IMAGE_SIZE // PERSON_SIZE))
+        place = torch.maximum(place, moved)
     return torch.lerp(picture, plate, upscale(place, IMAGE_SIZE // PERSON_SIZE) * along_edges(nobody, picture))
 
 
@@ -222,19 +298,3 @@ def along_edges(mask: Tensor, picture: Tensor) -> Tensor:
 def softened(mask: Tensor) -> Tensor:
     """A mask (B, 1, S, S) with a soft rim."""
     return around(mask, 2 * RIM + 1)
-
-
-def paint_over(picture: Tensor, keep: Tensor) -> Tensor:
-    """Fill what is not kept with colours from around it, from coarser and coarser means.
-
-    Args:
-        picture: (B, 3, S, S), S a power of 2.
-        keep: (B, 1, S, S), 1 where the picture is right, 0 where it is to be filled.
-    """
-    if picture.shape[-1] == 1:
-        return picture
-    weight = F.avg_pool2d(keep, 2)
-    mean = F.avg_pool2d(picture * keep, 2) / weight.clamp_min(HOLE)
-    coarse = paint_over(mean, (weight > HOLE).float())
-    filled = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
-    return torch.lerp(filled, picture, keep)

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.encoder import to_encoder_size
-from gra_core.models.inpainting import widened
+from gra_core.models.inpainting import paint_over, widened
 from gra_core.models.person import PersonNet
-from gra_core.models.room import paint_over
 from gra_core.training.data import RealFaces
 
 PLATE_MARGIN = 15

@@ -1,0 +1,73 @@
+"""How a room stretches: from where, how evenly, and not where nobody has moved."""
+
+import torch
+from torch import Tensor
+
+from gra_core.models.editing import sample_at
+from gra_core.models.inpainting import widened
+from gra_core.models.stretching import OUTLINE, sizes, spread_out, stretch, to_seen
+
+SIDE, MARGIN = 256, 10
+
+
+def disc(x: float, radius: float = 50.0) -> Tensor:
+    """Somebody in the middle, or elsewhere from left to right, (1, 1, 256, 256)."""
+    axis = torch.arange(SIDE) + 0.5
+    return ((axis - x).square() + (axis[:, None] - 128).square() < radius**2).float()[None, None]
+
+
+def test_the_way_to_what_is_seen_is_the_shortest():
+    hole = torch.ones(1, 1, 32, 32)
+    hole[..., :6, :20], hole[..., 25:, 10:12], hole[..., 14, 30] = 0, 0, 0
+    rows, columns = (hole[0, 0] == 0).nonzero(as_tuple=True)
+    axis = torch.arange(32.0)
+    every = ((axis[:, None, None] - rows).square() + (axis[:, None] - columns).square()).sqrt()
+    way = to_seen(hole)
+    torch.testing.assert_close(way.norm(dim=1)[0], every.amin(2))
+    assert (sample_at(hole, way) < 1e-4).all()
+    assert not to_seen(torch.ones(1, 1, 32, 32)).any()
+
+
+def test_sizes_are_those_of_the_source():
+    axis = torch.arange(64.0)
+    narrower_and_taller = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))[None] * torch.tensor(
+        [-0.5, 1.0]
+    ).reshape(1, 2, 1, 1)
+    least, most = sizes(narrower_and_taller)
+    torch.testing.assert_close(least, torch.full_like(least, 0.5))
+    torch.testing.assert_close(most, torch.full_like(most, 2.0))
+    least, most = sizes(torch.full((1, 2, 64, 64), 3.0))
+    assert torch.equal(least, most)
+    assert (least == 1).all()
+
+
+def test_what_is_spread_out_is_nowhere_much_steeper_than_it_has_to_be():
+    somebody, frame = disc(128, 30), torch.ones(1, 1, SIDE, SIDE)
+    frame[..., 4:-4, 4:-4] = 0
+    spread = spread_out(40 * somebody, torch.maximum(somebody, frame))
+    assert spread[..., 120:136, 120:136].min() > 39
+    assert spread[..., 0].abs().max() < 1
+    steepest = spread[0, 0].diff(dim=1).abs().max()
+    assert steepest < 1.5 * 40 / (124 - 30)  # a harmonic surface: three times
+
+
+def test_beside_somebody_who_moved_is_what_was_seen_beside_them():
+    way = to_seen(disc(108, 60))
+    after = disc(148)
+    flow = stretch(after, way, MARGIN)
+    strip = (widened(after, OUTLINE) - after) * disc(108, 60)
+    strip = strip * (after.cumsum(3) == 0) * ((torch.arange(SIDE)[:, None] - 128).abs() < 30)  # the side that was left
+    assert strip.sum() > 200
+    hidden = sample_at(disc(108, 60), flow)
+    assert (hidden * strip).sum() / strip.sum() < 0.25
+    assert flow[..., 100:156, 148 - 52].mean(2)[0, 0] < -20
+    assert flow[..., :4, :].norm(dim=1).max() < 1
+    least, _ = sizes(flow)
+    assert least[..., 100:156, 8:80].min() > 0.35  # everything is stretched, nothing by much
+
+
+def test_around_somebody_who_stays_nothing_is_stretched():
+    flow = stretch(disc(108), to_seen(disc(108, 60)), MARGIN)
+    assert flow.abs().max() < 0.1
+    a_little = stretch(disc(110), to_seen(disc(108, 60)), MARGIN)
+    assert a_little.abs().max() < 4
