@@ -5,9 +5,7 @@ from torch import Tensor
 
 from gra_core.models.editing import sample_at
 from gra_core.models.inpainting import widened
-from gra_core.models.stretching import OUTLINE, sizes, spread_out, stretch, to_seen
-
-SIDE, MARGIN = 256, 10
+from gra_core.models.stretching import OUTLINE, SIDE, sizes, spread_out, stretch, to_seen
 
 
 def disc(x: float, radius: float = 50.0) -> Tensor:
@@ -54,7 +52,7 @@ def test_what_is_spread_out_is_nowhere_much_steeper_than_it_has_to_be():
 def test_beside_somebody_who_moved_is_what_was_seen_beside_them():
     way = to_seen(disc(108, 60))
     after = disc(148)
-    flow = stretch(after, way, MARGIN)
+    flow = stretch(after, way)
     strip = (widened(after, OUTLINE) - after) * disc(108, 60)
     strip = strip * (after.cumsum(3) == 0) * ((torch.arange(SIDE)[:, None] - 128).abs() < 30)  # the side that was left
     assert strip.sum() > 200
@@ -67,7 +65,7 @@ def test_beside_somebody_who_moved_is_what_was_seen_beside_them():
 
 
 def test_around_somebody_who_stays_nothing_is_stretched():
-    flow = stretch(disc(108), to_seen(disc(108, 60)), MARGIN)
+    flow = stretch(disc(108), to_seen(disc(108, 60)))
     assert flow.abs().max() < 0.1
-    a_little = stretch(disc(110), to_seen(disc(108, 60)), MARGIN)
+    a_little = stretch(disc(110), to_seen(disc(108, 60)))
     assert a_little.abs().max() < 4

@@ -1,7 +1,8 @@
 """The room behind a person: what an edited head uncovers was never seen, and is painted from what is seen around it.
 
 There the generator shows the room it has dreamt up for the code, which is rarely the photo's, and residuals of the
-head that was there do not help. Painting over takes away what of its hair they leave behind, too.
+head that was there do not help. Painting over takes away what of its hair they leave behind, too. Busy rooms are
+stretched (`stretching`).
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import Edit, sample_at, upscale, upscale_flow
 from gra_core.models.inpainting import BLURS, HOLE, around, between, blurred, inpaint, paint_over, widened
 from gra_core.models.person import PERSON_SIZE, PersonNet
-from gra_core.models.stretching import sizes, stretch, to_seen
+from gra_core.models.stretching import Beside, stretched
 
 PERHAPS = 0.1
 """Certainty of the net from which on a photo may show the person, whose hair is not to be taken for room."""
@@ -61,8 +62,6 @@ MOST_BLUR = 8.0
 """Pixels of 256 by which the generator's room is out of focus, at most."""
 SEEN_LEAST = 0.03
 """Of a photo that shows less of the room nothing is uncovered: the generator's is as good a guess, and of a piece."""
-
-
 SURELY = 0.5
 """Certainty, of the net's second look, from which on a photo shows the person so that nothing of it is stretched."""
 FAINT, DARKER = 0.5, 0.1
@@ -70,12 +69,6 @@ FAINT, DARKER = 0.5, 0.1
 for somebody at first it rarely takes for somebody then; shoulders it does."""
 STRANDS = 5
 """So many pixels of 256 an outline can be beyond where it has moved to: hair and ears that come into view."""
-TOO_WIDE = (0.2, 0.4)
-"""Sizes, in the photo, of what is shown at size 1, from which on it is too wide, and up to which it is not."""
-UNSEEN = (1.0, 0.6)
-"""How far what is stretched may come from where the photo does not show the room."""
-STRETCHED = (0.3, 1.5)
-"""Pixels of 256 by which what is stretched has to have moved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,10 +83,7 @@ class Room:
         photo: (B, 3, 256, 256).
         unknown: how little is known of the plate, (B, 1, 256, 256), as from `inpaint`.
         surely: certainty of the second look at the person, (B, 1, 256, 256), `look_again`.
-        beside: what is stretched: the photo, and the plate in the place of who surely is there, (B, 3, 1024, 1024),
-            uint8.
-        way: from each place to where the photo is seen there, (B, 2, 256, 256), as from `to_seen`.
-        busy: whether the room is stretched, for pieces would not do, (B, 1, 1, 1).
+        beside: what the room is stretched from, if it is busy.
     """
 
     plate: Tensor
@@ -103,9 +93,7 @@ class Room:
     photo: Tensor
     unknown: Tensor
     surely: Tensor
-    beside: Tensor
-    way: Tensor
-    busy: Tensor
+    beside: Beside | None
 
 
 def look_behind(net: PersonNet, photo: Tensor) -> Room:
@@ -121,8 +109,6 @@ def look_behind(net: PersonNet, photo: Tensor) -> Room:
     plates = [room_plate(*one) for one in zip(photo.split(1), hole.split(1), strict=True)]
     plate, unknown, busy = (torch.cat(parts) for parts in zip(*plates, strict=True))
     surely = look_again(net, small)
-    covered = (to_seen((surely <= SURELY).float()).norm(dim=1, keepdim=True) <= PLACE_MARGIN).float()
-    beside = torch.lerp(photo, plate, upscale(softened(covered), IMAGE_SIZE // PERSON_SIZE))
     return Room(
         to_bytes(plate),
         softened(place),
@@ -131,9 +117,7 @@ def look_behind(net: PersonNet, photo: Tensor) -> Room:
         small,
         softened(unknown),
         surely,
-        to_bytes(beside),
-        to_seen(covered),
-        (busy > 0.5)[:, None, None, None],
+        Beside.of(photo, plate, surely > SURELY, busy),
     )
 
 
@@ -214,8 +198,8 @@ def finished(net: PersonNet, edit: Edit, room: Room, *, turned: float) -> Tensor
     believed = person
     if turned:
         outline = around(widened(sample_at(room.surely, flow), STRANDS), STRANDS)
-        if room.busy.any():
-            outline = torch.where(room.busy, torch.minimum(outline, look_again(net, small)), outline)
+        if room.beside is not None:
+            outline = torch.where(room.beside.busy, torch.minimum(outline, look_again(net, small)), outline)
         believed = torch.lerp(person, torch.minimum(person, outline), turned)
     return uncover(picture, person, believed, room)
 
@@ -261,14 +245,10 @@ def uncover(picture: Tensor, person: Tensor, believed: Tensor, room: Room) -> Te
     drawn = upscale(out_of_focus(small, empty, room.unknown), IMAGE_SIZE // PERSON_SIZE)
     known = upscale(between(room.unknown, *UNKNOWN), IMAGE_SIZE // PERSON_SIZE)
     plate = torch.lerp(drawn, from_bytes(room.plate) + tint, known)
-    if room.busy.any():
-        flow = room.busy * stretch((person >= ANYBODY).float(), room.way, PLACE_MARGIN)
-        unseen = sample_at(softened((room.way != 0).any(1, keepdim=True).float()), flow)
-        fits = around(between(around(sizes(flow)[0], 5), *TOO_WIDE) * between(unseen, *UNSEEN), 7)
-        moved = fits * between(flow.norm(dim=1, keepdim=True), *STRETCHED)
-        stretched = sample_at(from_bytes(room.beside), upscale_flow(flow, IMAGE_SIZE // PERSON_SIZE)) + tint
-        plate = torch.lerp(plate, stretched, upscale(moved, IMAGE_SIZE // PERSON_SIZE))
-        place = torch.maximum(place, moved)
+    if room.beside is not None:
+        wider, share = stretched(room.beside, (person >= ANYBODY).float())
+        plate = torch.lerp(plate, wider + tint, upscale(share, IMAGE_SIZE // PERSON_SIZE))
+        place = torch.maximum(place, share)
     return torch.lerp(picture, plate, upscale(place, IMAGE_SIZE // PERSON_SIZE) * along_edges(nobody, picture))
 
 

@@ -1,28 +1,97 @@
-"""A room that stretches after a head that turns away from it, so that what stands there stays whole.
+"""A busy room that stretches after a head that turns away from it, so that what stands there stays whole.
 
-What an edit uncovers of a busy room cannot be put together from pieces: halves of stars and stripes are no flag. What
-stands beside it, made wider, is one.
+What an edit uncovers of a flag cannot be put together from pieces: halves of stars and stripes are no flag. What stands
+beside it, made wider, is one.
 """
+
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gra_core.models.editing import upscale
+from gra_core.constants import IMAGE_SIZE
+from gra_core.images import from_bytes, to_bytes
+from gra_core.models.editing import sample_at, upscale, upscale_flow
 from gra_core.models.inpainting import HOLE, around, between, paint_over, widened
 
+SIDE = 256
+"""Side of the pictures in which places are found; its pixels are the unit of all that follows."""
+BUSY_FROM = 0.5
+"""How busy a room has to be, from 0 for a plain wall to 1."""
+MARGIN = 10
+"""So much around the person is not stretched: their hair is there. Who moves by less uncovers nothing."""
 OUTLINE = 4
-"""Width, in pixels of 256, of the strip around the person that has to come from what is seen."""
-SMOOTH = 9
-"""Side of the squares, in pixels of 256, over which directions are averaged."""
+"""Width of the strip around the person that has to come from what is seen, """
 BEYOND = 4.0
-"""So many pixels of 256 beyond where the room begins to be seen that strip comes from."""
+"""and how far beyond where that begins."""
 FRAME = 4
-"""So many pixels of 256 at the edges of a picture stay where they are."""
+"""So much at the edges of a picture stays where it is."""
+SMOOTH = 9
+"""Side of the squares over which ways, flows and masks are averaged."""
 COARSE_TO_FINE = ((16, 40), (32, 30), (64, 30))
 """Sides of the flows in which a stretch is spread out evenly, and rounds for each."""
 WHOLLY = 0.2
 """Share of a coarse place that has to be fixed for the place to be."""
+TOO_WIDE = (0.2, 0.4)
+"""Sizes, in the photo, of what is shown at size 1, up to which it is too wide, and from which on it is not."""
+HIDDEN = (1.0, 0.6)
+"""How far a place may be hidden in the photo that something comes from."""
+MOVES = (0.3, 1.5)
+"""From where on, and by how much for sure, what is stretched has moved."""
+
+
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """What busy rooms are stretched from.
+
+    Attributes:
+        picture: photos, with something else in the place of the person, (B, 3, 1024, 1024), uint8.
+        way: from each place to the nearest that shows the room, (B, 2, 256, 256), as from `to_seen`.
+        busy: whether the room is busy, (B, 1, 1, 1).
+    """
+
+    picture: Tensor
+    way: Tensor
+    busy: Tensor
+
+    @classmethod
+    def of(cls, photo: Tensor, plate: Tensor, somebody: Tensor, busy: Tensor) -> Self | None:
+        """Of photos and of rooms without the person, (B, 3, 1024, 1024) in [-1, 1]; None if no room is busy.
+
+        Args:
+            photo: the photos.
+            plate: the rooms.
+            somebody: where the person is, bool, (B, 1, 256, 256).
+            busy: how busy rooms are, 0 to 1, (B,).
+        """
+        stretches = (busy > BUSY_FROM)[:, None, None, None]
+        if not stretches.any():
+            return None
+        away = to_seen(1 - somebody.float()).norm(dim=1, keepdim=True)
+        hidden = (away <= MARGIN).float()
+        picture = torch.lerp(photo, plate, upscale(around(hidden, SMOOTH), IMAGE_SIZE // SIDE))
+        return cls(to_bytes(picture), to_seen(hidden), stretches)
+
+
+def stretched(beside: Beside, somebody: Tensor) -> tuple[Tensor, Tensor]:
+    """The rooms of an edit, stretched.
+
+    Args:
+        beside: of the photos.
+        somebody: 1 where the edit shows the person, else 0, (B, 1, 256, 256).
+
+    Returns:
+        (B, 3, 1024, 1024) in [-1, 1]; how far that is to be shown, 0 to 1, (B, 1, 256, 256): not where nothing moves,
+        nor where it would be too wide.
+    """
+    flow = beside.busy * stretch(somebody, beside.way)
+    least, _ = sizes(flow)
+    hidden = around((beside.way != 0).any(1, keepdim=True).float(), SMOOTH)
+    fits = between(around(least, SMOOTH), *TOO_WIDE) * between(sample_at(hidden, flow), *HIDDEN)
+    share = around(fits, SMOOTH) * between(flow.norm(dim=1, keepdim=True), *MOVES)
+    return sample_at(from_bytes(beside.picture), upscale_flow(flow, IMAGE_SIZE // SIDE)), share
 
 
 def sizes(flow: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,20 +131,18 @@ def to_seen(hole: Tensor) -> Tensor:
     return torch.where(nearest < nowhere, nearest - here, 0.0)
 
 
-def stretch(somebody: Tensor, way: Tensor, margin: int) -> Tensor:
+def stretch(somebody: Tensor, way: Tensor) -> Tensor:
     """Where the room of an edit comes from, so that what is uncovered comes from what is seen.
 
     Args:
         somebody: 1 where the edit shows the person, else 0, (B, 1, 256, 256).
-        way: `to_seen` of where the photo does not show the room, (B, 2, 256, 256).
-        margin: pixels of 256 by which that is wider than the person, all round: who moves by less uncovers nothing.
+        way: `to_seen` of where the photo shows the person, `MARGIN` wider all round, (B, 2, 256, 256).
 
     Returns:
-        flow (B, 2, 256, 256), x and y in pixels of 256: 0 at the edges of the picture, and around a person who has not
-        moved.
+        flow (B, 2, 256, 256), x and y: 0 at the edges of the picture, and around a person who has not moved.
     """
     depth = way.norm(dim=1, keepdim=True)
-    wanted = way * (1 + BEYOND / depth.clamp_min(1)) * between(depth, margin, 2 * margin)
+    wanted = way * (1 + BEYOND / depth.clamp_min(1)) * between(depth, MARGIN, 2 * MARGIN)
     near = widened(somebody, OUTLINE)
     strip = near - somebody
     wanted = around(wanted * strip, SMOOTH) / around(strip, SMOOTH).clamp_min(HOLE)
@@ -90,15 +157,15 @@ def spread_out(values: Tensor, fixed: Tensor) -> Tensor:
     least neighbour (Oberman 2005, https://doi.org/10.1090/S0025-5718-04-01688-6). A harmonic surface, which is the
     smoothest on average, is steep around a head.
     """
-    side = values.shape[-1]
-    result = values.new_zeros(*values.shape[:2], COARSE_TO_FINE[0][0] // 2, COARSE_TO_FINE[0][0] // 2)
-    for coarse, rounds in COARSE_TO_FINE:
-        share = F.avg_pool2d(fixed, side // coarse)
-        wanted = F.avg_pool2d(values * fixed, side // coarse) / share.clamp_min(HOLE)
+    start = COARSE_TO_FINE[0][0] // 2
+    result = values.new_zeros(*values.shape[:2], start, start)
+    for side, rounds in COARSE_TO_FINE:
+        share = F.avg_pool2d(fixed, SIDE // side)
+        wanted = F.avg_pool2d(values * fixed, SIDE // side) / share.clamp_min(HOLE)
         held = (share > WHOLLY).float()
         result = torch.lerp(upscale(result, 2), wanted, held)
         for _ in range(rounds):
-            around_it = F.pad(result, (1,) * 4, mode="replicate")
-            middle = (F.max_pool2d(around_it, 3, 1) - F.max_pool2d(-around_it, 3, 1)) / 2
+            neighbours = F.pad(result, (1,) * 4, mode="replicate")
+            middle = (F.max_pool2d(neighbours, 3, 1) - F.max_pool2d(-neighbours, 3, 1)) / 2
             result = torch.lerp(middle, wanted, held)
-    return upscale(result, side // coarse)
+    return upscale(result, SIDE // side)
