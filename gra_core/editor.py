@@ -161,7 +161,8 @@ class PortraitEditor:
         photo = image_to_tensor(image).to(self.device)
         room = None if self.person is None else look_behind(self.person, photo)
         codes, unrefined, source, glasses = self._invert(photo)
-        original = Original.of(photo, source) if self.streams.design.alignment != "none" else None
+        moves = self.person is not None and self.streams.design.alignment != "none"
+        original = Original.of(photo, source) if moves else None
         return Inversion(codes, unrefined, source, original, room, glasses.item())
 
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:

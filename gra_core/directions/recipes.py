@@ -141,7 +141,7 @@ RECIPES = (
     Recipe(
         "glasses",
         "Glasses",
-        "+ puts glasses on, - makes frames thinner.",
+        "+ puts glasses on, - takes them off.",
         "Accessories",
         effect=1.4,
         least=1.1,
