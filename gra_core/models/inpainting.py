@@ -172,7 +172,7 @@ def refine(scale: Scale, picture: Tensor, source: Tensor) -> tuple[Tensor, Tenso
             move = moves.roll((row, column), (1, 2)).view(2, -1).T[at] + torch.tensor((down, right), device=at.device)
             index = within(places[at] + move, side)
             cost = (wanted - sources[index]).square().sum(1)
-            cost = cost + DISTANCE_COST * COARSE_SIDE / side * move.float().norm(dim=1)
+            cost = cost + DISTANCE_COST * COARSE_SIDE / side * torch.hypot(*move.float().unbind(1))
             better = (cost < best) & copyable[index]
             best, found = torch.where(better, cost, best), torch.where(better, index, found)
         source = source.index_copy(0, at, found)

@@ -24,7 +24,7 @@ from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import PIXEL_GATE_SIDE, AlignmentSource, Edit, sample_at, upscale, upscale_flow
 from gra_core.models.inpainting import around, between, widened
-from gra_core.models.stretching import sizes
+from gra_core.models.stretching import length, sizes
 
 WINDOW = 9
 """Side of the squares, in pixels of 256, over which picture and photo are compared."""
@@ -93,7 +93,7 @@ def moved_along(edit: Edit, source: AlignmentSource, original: Original, *, stil
     flow = around(edit.flows[finest], 3)
     small_flow = upscale_flow(flow, finer)
     by_much, by_contrast = sample_at(original.lacking, small_flow).split(1, 1)
-    moves = upscale(between(flow.norm(dim=1, keepdim=True), *MOVES), finer)
+    moves = upscale(between(length(flow), *MOVES), finer)
     lacking = torch.maximum(by_much * moves.clamp_min(still), by_contrast * moves)
     lacking = around(widened(lacking, WIDER // 2), WIDER)
     before, after = sample_at(source.image, small_flow), F.avg_pool2d(edit.before_pixels, factor)
