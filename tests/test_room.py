@@ -14,9 +14,15 @@ from gra_core.images import from_bytes, image_to_tensor
 from gra_core.models.editing import Edit
 from gra_core.models.inpainting import paint_over, widened
 from gra_core.models.person import PersonNet
-from gra_core.models.room import Room, along_edges, finished, look_behind, strays
+from gra_core.models.room import DARKER, FAINT, Room, along_edges, finished, look_behind, strays
 
 SIDE = 1024
+
+
+def as_bright_as_ever(picture: torch.Tensor) -> torch.Tensor:
+    """Brightness (B, 1, S, S) of pictures here, whose walls are bright, also when they are looked at again, fainter."""
+    value = picture.mean(1, keepdim=True)
+    return value if value.max() > 0 else (value + DARKER) / FAINT
 
 
 class Dark(nn.Module):
@@ -28,7 +34,7 @@ class Dark(nn.Module):
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, 256, 256) in [-1, 1] -> (B, 1, 256, 256)."""
-        return (picture.mean(1, keepdim=True) < self.below).float()
+        return (as_bright_as_ever(picture) < self.below).float()
 
 
 def disc(size: int, x: float = 0.5) -> torch.Tensor:
@@ -97,7 +103,7 @@ class Unsure(nn.Module):
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, 256, 256) in [-1, 1] -> (B, 1, 256, 256)."""
-        value = picture.mean(1, keepdim=True)
+        value = as_bright_as_ever(picture)
         return torch.where(value < -0.2, 1.0, 0.5 * (value < 0.2))
 
 

@@ -64,7 +64,7 @@ SEEN_LEAST = 0.03
 """Of a photo that shows less of the room nothing is uncovered: the generator's is as good a guess, and of a piece."""
 SURELY = 0.5
 """Certainty, of the net's second look, from which on a photo shows the person so that nothing of it is stretched."""
-FAINT, DARKER = 0.5, 0.1
+FAINT, DARKER = 0.35, 0.3
 """Contrast of the picture that the net looks at again, and by how much, in [-1, 1], it is darker. A flag that it took
 for somebody at first it rarely takes for somebody then; shoulders it does."""
 STRANDS = 5
