@@ -220,6 +220,26 @@ def test_a_busy_room_is_stretched_and_stays_sharp():
     assert (result - before)[right].abs().max() < 0.01  # where the head has gone to
 
 
+def test_a_busy_room_stays_without_an_edit_whatever_a_second_look_finds():
+    flags = torch.where((torch.arange(SIDE) // 48) % 2 > 0, 0.7, -0.2).expand(1, 3, SIDE, SIDE)
+    photo = torch.where(disc(SIDE, 0.45) > 0, -0.5, flags)
+
+    class FindsMore(Dark):
+        """Takes all of the lower half for the person, but only where the picture is faint."""
+
+        def forward(self, picture: torch.Tensor) -> torch.Tensor:
+            found = super().forward(picture)
+            if picture.max() <= 0:
+                found[:, :, 128:] = 1
+            return found
+
+    net = FindsMore(below=-0.3)
+    room = look_behind(net, photo)
+    assert room.beside is not None
+    assert room.surely[..., 128:, :].min() == 1
+    assert torch.equal(shown(net, photo, room), photo)
+
+
 def test_hair_that_only_a_turned_head_has_is_wall():
     before, after = portrait(0.5), portrait(0.4)
     rows, columns = torch.arange(SIDE)[:, None], torch.arange(SIDE)

@@ -117,7 +117,7 @@ def look_behind(net: PersonNet, photo: Tensor) -> Room:
         small,
         softened(unknown),
         surely,
-        Beside.of(photo, plate, surely > SURELY, busy),
+        Beside.of(photo, plate, surely > SURELY, around(person, 3) >= ANYBODY, busy),
     )
 
 

@@ -21,7 +21,9 @@ SIDE = 256
 BUSY_FROM = 0.5
 """How busy a room has to be, from 0 for a plain wall to 1."""
 MARGIN = 10
-"""So much around the person is not stretched: their hair is there. Who moves by less uncovers nothing."""
+"""So much around the person is not stretched: their hair is there."""
+UNCOVERED = (2.0, 12.0)
+"""By how much a person has to move to begin to uncover the room, and to uncover it in full."""
 OUTLINE = 4
 """Width of the strip around the person that has to come from what is seen, """
 BEYOND = 4.0
@@ -49,21 +51,25 @@ class Beside:
     Attributes:
         picture: photos, with something else in the place of the person, (B, 3, 1024, 1024), uint8.
         way: from each place to the nearest that shows the room, (B, 2, 256, 256), as from `to_seen`.
+        inside: how far from the person's outline each place is inside of it, as a share of what counts in full, 0 to 1,
+            (B, 1, 256, 256): 0 outside, so that nothing moves without an edit.
         busy: whether the room is busy, (B, 1, 1, 1).
     """
 
     picture: Tensor
     way: Tensor
+    inside: Tensor
     busy: Tensor
 
     @classmethod
-    def of(cls, photo: Tensor, plate: Tensor, somebody: Tensor, busy: Tensor) -> Self | None:
+    def of(cls, photo: Tensor, plate: Tensor, somebody: Tensor, shown: Tensor, busy: Tensor) -> Self | None:
         """Of photos and of rooms without the person, (B, 3, 1024, 1024) in [-1, 1]; None if no room is busy.
 
         Args:
             photo: the photos.
             plate: the rooms.
-            somebody: where the person is, bool, (B, 1, 256, 256).
+            somebody: where the person surely is, bool, (B, 1, 256, 256).
+            shown: where `stretched` would take the photo to show them, bool, (B, 1, 256, 256).
             busy: how busy rooms are, 0 to 1, (B,).
         """
         stretches = (busy > BUSY_FROM)[:, None, None, None]
@@ -72,7 +78,8 @@ class Beside:
         away = length(to_seen(1 - somebody.float()))
         hidden = (away <= MARGIN).float()
         picture = torch.lerp(photo, plate, upscale(around(hidden, SMOOTH), IMAGE_SIZE // SIDE))
-        return cls(to_bytes(picture), to_seen(hidden), stretches)
+        inside = between(length(to_seen(shown.float())), *UNCOVERED)
+        return cls(to_bytes(picture), to_seen(hidden), inside, stretches)
 
 
 def stretched(beside: Beside, somebody: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +93,7 @@ def stretched(beside: Beside, somebody: Tensor) -> tuple[Tensor, Tensor]:
         (B, 3, 1024, 1024) in [-1, 1]; how far that is to be shown, 0 to 1, (B, 1, 256, 256): not where nothing moves,
         nor where it would be too wide.
     """
-    flow = beside.busy * stretch(somebody, beside.way)
+    flow = beside.busy * stretch(somebody, beside.way * beside.inside)
     least, _ = sizes(flow)
     hidden = around((beside.way != 0).any(1, keepdim=True).float(), SMOOTH)
     fits = between(around(least, SMOOTH), *TOO_WIDE) * between(sample_at(hidden, flow), *HIDDEN)
@@ -145,13 +152,12 @@ def stretch(somebody: Tensor, way: Tensor) -> Tensor:
 
     Args:
         somebody: 1 where the edit shows the person, else 0, (B, 1, 256, 256).
-        way: `to_seen` of where the photo shows the person, `MARGIN` wider all round, (B, 2, 256, 256).
+        way: from where the photo shows the person to where it shows the room, else 0, (B, 2, 256, 256).
 
     Returns:
         flow (B, 2, 256, 256), x and y: 0 at the edges of the picture, and around a person who has not moved.
     """
-    depth = length(way)
-    wanted = way * (1 + BEYOND / depth.clamp_min(1)) * between(depth, MARGIN, 2 * MARGIN)
+    wanted = way * (1 + BEYOND / length(way).clamp_min(BEYOND))
     near = widened(somebody, OUTLINE)
     strip = near - somebody
     wanted = around(wanted * strip, SMOOTH) / around(strip, SMOOTH).clamp_min(HOLE)
