@@ -210,12 +210,12 @@ class PortraitEditor:
 
     def finish(self, edit: Edit, inversion: Inversion, strengths: Mapping[str, float]) -> Tensor:
         """What `edit` shows of what the Editing Stream makes of these strengths: (1, 3, 1024, 1024), about [-1, 1]."""
-        room, original = inversion.room, inversion.original
+        room, original, kept = inversion.room, inversion.original, keeping(strengths)
         if original is not None:
-            edit = moved_along(edit, inversion.source, original, still=keeping(strengths))
+            edit = moved_along(edit, inversion.source, original, still=kept)
         if room is None:
             return edit.picture
-        turned = min(turning(strengths) / TURNS_FROM, 1.0) * keeping(strengths)
+        turned = kept * min(turning(strengths) / TURNS_FROM, 1.0)
         return finished(self.person, edit, room, turned=turned)
 
     @torch.inference_mode()

@@ -3,8 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from gra_core.models.inpainting import inpaint
-from gra_core.models.room import paint_over
+from gra_core.models.inpainting import inpaint, paint_over
 
 SIDE = 1024
 PERSON = 0.9

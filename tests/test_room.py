@@ -1,5 +1,7 @@
 """The room behind the person: what an edit uncovers, and what it must leave alone."""
 
+from dataclasses import replace
+
 import onnx
 import pytest
 import torch
@@ -146,10 +148,15 @@ def test_hair_close_by_does_not_stay_before_a_pattern_either():
         return picture - 0.3 * (picture > 0.25) * (torch.arange(SIDE)[:, None] % 64 < 32)
 
     near = hair(0.5) * (torch.arange(SIDE) < 0.75 * SIDE + 24)
-    plain = striped(portrait(0.5))
+    plain, wall = striped(portrait(0.5)), striped(portrait(9.0))
     before = torch.lerp(plain, torch.full_like(plain, -0.4), near)
     edit = torch.lerp(striped(portrait(0.4)), before, near)
-    result = shown(Dark(), edit, look_behind(Dark(), before))
+    room = look_behind(Dark(), before)
+    pieces = shown(Dark(), edit, replace(room, beside=None))
+    left, found = (((near * (x - wall)).abs().sum() / (3 * near.sum())).item() for x in (edit, pieces))
+    assert left > 0.6
+    assert found < 0.2
+    result = shown(Dark(), edit, room)  # stretched, so the stripes have moved
     left, found = (((x < -0.1) * near).sum() / (3 * near.sum()) for x in (edit, result))
     assert left > 0.9
     assert found < 0.05

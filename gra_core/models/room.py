@@ -156,12 +156,12 @@ def strays(photo: Tensor, perhaps: Tensor) -> Tensor:
         colour = upscale(colour_around(small, wall), COARSE)
         wall = wall * (difference(small, colour) < STANDS_OUT)
     contrast = F.max_pool2d(difference(photo, upscale(colour, size)), size)
-    around = widened(perhaps, STRAY_MARGIN)
-    seen = mean_around(1 - around)
-    usual = mean_around((1 - around) * contrast) / seen.clamp_min(HOLE)
+    nearby = widened(perhaps, STRAY_MARGIN)
+    seen = mean_around(1 - nearby)
+    usual = mean_around((1 - nearby) * contrast) / seen.clamp_min(HOLE)
     stands_out = contrast > upscale(usual.mul(TIMES_USUAL).clamp_min(STANDS_OUT), COARSE)
-    plain = (seen > PLAIN_LEAST) & (mean_around((1 - around) * stands_out) < PLAIN_SHARE * seen)
-    return widened(stands_out * around * ~perhaps * F.interpolate(plain.float(), scale_factor=COARSE), 1)
+    plain = (seen > PLAIN_LEAST) & (mean_around((1 - nearby) * stands_out) < PLAIN_SHARE * seen)
+    return widened(stands_out * nearby * ~perhaps * F.interpolate(plain.float(), scale_factor=COARSE), 1)
 
 
 def difference(picture: Tensor, wall: Tensor) -> Tensor:
@@ -245,8 +245,9 @@ def uncover(picture: Tensor, person: Tensor, believed: Tensor, room: Room) -> Te
     drawn = upscale(out_of_focus(small, empty, room.unknown), IMAGE_SIZE // PERSON_SIZE)
     known = upscale(between(room.unknown, *UNKNOWN), IMAGE_SIZE // PERSON_SIZE)
     plate = torch.lerp(drawn, from_bytes(room.plate) + tint, known)
-    if room.beside is not None:
-        wider, share = stretched(room.beside, (person >= ANYBODY).float())
+    beside = None if room.beside is None else stretched(room.beside, (person >= ANYBODY).float())
+    if beside is not None:
+        wider, share = beside
         plate = torch.lerp(plate, wider + tint, upscale(share, IMAGE_SIZE // PERSON_SIZE))
         place = torch.maximum(place, share)
     return torch.lerp(picture, plate, upscale(place, IMAGE_SIZE // PERSON_SIZE) * along_edges(nobody, picture))

@@ -50,15 +50,15 @@ class Beside:
 
     Attributes:
         picture: photos, with something else in the place of the person, (B, 3, 1024, 1024), uint8.
-        way: from each place to the nearest that shows the room, (B, 2, 256, 256), as from `to_seen`.
-        inside: how far from the person's outline each place is inside of it, as a share of what counts in full, 0 to 1,
-            (B, 1, 256, 256): 0 outside, so that nothing moves without an edit.
+        hidden: how far something else is there, 0 to 1, (B, 1, 256, 256).
+        way: from each place inside of the person to the nearest that shows the room, (B, 2, 256, 256); less near their
+            outline, and 0 outside of it, so that nothing moves without an edit, and where the room is not busy.
         busy: whether the room is busy, (B, 1, 1, 1).
     """
 
     picture: Tensor
+    hidden: Tensor
     way: Tensor
-    inside: Tensor
     busy: Tensor
 
     @classmethod
@@ -75,14 +75,14 @@ class Beside:
         stretches = (busy > BUSY_FROM)[:, None, None, None]
         if not stretches.any():
             return None
-        away = length(to_seen(1 - somebody.float()))
-        hidden = (away <= MARGIN).float()
-        picture = torch.lerp(photo, plate, upscale(around(hidden, SMOOTH), IMAGE_SIZE // SIDE))
+        covered = (length(to_seen(1 - somebody.float())) <= MARGIN).float()
+        hidden = around(covered, SMOOTH)
+        picture = torch.lerp(photo, plate, upscale(hidden, IMAGE_SIZE // SIDE))
         inside = between(length(to_seen(shown.float())), *UNCOVERED)
-        return cls(to_bytes(picture), to_seen(hidden), inside, stretches)
+        return cls(to_bytes(picture), hidden, stretches * inside * to_seen(covered), stretches)
 
 
-def stretched(beside: Beside, somebody: Tensor) -> tuple[Tensor, Tensor]:
+def stretched(beside: Beside, somebody: Tensor) -> tuple[Tensor, Tensor] | None:
     """The rooms of an edit, stretched.
 
     Args:
@@ -91,13 +91,14 @@ def stretched(beside: Beside, somebody: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         (B, 3, 1024, 1024) in [-1, 1]; how far that is to be shown, 0 to 1, (B, 1, 256, 256): not where nothing moves,
-        nor where it would be too wide.
+        nor where it would be too wide. None if it is nowhere.
     """
-    flow = beside.busy * stretch(somebody, beside.way * beside.inside)
+    flow = stretch(somebody, beside.way)
     least, _ = sizes(flow)
-    hidden = around((beside.way != 0).any(1, keepdim=True).float(), SMOOTH)
-    fits = between(around(least, SMOOTH), *TOO_WIDE) * between(sample_at(hidden, flow), *HIDDEN)
+    fits = between(around(least, SMOOTH), *TOO_WIDE) * between(sample_at(beside.hidden, flow), *HIDDEN)
     share = around(fits, SMOOTH) * between(length(flow), *MOVES)
+    if not share.any():
+        return None
     return sample_at(from_bytes(beside.picture), upscale_flow(flow, IMAGE_SIZE // SIDE)), share
 
 
