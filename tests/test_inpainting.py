@@ -3,7 +3,8 @@
 import torch
 import torch.nn.functional as F
 
-from gra_core.models.inpainting import inpaint, paint_over
+from gra_core.models.inpainting import inpaint
+from gra_core.models.maps import paint_over
 
 SIDE = 1024
 PERSON = 0.9

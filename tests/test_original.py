@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from gra_core.images import from_bytes, to_bytes
-from gra_core.models.editing import AlignmentSource, Edit, sample_at, upscale_flow
+from gra_core.models.editing import AlignmentSource, Edit
+from gra_core.models.maps import sample_at, upscale_flow
 from gra_core.models.original import Original, moved_along, trusted
 
 SIDE = 1024

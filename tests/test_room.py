@@ -14,7 +14,7 @@ from gra_core.directions import person as conversion
 from gra_core.errors import CheckpointError
 from gra_core.images import from_bytes, image_to_tensor
 from gra_core.models.editing import Edit
-from gra_core.models.inpainting import paint_over, widened
+from gra_core.models.maps import widened
 from gra_core.models.person import PersonNet
 from gra_core.models.room import DARKER, FAINT, Room, along_edges, finished, look_behind, strays
 
@@ -69,16 +69,6 @@ def shown(
     still = torch.zeros(1, 2, 128, 128)
     before_pixels = picture if before_pixels is None else before_pixels
     return finished(net, Edit(picture, before_pixels, {64: still[..., :64, :64], 128: still}, {}), room, turned=turned)
-
-
-def test_painting_over_keeps_what_is_right_and_continues_it():
-    ramp = torch.linspace(-1, 1, 64).expand(1, 3, 64, 64)
-    hole = disc(64)
-    spoilt = torch.where(hole > 0, torch.tensor(9.0), ramp)
-    filled = paint_over(spoilt, 1 - hole)
-    assert torch.equal(filled * (1 - hole), ramp * (1 - hole))
-    assert (filled - ramp).abs().max() < 0.5
-    assert paint_over(torch.full((1, 3, 32, 32), 9.0), torch.zeros(1, 1, 32, 32)).isfinite().all()
 
 
 def test_what_a_person_who_moves_uncovers_is_room():

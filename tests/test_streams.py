@@ -8,8 +8,6 @@ from gra_core.models.editing import (
     SelectiveAttention,
     changing,
     neighbourhood,
-    sample_at,
-    upscale_flow,
     window_similarity,
     without_lattice,
 )
@@ -265,16 +263,6 @@ def test_selective_attention_finds_a_shift(shift, alignment):
     expected = torch.tensor(shift, dtype=torch.float32)[:, None, None].expand_as(inside)
     torch.testing.assert_close(inside, expected, atol=0.15, rtol=0)
     assert context.shape == (1, 64 + 2, 16, 16)
-
-
-def test_sample_at_and_upscale_flow():
-    source = torch.arange(64.0).view(1, 1, 8, 8)
-    right = torch.zeros(1, 2, 8, 8)
-    right[:, 0] = 1
-    torch.testing.assert_close(sample_at(source, right)[..., :7], source[..., 1:])
-    torch.testing.assert_close(sample_at(source, torch.zeros(1, 2, 8, 8)), source)
-    assert upscale_flow(right, 4).shape == (1, 2, 32, 32)
-    assert upscale_flow(right, 4)[0, 0].unique().tolist() == [4.0]
 
 
 def test_neighbourhood_lists_the_window_row_by_row():

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from gra_core.models.editing import sample_at
-from gra_core.models.inpainting import between, widened
-from gra_core.models.stretching import OUTLINE, SIDE, UNCOVERED, length, sizes, spread_out, stretch, to_seen
+from gra_core.models.maps import between, length, sample_at, sizes, widened
+from gra_core.models.person import PERSON_SIZE
+from gra_core.models.stretching import OUTLINE, UNCOVERED, spread_out, stretch, to_seen
 
 
 def disc(x: float, radius: float = 50.0) -> Tensor:
     """Somebody in the middle, or elsewhere from left to right, (1, 1, 256, 256)."""
-    axis = torch.arange(SIDE) + 0.5
+    axis = torch.arange(PERSON_SIZE) + 0.5
     return ((axis - x).square() + (axis[:, None] - 128).square() < radius**2).float()[None, None]
 
 
@@ -26,21 +26,8 @@ def test_the_way_to_what_is_seen_is_the_shortest():
     assert not to_seen(torch.ones(1, 1, 32, 32)).any()
 
 
-def test_sizes_are_those_of_the_source():
-    axis = torch.arange(64.0)
-    narrower_and_taller = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))[None] * torch.tensor(
-        [-0.5, 1.0]
-    ).reshape(1, 2, 1, 1)
-    least, most = sizes(narrower_and_taller)
-    torch.testing.assert_close(least, torch.full_like(least, 0.5))
-    torch.testing.assert_close(most, torch.full_like(most, 2.0))
-    least, most = sizes(torch.full((1, 2, 64, 64), 3.0))
-    assert torch.equal(least, most)
-    assert (least == 1).all()
-
-
 def test_what_is_spread_out_is_nowhere_much_steeper_than_it_has_to_be():
-    somebody, frame = disc(128, 30), torch.ones(1, 1, SIDE, SIDE)
+    somebody, frame = disc(128, 30), torch.ones(1, 1, PERSON_SIZE, PERSON_SIZE)
     frame[..., 4:-4, 4:-4] = 0
     spread = spread_out(40 * somebody, torch.maximum(somebody, frame))
     assert spread[..., 120:136, 120:136].min() > 39
@@ -54,7 +41,9 @@ def test_beside_somebody_who_moved_is_what_was_seen_beside_them():
     after = disc(148)
     flow = stretch(after, way)
     strip = (widened(after, OUTLINE) - after) * disc(108, 60)
-    strip = strip * (after.cumsum(3) == 0) * ((torch.arange(SIDE)[:, None] - 128).abs() < 30)  # the side that was left
+    strip = (
+        strip * (after.cumsum(3) == 0) * ((torch.arange(PERSON_SIZE)[:, None] - 128).abs() < 30)
+    )  # the side that was left
     assert strip.sum() > 200
     hidden = sample_at(disc(108, 60), flow)
     assert (hidden * strip).sum() / strip.sum() < 0.25

@@ -19,10 +19,10 @@ from safetensors import safe_open
 from gra_core.constants import ENCODER_SIZE, NUM_STYLES, PROJECT_ROOT, STYLE_DIM
 from gra_core.errors import CheckpointError, UnreadableImageError
 from gra_core.images import from_bytes, to_bytes
-from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import LATENT_BOUND, Encoder
 from gra_core.models.face import FaceNet
 from gra_core.models.generator import Generator
+from gra_core.models.maps import sample_at, upscale_flow
 from gra_core.models.perceptual import (
     ALEXNET_SLICES,
     VGG_SLICES,

@@ -32,6 +32,7 @@ from gra_core.models.layers import (
     inverse_magnitude,
     project_at_unit_scale,
 )
+from gra_core.models.maps import around, averaged, sample_at, upscale, upscale_flow, widened
 
 KEY_CHANNELS = {16: 64, 32: 64, 64: 64, 128: 32}
 """Channels in which edited and source features are compared."""
@@ -107,32 +108,6 @@ class _Run:
     picture: Tensor | None = None
 
 
-def sample_at(source: Tensor, flow: Tensor) -> Tensor:
-    """Sample `source` (B, C, H, W) bilinearly at each position plus `flow` (B, 2, H, W; x, y in positions)."""
-    height, width = source.shape[-2:]
-    y = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None] + flow[:, 1].float()
-    x = torch.arange(width, device=flow.device, dtype=torch.float32)[None, :] + flow[:, 0].float()
-    grid = torch.stack(((2 * x + 1) / width - 1, (2 * y + 1) / height - 1), -1)
-    return F.grid_sample(source.float(), grid, "bilinear", "border", align_corners=False).to(source.dtype)
-
-
-def upscale(x: Tensor, factor: int) -> Tensor:
-    """Bilinear upsampling of (B, C, S, S) by a whole factor, half-pixel centres."""
-    if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):
-        return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
-    # As two matrix products: the gradient of `interpolate` adds up in memory, many to one, and is slow on a GPU.
-    side = x.shape[-1]
-    with torch.autocast(x.device.type, enabled=False):
-        position = ((torch.arange(factor * side, device=x.device) + 0.5) / factor - 0.5).clamp(0, side - 1)
-        weights = (1 - (position[:, None] - torch.arange(side, device=x.device)).abs()).clamp_min(0)
-        return (weights @ x.float() @ weights.T).to(x.dtype)
-
-
-def averaged(x: Tensor, side: int) -> Tensor:
-    """(B, C, S, S) averaged over squares of `side` positions, smooth."""
-    return upscale(F.avg_pool2d(x, side), side)
-
-
 def without_lattice(picture: Tensor) -> Tensor:
     """Pictures (B, 3, S, S) in about [-1, 1] without what repeats itself every 8 pixels.
 
@@ -151,11 +126,6 @@ def without_lattice(picture: Tensor) -> Tensor:
 def injected_picture(generator: Generator, codes: Tensor, inject: StageHook) -> Tensor:
     """The generator's picture (B, 3, 1024, 1024) of W+ codes and what `inject` adds to its features."""
     return without_lattice(inverse_haar(generator.synthesize_bands(codes, inject)))
-
-
-def upscale_flow(flow: Tensor, factor: int) -> Tensor:
-    """Bilinear upsampling of a flow, its lengths scaled to the finer positions."""
-    return flow if factor == 1 else factor * upscale(flow, factor)
 
 
 def neighbourhood(x: Tensor, radius: int) -> Tensor:
@@ -315,9 +285,8 @@ class PixelAlignmentModule(nn.Module):
 
 def changing(difference: Tensor) -> Tensor:
     """How far a picture's change (B, 3, H, W) counts as one, in [0, 1), at and around each pixel (B, 1, H, W)."""
-    change = difference.abs().amax(1, keepdim=True)
-    change = F.max_pool2d(change, STILL_MARGIN, 1, STILL_MARGIN // 2)
-    change = F.avg_pool2d(change, STILL_MARGIN, 1, STILL_MARGIN // 2, count_include_pad=False).square()
+    change = widened(difference.abs().amax(1, keepdim=True), STILL_MARGIN // 2)
+    change = around(change, STILL_MARGIN).square()
     return change / (change + STILL_CHANGE**2)
 
 

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gra_core.models.editing import averaged, upscale
+from gra_core.models.maps import HOLE, averaged, between, upscale, widened
 
 PATCH = 7
 RADIUS = PATCH // 2
-COARSE_SIDE, FINE_SIDE, HOLE_SIDE = 64, 128, 256
-"""Sides of the pictures in which patches are placed first, are refined, and are joined."""
+COARSE_SIDE, FINE_SIDE = 64, 128
+"""Sides of the pictures in which patches are placed first, and are refined; they are joined at the hole's."""
 SEEN_SHARE = 0.5
 """So much of a patch has to be seen for it to be copied."""
 UNSEEN_COST = 0.02
@@ -48,8 +48,6 @@ FAR = (24, 48)
 """Pixels of 256 from the rim between which everything begins to be out of focus."""
 BUSY = (0.01, 0.05)
 """Shares of what was filled that catch the eye, between which a room ceases to be a plain wall."""
-HOLE = 1e-3
-"""Share of what is seen from which on its mean says something."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +108,8 @@ def inpaint(photo: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor] | None
         (1, 1, 256, 256): pixels by which it is out of focus, and 1 for a plain wall; how busy the room is, from 0 for a
         plain wall to 1, (1,). None if too little is seen.
     """
-    factor = photo.shape[-1] // HOLE_SIDE
+    side = hole.shape[-1]
+    factor = photo.shape[-1] // side
     whole = Scale(F.avg_pool2d(photo, factor), 1 - hole)
     coarse, fine = (Scale.of(whole.picture, whole.seen, side) for side in (COARSE_SIDE, FINE_SIDE))
     if coarse.copyable().sum() < PATCH**2:
@@ -119,7 +118,7 @@ def inpaint(photo: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor] | None
     start, source = doubled(whole, filled, source)
     joined = join(whole, start, source)
     detail = whole.seen * F.pixel_unshuffle(photo - upscale(joined, factor), factor)
-    depth = upscale(coarse.depth, HOLE_SIDE // COARSE_SIDE) * HOLE_SIDE / COARSE_SIDE
+    depth = upscale(coarse.depth, side // COARSE_SIDE) * side / COARSE_SIDE
     catching, far = catching_the_eye(joined, whole.hole), between(depth, *FAR)
     blur = blur_of(torch.maximum(catching, far), depth)
     busy = between((catching * whole.hole).sum() / whole.hole.sum().clamp_min(1), *BUSY)
@@ -247,44 +246,10 @@ def blurred(picture: Tensor, blur: Tensor) -> Tensor:
     return result
 
 
-def between(x: Tensor, first: float, last: float) -> Tensor:
-    """0 at `first` and before, 1 at `last` and beyond, growing in between; either can be the greater."""
-    return ((x - first) / (last - first)).clamp(0, 1)
-
-
 def places_of(picture: Tensor) -> Tensor:
     """Row and column of each place of (1, C, S, S), (S * S, 2)."""
     axis = torch.arange(picture.shape[-1], device=picture.device)
     return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)
-
-
-def widened(mask: Tensor, margin: int) -> Tensor:
-    """The region that a mask (B, 1, S, S) marks, wider by `margin` places all round; 0 or 1, or as soft as the mask."""
-    side = 2 * margin + 1
-    along_rows = F.max_pool2d(mask.float(), (1, side), 1, (0, margin))
-    return F.max_pool2d(along_rows, (side, 1), 1, (margin, 0))
-
-
-def around(x: Tensor, side: int) -> Tensor:
-    """Means of x (B, C, S, S) over the square of `side`, odd, around each place."""
-    along_rows = F.avg_pool2d(x, (1, side), 1, (0, side // 2), count_include_pad=False)
-    return F.avg_pool2d(along_rows, (side, 1), 1, (side // 2, 0), count_include_pad=False)
-
-
-def paint_over(picture: Tensor, keep: Tensor) -> Tensor:
-    """Fill what is not kept with values from around it, from coarser and coarser means.
-
-    Args:
-        picture: (B, C, S, S), S a power of 2.
-        keep: (B, 1, S, S), 1 where the picture is right, 0 where it is to be filled.
-    """
-    if picture.shape[-1] == 1:
-        return picture
-    weight = F.avg_pool2d(keep, 2)
-    mean = F.avg_pool2d(picture * keep, 2) / weight.clamp_min(HOLE)
-    coarse = paint_over(mean, (weight > HOLE).float())
-    filled = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
-    return torch.lerp(filled, picture, keep)
 
 
 def difference(x: Tensor, axis: int) -> Tensor:

@@ -22,9 +22,8 @@ from torch import Tensor
 
 from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
-from gra_core.models.editing import PIXEL_GATE_SIDE, AlignmentSource, Edit, sample_at, upscale, upscale_flow
-from gra_core.models.inpainting import around, between, widened
-from gra_core.models.stretching import length, sizes
+from gra_core.models.editing import PIXEL_GATE_SIDE, AlignmentSource, Edit
+from gra_core.models.maps import around, between, length, sample_at, sizes, upscale, upscale_flow, widened
 
 WINDOW = 9
 """Side of the squares, in pixels of 256, over which picture and photo are compared."""

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
-from gra_core.models.editing import Edit, sample_at, upscale, upscale_flow
-from gra_core.models.inpainting import BLURS, HOLE, around, between, blurred, inpaint, paint_over, widened
+from gra_core.models.editing import Edit
+from gra_core.models.inpainting import BLURS, blurred, inpaint
+from gra_core.models.maps import HOLE, around, between, paint_over, sample_at, upscale, upscale_flow, widened
 from gra_core.models.person import PERSON_SIZE, PersonNet
 from gra_core.models.stretching import Beside, stretched
 

@@ -13,11 +13,20 @@ from torch import Tensor
 
 from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
-from gra_core.models.editing import sample_at, upscale, upscale_flow
-from gra_core.models.inpainting import HOLE, around, between, paint_over, widened
+from gra_core.models.maps import (
+    HOLE,
+    around,
+    between,
+    length,
+    paint_over,
+    sample_at,
+    sizes,
+    upscale,
+    upscale_flow,
+    widened,
+)
+from gra_core.models.person import PERSON_SIZE
 
-SIDE = 256
-"""Side of the pictures in which places are found; its pixels are the unit of all that follows."""
 BUSY_FROM = 0.5
 """How busy a room has to be, from 0 for a plain wall to 1."""
 MARGIN = 10
@@ -77,7 +86,7 @@ class Beside:
             return None
         covered = (length(to_seen(1 - somebody.float())) <= MARGIN).float()
         hidden = around(covered, SMOOTH)
-        picture = torch.lerp(photo, plate, upscale(hidden, IMAGE_SIZE // SIDE))
+        picture = torch.lerp(photo, plate, upscale(hidden, IMAGE_SIZE // PERSON_SIZE))
         inside = between(length(to_seen(shown.float())), *UNCOVERED)
         return cls(to_bytes(picture), hidden, stretches * inside * to_seen(covered), stretches)
 
@@ -99,28 +108,7 @@ def stretched(beside: Beside, somebody: Tensor) -> tuple[Tensor, Tensor] | None:
     share = around(fits, SMOOTH) * between(length(flow), *MOVES)
     if not share.any():
         return None
-    return sample_at(from_bytes(beside.picture), upscale_flow(flow, IMAGE_SIZE // SIDE)), share
-
-
-def sizes(flow: Tensor) -> tuple[Tensor, Tensor]:
-    """How large what a flow shows at size 1 is in the source, along the direction where it is least and most.
-
-    Args:
-        flow: source position minus own, x and y, in positions, (B, 2, S, S).
-
-    Returns:
-        The singular values of its Jacobian, (B, 1, S, S) each.
-    """
-    along_x, along_y = (torch.gradient(flow, dim=axis)[0] for axis in (3, 2))
-    (a, c), (b, d) = along_x.unbind(1), along_y.unbind(1)
-    # Of the matrix ((1 + a, b), (c, 1 + d)) that takes small steps in the picture to steps in its source.
-    evenly, unevenly = torch.hypot(2 + a + d, c - b) / 2, torch.hypot(a - d, b + c) / 2
-    return (evenly - unevenly).abs()[:, None], (evenly + unevenly)[:, None]
-
-
-def length(flow: Tensor) -> Tensor:
-    """Of each step of a flow (B, 2, S, S), (B, 1, S, S). `norm` takes 10 ms for that at 256 px, this next to none."""
-    return torch.hypot(*flow.split(1, 1))
+    return sample_at(from_bytes(beside.picture), upscale_flow(flow, IMAGE_SIZE // PERSON_SIZE)), share
 
 
 def to_seen(hole: Tensor) -> Tensor:
@@ -176,12 +164,12 @@ def spread_out(values: Tensor, fixed: Tensor) -> Tensor:
     start = COARSE_TO_FINE[0][0] // 2
     result = values.new_zeros(*values.shape[:2], start, start)
     for side, rounds in COARSE_TO_FINE:
-        share = F.avg_pool2d(fixed, SIDE // side)
-        wanted = F.avg_pool2d(values * fixed, SIDE // side) / share.clamp_min(HOLE)
+        share = F.avg_pool2d(fixed, PERSON_SIZE // side)
+        wanted = F.avg_pool2d(values * fixed, PERSON_SIZE // side) / share.clamp_min(HOLE)
         held = (share > WHOLLY).float()
         result = torch.lerp(upscale(result, 2), wanted, held)
         for _ in range(rounds):
             neighbours = F.pad(result, (1,) * 4, mode="replicate")
             middle = (F.max_pool2d(neighbours, 3, 1) - F.max_pool2d(-neighbours, 3, 1)) / 2
             result = torch.lerp(middle, wanted, held)
-    return upscale(result, SIDE // side)
+    return upscale(result, PERSON_SIZE // side)

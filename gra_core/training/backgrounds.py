@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.encoder import to_encoder_size
-from gra_core.models.inpainting import paint_over, widened
+from gra_core.models.maps import paint_over, widened
 from gra_core.models.person import PersonNet
 from gra_core.training.data import RealFaces
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from gra_core.constants import ENCODER_SIZE, NUM_STYLES, STYLE_DIM
 from gra_core.images import from_bytes
-from gra_core.models.editing import sample_at, upscale_flow
 from gra_core.models.encoder import LatentSpace, to_encoder_size
 from gra_core.models.generator import Generator
+from gra_core.models.maps import sample_at, upscale_flow
 from gra_core.models.perceptual import ShiftTolerantAlexNet, load_published
 from gra_core.models.refiner import eye_difference, eye_weights, half_picture, small_picture
 from gra_core.training.backgrounds import Backgrounds, packed, person_masks, set_before, unpacked

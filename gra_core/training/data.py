@@ -18,8 +18,8 @@ from gra_core.directions.registry import GLASSES, EditDirection
 from gra_core.editor import POSE
 from gra_core.errors import UnreadableImageError
 from gra_core.images import from_bytes
-from gra_core.models.editing import sample_at
 from gra_core.models.generator import Generator, broadcast_w
+from gra_core.models.maps import sample_at
 
 HARD_EDITS = {
     "yaw": 10.0,

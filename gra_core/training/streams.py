@@ -30,11 +30,11 @@ from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE, MAX_STR
 from gra_core.directions.registry import load_directions, load_glasses_probe
 from gra_core.editor import let_go
 from gra_core.images import from_bytes
-from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changing, sample_at, upscale, upscale_flow
+from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changing
 from gra_core.models.encoder import Encoder, to_encoder_size
 from gra_core.models.generator import Generator
 from gra_core.models.glasses import GlassesProbe, strengths_to_agree
-from gra_core.models.inpainting import widened
+from gra_core.models.maps import sample_at, upscale, upscale_flow, widened
 from gra_core.models.refiner import CodeEstimator, Refiner
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
