@@ -32,17 +32,18 @@ from gra_core.models.refiner import CodeEstimator, Refiner
 from gra_core.models.room import Room, finished, look_behind
 from gra_core.models.streams import Streams
 
-REACH = {"smile": 1.04, "age": 1.17}
+REACH = {"smile": 1.08, "age": 1.17}
 """How much further than the slider says the Editing Stream moves the code, by edit: what the residuals keep of the
 photo takes about as much back. Measured on photos, with the weights that ship."""
 
 YAW = "yaw"
 POSE = (YAW, "pitch")
 """Edits that turn the head."""
-LET_GO = 0.5
-"""Share of what the refiner found that a turn by `FULL_TURN` or more lets go of: it was found for the photo's pose, and
-shows as cracks and smears in others."""
+FOUND = 0.5
+"""Share of what the refiner finds that edits start from. All of it is nearest to the photo, but it was found for the
+photo as it is: edited, it comes apart at mouths and outlines. Residuals make up for what is left out."""
 FULL_TURN = 60.0
+"""A turn of the head, in strengths, that thins frames as much as any."""
 TURNS_FROM = 20.0
 """Strength of a turn from which on the outline of the person is taken for what it was, moved."""
 FRAMES_LOST = 2 / 3
@@ -53,11 +54,6 @@ KEEPING = ("smile", "age")
 teeth and wrinkles, as others take off glasses and close eyes."""
 KEEPS_UP_TO = 20.0
 """Strength of the other edits but turns, in all, at which that ends."""
-
-
-def let_go(turn: Tensor) -> Tensor:
-    """Share of what the refiner found that turns of the head by `turn`, in strengths, (B,), let go of, (B, 1, 1)."""
-    return LET_GO * (turn / FULL_TURN).clamp_max(1)[:, None, None]
 
 
 def turning(strengths: Mapping[str, float]) -> float:
@@ -77,8 +73,8 @@ class Inversion:
     """All that an edit needs to know of one photo. Immutable; keep it as long as the photo is being edited.
 
     Attributes:
-        codes: W+ code, (1, 16, 512).
-        unrefined: the encoder's W+ code, (1, 16, 512).
+        codes: W+ code from which edits start, (1, 16, 512).
+        refined: W+ code whose picture is nearest to the photo, (1, 16, 512).
         source: residuals, comparison keys and fine detail of the photo.
         original: the photo itself; None for streams that find no correspondence.
         room: what is behind the person; None of an editor without a person net.
@@ -86,7 +82,7 @@ class Inversion:
     """
 
     codes: Tensor
-    unrefined: Tensor
+    refined: Tensor
     source: AlignmentSource
     original: Original | None
     room: Room | None
@@ -160,10 +156,10 @@ class PortraitEditor:
             image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
         photo = image_to_tensor(image).to(self.device)
         room = None if self.person is None else look_behind(self.person, photo)
-        codes, unrefined, source, glasses = self._invert(photo)
+        codes, refined, source, glasses = self._invert(photo)
         moves = self.person is not None and self.streams.design.alignment != "none"
         original = Original.of(photo, source) if moves else None
-        return Inversion(codes, unrefined, source, original, room, glasses.item())
+        return Inversion(codes, refined, source, original, room, glasses.item())
 
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
@@ -171,16 +167,17 @@ class PortraitEditor:
         return codes, source
 
     def _invert(self, photos: Tensor) -> tuple[Tensor, Tensor, AlignmentSource, Tensor]:
-        """Codes, unrefined codes, source, and the strength of the edit for glasses that is in the codes, (B,)."""
+        """Codes, refined codes, source, and the strength of the edit for glasses that is in both, (B,)."""
         small = to_encoder_size(photos)
-        codes, unrefined, preview = self.estimate_codes.estimate(small)
+        refined, unrefined, preview = self.estimate_codes.estimate(small)
+        codes = torch.lerp(unrefined, refined, FOUND)
         glasses = photos.new_zeros(len(photos))
         if self.glasses is not None:
             glasses = strengths_to_agree(self.glasses, small, preview)
             offset = glasses[:, None, None] / MAX_STRENGTH * torch.tensor(self.edits[GLASSES].vector).to(codes)
-            codes, unrefined = codes + offset, unrefined + offset
+            codes, refined = codes + offset, refined + offset
         residuals = self.streams.reconstruction.residuals(self.generator, codes, photos)
-        return codes, unrefined, self.streams.editing.prepare(self.generator, codes, photos, residuals), glasses
+        return codes, refined, self.streams.editing.prepare(self.generator, codes, photos, residuals), glasses
 
     @torch.inference_mode()
     def edit(
@@ -225,7 +222,7 @@ class PortraitEditor:
         strengths: Mapping[str, float] | None = None,
         edits: Mapping[str, EditDirection] | None = None,
     ) -> Image.Image:
-        """The generator's picture of the (edited) code alone, without residuals; for comparison. As `edit`."""
+        """The generator's picture of the (edited) refined code, without residuals; for comparison. As `edit`."""
         return tensor_to_image(self.generator(self.edited_codes(inversion, strengths or {}, edits, alone=True)))
 
     @property
@@ -243,17 +240,15 @@ class PortraitEditor:
     ) -> Tensor:
         """The photo's W+ code after an edit, (1, 16, 512), for the Editing Stream; as `edit`.
 
-        `alone`: for the generator without residuals: as far as the sliders say, and nothing is let go of.
+        `alone`: for the generator without residuals: of the refined code, and as far as the sliders say.
         """
-        code, edits = inversion.codes[0].float().cpu().numpy(), self.edits if edits is None else edits
+        codes, edits = inversion.refined if alone else inversion.codes, self.edits if edits is None else edits
+        code = codes[0].float().cpu().numpy()
         offset = edit_offset(edits, strengths, code)
-        codes = inversion.codes
         if not alone:
             for key, factor in REACH.items():
                 if key in strengths:
                     offset = offset + (factor - 1) * edit_offset(edits, {key: strengths[key]}, code)
-            turn = torch.tensor([turning(strengths)])
-            codes = torch.lerp(codes, inversion.unrefined, let_go(turn).to(codes))
         glasses, wanted = inversion.glasses, strengths.get(GLASSES, 0.0)
         if glasses > 0 and not alone:
             lost = FRAMES_LOST * glasses * min(max(strengths.get(YAW, 0.0) / FULL_TURN, 0.0), 1.0)
@@ -262,4 +257,4 @@ class PortraitEditor:
         if wanted * glasses < 0:  # what makes the code agree with the photo is not in the way of the opposite
             back = min(abs(wanted), abs(glasses))
             offset = offset + edit_offset(self.edits, {GLASSES: math.copysign(back, wanted)})
-        return codes + torch.from_numpy(offset).to(self.device, inversion.codes.dtype)
+        return codes + torch.from_numpy(offset).to(self.device, codes.dtype)

@@ -243,13 +243,9 @@ def test_random_edits_differ_and_leave_most_late_rows_alone():
     torch.manual_seed(0)
     vectors = torch.zeros(2, 16, 512)
     vectors[:, :8] = torch.randn(2, 8, 512)
-    named = NamedOffsets(vectors, torch.ones(2), torch.tensor([True, False]), vectors[0])
-    offsets, turn = random_offsets(Generator(), named, 200)
+    named = NamedOffsets(vectors, torch.ones(2), vectors[0])
+    offsets = random_offsets(Generator(), named, 200)
     assert offsets.shape == (200, 16, 512)
-    assert turn.shape == (200,)
-    assert 0.2 < (turn > 0).float().mean() < 0.8
-    assert 30 < turn[turn > 0].mean() < 90
-    assert turn.max() < 120 * 2**0.5
     assert offsets[:, :8].any((1, 2)).all()
     assert 0.1 < offsets[:, 8:].any((1, 2)).float().mean() < 0.5
 
@@ -257,7 +253,7 @@ def test_random_edits_differ_and_leave_most_late_rows_alone():
 def test_some_faces_get_glasses():
     torch.manual_seed(0)
     none = torch.zeros(2, 16, 512)
-    glasses = random_glasses(NamedOffsets(none, torch.ones(2), torch.zeros(2), torch.ones(16, 512)), 400, 0.25)
+    glasses = random_glasses(NamedOffsets(none, torch.ones(2), torch.ones(16, 512)), 400, 0.25)
     worn = glasses.amax((1, 2)) > 0
     assert 0.15 < worn.float().mean() < 0.35
     assert glasses[worn].min() >= 0.6 and glasses.max() <= 1.2
@@ -300,7 +296,6 @@ def test_hard_edits_are_drawn_more_often():
     assert drawn.shape == (2, 500)
     turned, lips = ((drawn == keys.index(key)).float().mean() for key in ("yaw", "lips"))
     assert turned > 5 * lips > 0
-    assert named.turns.tolist() == [True, False, False]
 
 
 def test_a_patch_moves_as_what_is_behind_it():
@@ -400,21 +395,24 @@ def test_a_design_does_not_start_from_a_smaller_one(tmp_path):
 def test_a_short_run_saves_what_the_editor_can_load(
     program, module, photos, perceptual_file, alexnet_file, face_net_file, tmp_path
 ):
-    """One step. Traced nets take the place of compiled ones, which differ from plain ones in small ways, too."""
+    """One step, or what a moment is enough to begin; by traced nets: they are near to compiled ones, as plain are not.
+
+    A step of the streams takes minutes and several gigabytes on a CPU, so there is one, plain, and nothing is measured.
+    """
+    finds_codes = program != "streams"
     command = [
         sys.executable,
         "-m",
         f"gra_core.training.{program}",
         "--compiler",
-        "none" if program == "streams" else "eager",
-        *(("--minutes", "0.01") if program == "streams" else ("--steps", "1")),
+        "eager" if finds_codes else "none",
+        *(("--minutes", "0.01") if program == "encoder" else ("--steps", "1")),
         "--batch",
         "12" if program == "refiner" else "4",
         *(("--preview-steps", "1") if program == "refiner" else ()),
     ]
     command += ["--data", str(photos), "--perceptual", str(perceptual_file)]
     command += ["--face-net", str(face_net_file), "--out", str(tmp_path)]
-    finds_codes = program != "streams"  # their step alone takes minutes and several gigabytes on a CPU
     if finds_codes:
         command += ["--val", str(photos), "--perceptual-alex", str(alexnet_file)]
         command += ["--variants", "1"] if program == "encoder" else []
@@ -423,7 +421,7 @@ def test_a_short_run_saves_what_the_editor_can_load(
     assert done.returncode == 0, done.stderr[-2000:]
     assert "step 1 " in done.stdout
     with safe_open(tmp_path / f"{program}.safetensors", "pt") as saved:
-        assert saved.metadata()["steps"] == "1" or not finds_codes
+        assert saved.metadata()["steps"] in (("1", "2") if program == "encoder" else ("1",))
     if finds_codes:
         assert "lpips_alex" in done.stdout
         assert "held-out" in done.stdout

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from gra_core.constants import MAX_STRENGTH, NUM_STYLES, STYLE_DIM
+from gra_core.constants import NUM_STYLES, STYLE_DIM
 from gra_core.directions.registry import GLASSES, EditDirection
-from gra_core.editor import POSE
 from gra_core.errors import UnreadableImageError
 from gra_core.images import from_bytes
 from gra_core.models.generator import Generator, broadcast_w
@@ -98,13 +97,11 @@ class NamedOffsets:
     Attributes:
         offsets: at strength 100, (N, 16, 512).
         odds: how often each is drawn, (N,).
-        turns: whether each turns the head, (N,).
         glasses: the offset that puts glasses on, (16, 512).
     """
 
     offsets: Tensor
     odds: Tensor
-    turns: Tensor
     glasses: Tensor
 
     @classmethod
@@ -112,9 +109,8 @@ class NamedOffsets:
         """Of the registry's edits; the hard ones are drawn more often."""
         offsets = torch.from_numpy(np.stack([edit.vector for edit in edits.values()])).float()
         odds = torch.tensor([HARD_EDITS.get(key, 1.0) for key in edits])
-        turns = torch.tensor([key in POSE for key in edits])
         glasses = offsets[list(edits).index(GLASSES)]
-        return cls(*(x.to(device) for x in (offsets, odds, turns, glasses)))
+        return cls(*(x.to(device) for x in (offsets, odds, glasses)))
 
     def draw(self, *shape: int) -> Tensor:
         """Which are drawn, (*shape)."""
@@ -128,8 +124,8 @@ def random_glasses(named: NamedOffsets, count: int, share: float) -> Tensor:
     return named.glasses * strength * (torch.rand(count, 1, 1, device=device) < share)
 
 
-def random_offsets(generator: Generator, named: NamedOffsets, count: int) -> tuple[Tensor, Tensor]:
-    """Random edits of W+ codes, (count, 16, 512), and by how much each turns the head, in strengths, (count,).
+def random_offsets(generator: Generator, named: NamedOffsets, count: int) -> Tensor:
+    """Random edits of W+ codes, (count, 16, 512).
 
     Most are one or two of the named ones, at strengths of up to 120; the rest go part of the way from one random
     face to another, on some of the rows only.
@@ -141,15 +137,12 @@ def random_offsets(generator: Generator, named: NamedOffsets, count: int) -> tup
 
     strength = uniform(-1.2, 1.2, 2)
     strength[1] *= uniform(0, 1) < 0.3
-    drawn = named.draw(2, count)
-    ours = (strength * named.offsets[drawn]).sum(0)
-    turn = MAX_STRENGTH * (strength[..., 0, 0] * named.turns[drawn]).norm(dim=0)
+    ours = (strength * named.offsets[named.draw(2, count)]).sum(0)
     rows = torch.arange(NUM_STYLES, device=device)[None, :, None]
     first, last = torch.randint(0, NUM_STYLES // 2, (2, count, 1, 1), device=device)
     other = broadcast_w(sample_w(generator, count) - sample_w(generator, count)) * uniform(0.1, 0.5)
     other = other * (rows >= first) * (rows <= NUM_STYLES // 2 + last)
-    named_ones = uniform(0, 1) < 0.7
-    return torch.where(named_ones, ours, other), turn * named_ones[:, 0, 0]
+    return torch.where(uniform(0, 1) < 0.7, ours, other)
 
 
 def random_tone(count: int, device: torch.device, strength: float = 1.0) -> tuple[Tensor, Tensor]:

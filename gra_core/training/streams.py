@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from gra_core.checkpoints import CheckpointSource
 from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE, MAX_STRENGTH
 from gra_core.directions.registry import load_directions, load_glasses_probe
-from gra_core.editor import let_go
+from gra_core.editor import FOUND
 from gra_core.images import from_bytes
 from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changing
 from gra_core.models.encoder import Encoder, to_encoder_size
@@ -206,13 +206,13 @@ class StreamTraining(Training):
         encoder = self.estimator.encoder
         return encoder.latent_space(self.estimator.latents(to_encoder_size(pictures))).float()
 
-    def estimate(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes of full-size pictures as the editor has them, refined and not, in agreement on glasses."""
+    def estimate(self, pictures: Tensor) -> Tensor:
+        """Codes of full-size pictures from which the editor's edits start, in agreement on glasses."""
         small = to_encoder_size(pictures)
         refined, unrefined, preview = (found.float() for found in self.estimator.estimate(small))
         strengths = strengths_to_agree(self.glasses, small, preview)
         glasses = strengths[:, None, None] / MAX_STRENGTH * self.named.glasses
-        return refined + glasses, unrefined + glasses
+        return torch.lerp(unrefined, refined, FOUND) + glasses
 
     def edit(
         self, codes: Tensor, edited: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
@@ -281,10 +281,10 @@ class StreamTraining(Training):
         512).
         """
         exact, count = self.counts["exact"], self.counts["exact"] + self.counts["free"]
-        offset, turn = random_offsets(self.generator, self.named, count)
+        offset = random_offsets(self.generator, self.named, count)
         edits = torch.rand(count, device=self.device) > UNEDITED_SHARE
         edits[exact:] = True
-        offset, turn = offset * edits[:, None, None], turn * edits
+        offset = offset * edits[:, None, None]
         exact_offset, free_offset = offset.split([exact, count - exact])
         source, target = self.exact_pairs(exact_offset)
         photo, altered, flow = (
@@ -292,16 +292,12 @@ class StreamTraining(Training):
         )
         free, masks = self.real.sample_with(self.counts["free"], self.backgrounds.masks)
         seen = torch.cat((source, free, altered, photo))
-        found = [codes.split([count, *[len(photo)] * 2]) for codes in self.estimate(seen)]
-        (own, altered_codes, photo_codes), (unrefined, _, _) = found
+        own, altered_codes, photo_codes = self.estimate(seen).split([count, *[len(photo)] * 2])
         low_before, low_after = self.run_generator(torch.cat((own[exact:], own[exact:] + free_offset))).float().chunk(2)
         noise = LOW_RATE_NOISE * torch.rand(exact, 1, 1, device=own.device)
         noise = noise * (torch.rand(exact, 1, 1, device=own.device) < 0.7)
-        own, unrefined = (
-            torch.cat((torch.lerp(codes[:exact], codes[:exact].roll(1, 0), noise), codes[exact:]))
-            for codes in (own, unrefined)
-        )
-        edited = torch.lerp(own, unrefined, let_go(turn)) + offset
+        own = torch.cat((torch.lerp(own[:exact], own[:exact].roll(1, 0), noise), own[exact:]))
+        edited = own + offset
         before, after = unpacked(masks), person_masks(self.person, low_after.clamp(-1, 1))
         nobody = 1 - widened(torch.maximum(before, after) > CERTAIN, BACKGROUND_MARGIN)
         return {

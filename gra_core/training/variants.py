@@ -45,7 +45,7 @@ def edited_photos(weights: Path, photos: Tensor, count: int) -> Tensor:
             photo = F.interpolate(from_bytes(batch), size=IMAGE_SIZE, mode="bilinear")
             codes, source = editor.invert_batch(photo)
             for i in range(count):
-                edited = codes + random_offsets(editor.generator, named, len(codes))[0]
+                edited = codes + random_offsets(editor.generator, named, len(codes))
                 picture = editor.streams.editing(editor.generator, edited, source).picture.float()
                 results[:, i] = to_bytes(F.avg_pool2d(picture, IMAGE_SIZE // batch.shape[-1]))
     return variants
