@@ -39,9 +39,6 @@ photo takes about as much back. Measured on photos, with the weights that ship."
 YAW = "yaw"
 POSE = (YAW, "pitch")
 """Edits that turn the head."""
-FOUND = 0.5
-"""Share of what the refiner finds that edits start from. All of it is nearest to the photo, but it was found for the
-photo as it is: edited, it comes apart at mouths and outlines. Residuals make up for what is left out."""
 FULL_TURN = 60.0
 """A turn of the head, in strengths, that thins frames as much as any."""
 TURNS_FROM = 20.0
@@ -169,8 +166,7 @@ class PortraitEditor:
     def _invert(self, photos: Tensor) -> tuple[Tensor, Tensor, AlignmentSource, Tensor]:
         """Codes, refined codes, source, and the strength of the edit for glasses that is in both, (B,)."""
         small = to_encoder_size(photos)
-        refined, unrefined, preview = self.estimate_codes.estimate(small)
-        codes = torch.lerp(unrefined, refined, FOUND)
+        refined, codes, preview = self.estimate_codes.estimate(small)
         glasses = photos.new_zeros(len(photos))
         if self.glasses is not None:
             glasses = strengths_to_agree(self.glasses, small, preview)

@@ -395,7 +395,7 @@ def test_a_design_does_not_start_from_a_smaller_one(tmp_path):
 def test_a_short_run_saves_what_the_editor_can_load(
     program, module, photos, perceptual_file, alexnet_file, face_net_file, tmp_path
 ):
-    """One step, or what a moment is enough to begin; by traced nets: they are near to compiled ones, as plain are not.
+    """One step, or until time is up. Traced nets take the place of compiled ones, which differ from plain ones, too.
 
     A step of the streams takes minutes and several gigabytes on a CPU, so there is one, plain, and nothing is measured.
     """
@@ -421,7 +421,7 @@ def test_a_short_run_saves_what_the_editor_can_load(
     assert done.returncode == 0, done.stderr[-2000:]
     assert "step 1 " in done.stdout
     with safe_open(tmp_path / f"{program}.safetensors", "pt") as saved:
-        assert saved.metadata()["steps"] in (("1", "2") if program == "encoder" else ("1",))
+        assert saved.metadata()["steps"] == ("2" if program == "encoder" else "1")  # one more, once time is up
     if finds_codes:
         assert "lpips_alex" in done.stdout
         assert "held-out" in done.stdout

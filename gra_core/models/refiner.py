@@ -26,6 +26,9 @@ HEADS = 4
 
 STEPS = 12
 """Steps per photo."""
+FOUND = 0.5
+"""Share of what the refiner finds that edits start from. All of it is nearest to the photo, but it was found for the
+photo as it is: edited, it comes apart at mouths and outlines. Residuals make up for what is left out."""
 
 PREVIEW_WIDTH = 32
 
@@ -178,7 +181,7 @@ class CodeEstimator:
         return self.estimate(photo)[0]
 
     def estimate(self, photo: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As when called; the encoder's codes without the steps, (B, 16, 512); the preview before the last step."""
+        """As when called; the codes from which edits start, (B, 16, 512); the preview before the last step."""
         with torch.inference_mode(False), torch.no_grad():
             photo = photo.clone()  # one that was made in inference mode could not be differentiated
             first, wanted = self.latents(photo).float(), self.wanted(photo)
@@ -189,7 +192,8 @@ class CodeEstimator:
                 gradient, preview = self.gradient(latents, wanted)
                 change, memory = self.refiner(gradient, latents, steps, memory)
                 latents = latents + change.float()
-            return self.encoder.latent_space(latents), self.encoder.latent_space(first), preview
+            refined, unrefined = self.encoder.latent_space(latents), self.encoder.latent_space(first)
+            return refined, torch.lerp(unrefined, refined, FOUND), preview
 
     def latents(self, photo: Tensor) -> Tensor:
         """The encoder's latents of photos, differentiable."""

@@ -28,7 +28,6 @@ from torch.utils.checkpoint import checkpoint
 from gra_core.checkpoints import CheckpointSource
 from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE, MAX_STRENGTH
 from gra_core.directions.registry import load_directions, load_glasses_probe
-from gra_core.editor import FOUND
 from gra_core.images import from_bytes
 from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changing
 from gra_core.models.encoder import Encoder, to_encoder_size
@@ -209,10 +208,10 @@ class StreamTraining(Training):
     def estimate(self, pictures: Tensor) -> Tensor:
         """Codes of full-size pictures from which the editor's edits start, in agreement on glasses."""
         small = to_encoder_size(pictures)
-        refined, unrefined, preview = (found.float() for found in self.estimator.estimate(small))
+        _, codes, preview = (found.float() for found in self.estimator.estimate(small))
         strengths = strengths_to_agree(self.glasses, small, preview)
         glasses = strengths[:, None, None] / MAX_STRENGTH * self.named.glasses
-        return torch.lerp(unrefined, refined, FOUND) + glasses
+        return codes + glasses
 
     def edit(
         self, codes: Tensor, edited: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
@@ -497,7 +496,7 @@ class StreamTraining(Training):
         for batch in photos.split(4):
             photo = from_bytes(batch)
             small = to_encoder_size(photo)
-            codes = self.estimator(small)
+            codes = self.estimate(photo)
             found = streams.reconstruction(generator, codes, photo)
             source = streams.editing.prepare(generator, codes, photo, found.residuals)
             pictures = [to_encoder_size(x.clamp(-1, 1)) for x in (generator(codes), found.image)] + [source.image]
