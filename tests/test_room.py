@@ -237,6 +237,28 @@ def test_a_busy_room_stays_without_an_edit_whatever_a_second_look_finds():
     assert torch.equal(shown(net, photo, room), photo)
 
 
+def test_an_ear_that_the_second_look_misses_stays_before_a_busy_room():
+    flags = torch.where((torch.arange(SIDE) // 48) % 2 > 0, 0.7, -0.2).expand(1, 3, SIDE, SIDE)
+    before = torch.where(disc(SIDE, 0.45) > 0, -0.5, flags)
+    edit = torch.where(disc(SIDE, 0.45) > 0, -0.6, flags)
+
+    class MissesRight(Dark):
+        """Finds nobody in what is right of the middle, but only where the picture is faint."""
+
+        def forward(self, picture: torch.Tensor) -> torch.Tensor:
+            found = super().forward(picture)
+            if picture.max() <= 0:
+                found[..., 140:] = 0
+            return found
+
+    room = look_behind(Dark(below=-0.3), before)
+    assert room.beside is not None
+    result = shown(MissesRight(below=-0.3), edit, room, turned=1.0)
+    inside = shrunk(disc(SIDE, 0.45), 64)
+    assert inside[..., 600:].any()
+    assert torch.equal(result * inside, edit * inside)
+
+
 def test_hair_that_only_a_turned_head_has_is_wall():
     before, after = portrait(0.5), portrait(0.4)
     rows, columns = torch.arange(SIDE)[:, None], torch.arange(SIDE)

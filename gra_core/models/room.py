@@ -70,6 +70,8 @@ FAINT, DARKER = 0.35, 0.3
 for somebody at first it rarely takes for somebody then; shoulders it does."""
 STRANDS = 5
 """So many pixels of 256 an outline can be beyond where it has moved to: hair and ears that come into view."""
+INSIDE = 3
+"""So many pixels of 256 inside of it the second look, which misses ears at the edge of a picture, is not asked."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,9 +200,12 @@ def finished(net: PersonNet, edit: Edit, room: Room, *, turned: float) -> Tensor
     picture = kept_apart(edit, person, sample_at(room.person, flow))
     believed = person
     if turned:
-        outline = around(widened(sample_at(room.surely, flow), STRANDS), STRANDS)
+        moved = sample_at(room.surely, flow)
+        outline = around(widened(moved, STRANDS), STRANDS)
         if room.beside is not None:
-            outline = torch.where(room.beside.busy, torch.minimum(outline, look_again(net, small)), outline)
+            inside = 1 - widened(1 - around(moved, INSIDE), INSIDE)
+            again = torch.maximum(look_again(net, small), inside)
+            outline = torch.where(room.beside.busy, torch.minimum(outline, again), outline)
         believed = torch.lerp(person, torch.minimum(person, outline), turned)
     return uncover(picture, person, believed, room)
 
