@@ -2,7 +2,7 @@
 
 import torch
 
-from gra_core.models.maps import paint_over, sample_at, sizes, upscale_flow
+from gra_core.models.maps import narrowed, paint_over, sample_at, sizes, upscale_flow, widened
 
 
 def test_sample_at_and_upscale_flow():
@@ -13,6 +13,15 @@ def test_sample_at_and_upscale_flow():
     torch.testing.assert_close(sample_at(source, torch.zeros(1, 2, 8, 8)), source)
     assert upscale_flow(right, 4).shape == (1, 2, 32, 32)
     assert upscale_flow(right, 4)[0, 0].unique().tolist() == [4.0]
+
+
+def test_what_is_narrowed_is_so_all_round_but_at_the_edges_of_the_picture():
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 4:12, 6:] = 1
+    inner = torch.zeros_like(mask)
+    inner[..., 6:10, 8:] = 1
+    assert torch.equal(narrowed(mask, 2), inner)
+    assert torch.equal(widened(inner, 2), mask)
 
 
 def test_sizes_are_those_of_the_source():

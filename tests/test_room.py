@@ -51,6 +51,12 @@ def portrait(x: float) -> torch.Tensor:
     return torch.where(disc(SIDE, x) > 0, -0.5, wall)
 
 
+def before_flags(x: float, brightness: float = -0.5) -> torch.Tensor:
+    """Somebody dark before upright stripes, (1, 3, 1024, 1024)."""
+    flags = torch.where((torch.arange(SIDE) // 48) % 2 > 0, 0.7, -0.2).expand(1, 3, SIDE, SIDE)
+    return torch.where(disc(SIDE, x) > 0, brightness, flags)
+
+
 def shrunk(mask: torch.Tensor, margin: int) -> torch.Tensor:
     """Where nothing within `margin` pixels is outside of a mask (1, 1, S, S) of 0 and 1."""
     outside = F.max_pool2d(1 - mask, (2 * margin + 1, 1), 1, (margin, 0))
@@ -202,8 +208,7 @@ def test_of_a_busy_room_the_generators_own_is_shown_away_from_the_rim_and_of_a_p
 
 
 def test_a_busy_room_is_stretched_and_stays_sharp():
-    flags = torch.where((torch.arange(SIDE) // 48) % 2 > 0, 0.7, -0.2).expand(1, 3, SIDE, SIDE)
-    before, after = (torch.where(disc(SIDE, x) > 0, -0.5, flags) for x in (0.45, 0.6))
+    before, after = (before_flags(x) for x in (0.45, 0.6))
     uncovered = disc(SIDE, 0.45) * (1 - disc(SIDE, 0.6)) * (torch.arange(SIDE) < SIDE // 2) > 0
     net, drawn = Dark(below=-0.3), torch.where(uncovered, 0.25, after)
     result = shown(net, drawn, look_behind(net, before))
@@ -218,8 +223,7 @@ def test_a_busy_room_is_stretched_and_stays_sharp():
 
 
 def test_a_busy_room_stays_without_an_edit_whatever_a_second_look_finds():
-    flags = torch.where((torch.arange(SIDE) // 48) % 2 > 0, 0.7, -0.2).expand(1, 3, SIDE, SIDE)
-    photo = torch.where(disc(SIDE, 0.45) > 0, -0.5, flags)
+    photo = before_flags(0.45)
 
     class FindsMore(Dark):
         """Takes all of the lower half for the person, but only where the picture is faint."""
@@ -238,9 +242,7 @@ def test_a_busy_room_stays_without_an_edit_whatever_a_second_look_finds():
 
 
 def test_an_ear_that_the_second_look_misses_stays_before_a_busy_room():
-    flags = torch.where((torch.arange(SIDE) // 48) % 2 > 0, 0.7, -0.2).expand(1, 3, SIDE, SIDE)
-    before = torch.where(disc(SIDE, 0.45) > 0, -0.5, flags)
-    edit = torch.where(disc(SIDE, 0.45) > 0, -0.6, flags)
+    before, edit = (before_flags(0.45, brightness) for brightness in (-0.5, -0.6))
 
     class MissesRight(Dark):
         """Finds nobody in what is right of the middle, but only where the picture is faint."""

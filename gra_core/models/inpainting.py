@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gra_core.models.maps import HOLE, averaged, between, upscale, widened
+from gra_core.models.maps import HOLE, averaged, between, narrowed, upscale, widened
 
 PATCH = 7
 RADIUS = PATCH // 2
@@ -88,7 +88,7 @@ class Scale:
         """How many places it is from each place to what is seen, (1, 1, S, S)."""
         depth, left = torch.zeros_like(self.hole), self.hole
         while left.any():
-            depth, left = depth + left, 1 - widened(1 - left, 1)
+            depth, left = depth + left, narrowed(left, 1)
         return depth
 
     def trust(self) -> Tensor:

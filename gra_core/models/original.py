@@ -23,7 +23,7 @@ from torch import Tensor
 from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import PIXEL_GATE_SIDE, AlignmentSource, Edit
-from gra_core.models.maps import around, between, length, sample_at, sizes, upscale, upscale_flow, widened
+from gra_core.models.maps import around, between, length, narrowed, sample_at, sizes, upscale, upscale_flow, widened
 
 WINDOW = 9
 """Side of the squares, in pixels of 256, over which picture and photo are compared."""
@@ -111,7 +111,7 @@ def trusted(flow: Tensor) -> Tensor:
     """How far a correspondence (B, 2, S, S), in positions, can be trusted, 0 to 1, (B, 1, S, S)."""
     least, most = sizes(around(flow, 5))
     whole = between(least, *WIDENED) * between(most, *NARROWED)
-    whole = around(1 - widened(1 - whole, 2), 3)
+    whole = around(narrowed(whole, 2), 3)
     margin = ROUGH_WINDOW // 2
     inner = flow[..., margin:-margin, margin:-margin]
     rough = (inner - F.avg_pool2d(flow, ROUGH_WINDOW, 1)).abs().amax(1, keepdim=True)

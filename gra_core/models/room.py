@@ -16,7 +16,7 @@ from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import Edit
 from gra_core.models.inpainting import BLURS, blurred, inpaint
-from gra_core.models.maps import HOLE, around, between, paint_over, sample_at, upscale, upscale_flow, widened
+from gra_core.models.maps import HOLE, around, between, narrowed, paint_over, sample_at, upscale, upscale_flow, widened
 from gra_core.models.person import PERSON_SIZE, PersonNet
 from gra_core.models.stretching import Beside, stretched
 
@@ -203,7 +203,7 @@ def finished(net: PersonNet, edit: Edit, room: Room, *, turned: float) -> Tensor
         moved = sample_at(room.surely, flow)
         outline = around(widened(moved, STRANDS), STRANDS)
         if room.beside is not None:
-            inside = 1 - widened(1 - around(moved, INSIDE), INSIDE)
+            inside = narrowed(around(moved, INSIDE), INSIDE)
             again = torch.maximum(look_again(net, small), inside)
             outline = torch.where(room.beside.busy, torch.minimum(outline, again), outline)
         believed = torch.lerp(person, torch.minimum(person, outline), turned)
