@@ -10,4 +10,4 @@ from gra_core.ui.page import build_page, launch_options
 demo = build_page()
 
 if __name__ == "__main__":
-    demo.launch(**launch_options())
+    demo.launch(**launch_options(demo))

@@ -5,6 +5,7 @@ Run as a program it serves the page with the stand-in, which is quick and whose 
 
 import contextlib
 import io
+import json
 import os
 import shutil
 import socket
@@ -243,6 +244,39 @@ def like(expected: Image.Image, tolerance: float = 0.01):
     return lambda shown: shown.size == expected.size and difference(shown, expected) <= tolerance
 
 
+DISGUISES = (
+    str,
+    lambda path: {"path": str(path)},
+    lambda path: {"path": str(path), "meta": {"_type": "gradio.FileData"}},
+    lambda path: {"path": str(path), "url": f"/gradio_api/file={path}", "orig_name": path.name, "is_stream": True},
+    lambda path: f"{path.parent}/./{path.name}",
+    lambda path: f"{upload_folder()}/../{os.path.relpath(path, upload_folder().parent)}",
+    lambda path: f"file://{path}",
+    lambda path: {"path": f"file://{path}", "meta": {"_type": "gradio.FileData"}},
+    lambda path: json.dumps([str(path)]),
+    lambda path: json.dumps([{"path": str(path), "meta": {"_type": "gradio.FileData"}}]),
+    lambda path: [str(path)],
+    lambda path: [{"path": str(path), "meta": {"_type": "gradio.FileData"}}],
+    lambda path: {"value": {"path": str(path), "meta": {"_type": "gradio.FileData"}}},
+)
+"""Ways in which a client may name a file of the server."""
+
+
+def upload_folder() -> Path:
+    """Where Gradio keeps files."""
+    from gradio.utils import get_upload_folder  # not before a server has its own, see `own_folder`
+
+    return Path(get_upload_folder())
+
+
+def sent(studio, path: Path, name: str | None = None) -> dict[str, str]:
+    """A file as Gradio hands it over after a visitor uploaded it."""
+    arrived = upload_folder() / "arriving" / Path(path).name
+    arrived.parent.mkdir(parents=True, exist_ok=True)
+    os.link(path, arrived)
+    return {"path": str(studio.received.add(arrived)), "orig_name": name or arrived.name}
+
+
 def set_slider(tab, key: str, value: str) -> None:
     """Type a strength."""
     tab.locator(f"#edit-{key} input[type=number]").fill(value)
@@ -280,7 +314,7 @@ def launched(port: int, load_editor: Callable[[], StandIn] = StandIn) -> Iterato
     from gra_core.ui.page import launch_options
 
     page, place = stand_in_page(load_editor), {"server_name": "127.0.0.1", "server_port": port}
-    _, address, _ = page.launch(**launch_options(), **place, prevent_thread_lock=True, quiet=True)
+    _, address, _ = page.launch(**launch_options(page), **place, prevent_thread_lock=True, quiet=True)
     try:
         yield address.rstrip("/")
     finally:
@@ -303,4 +337,5 @@ if __name__ == "__main__":
 
     shelf.PATIENCE = 1.0  # files of a visitor who left go sooner, so that tests need not wait
     edit_tab.SETTLE_SECONDS = 0.05  # and pictures without loss come sooner
-    stand_in_page().launch(**launch_options())
+    page = stand_in_page()
+    page.launch(**launch_options(page))

@@ -2,7 +2,6 @@
 
 import re
 
-import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -11,7 +10,7 @@ from serving import StandIn, difference, files_in, free_port, launched, many_edi
 
 from gra_core.alignment import FaceAligner, paste_back
 from gra_core.constants import PROJECT_ROOT
-from gra_core.ui import api
+from gra_core.ui import api, received
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +58,11 @@ def test_mistakes_are_explained(client, photo_file, settings, face, file_format,
         client.predict(handle_file(photo_file), settings, face, False, file_format, api_name="/edit")
 
 
-def test_only_uploads_are_read(url):
-    """A path that a program makes up is not opened, whatever is there."""
-    image = {"path": str(next((PROJECT_ROOT / "assets").rglob("*.webp")))}
-    started = httpx.post(f"{url}/gradio_api/call/align", json={"data": [image, 0]}).json()
-    answer = httpx.get(f"{url}/gradio_api/call/align/{started['event_id']}").text
-    assert "uploaded to this server" in answer
-    assert "quad" not in answer
-
-
 def test_photos_and_results_are_deleted_after_a_while(photo_file, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     monkeypatch.setattr(api, "KEPT_SECONDS", 2.0)
+    monkeypatch.setattr(received, "FRESH", 2.0)
+    monkeypatch.setattr(received, "SWEEP_SECONDS", 0.5)
     with launched(free_port()) as address:
         client = Client(address, verbose=False, download_files=str(tmp_path / "downloads"))
         client.predict(handle_file(photo_file), api_name="/align")

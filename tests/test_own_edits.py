@@ -6,7 +6,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
-from serving import StandIn, StandInWords, difference, many_edits, wait_until
+from serving import StandIn, StandInWords, difference, many_edits, sent, wait_until
 from test_directions_files import checkpoint
 from test_directions_text import clip_folder  # noqa: F401 - a fixture
 
@@ -31,11 +31,6 @@ def direction_file(folder, name="Curly hair.npy", **values):
     return folder / name
 
 
-def uploaded(path):
-    """The file as Gradio hands it to the handler."""
-    return {"path": str(path), "orig_name": path.name}
-
-
 @pytest.fixture
 def shared_studio():
     return Studio(StandIn, many_edits, StandInWords)
@@ -43,7 +38,7 @@ def shared_studio():
 
 @pytest.fixture
 def tab(shared_studio, tmp_path, monkeypatch):
-    monkeypatch.setattr("gra_core.ui.shelf.get_upload_folder", lambda: str(tmp_path))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     monkeypatch.setattr("gra_core.ui.shelf.PATIENCE", 0.1)
     with gr.Blocks():
         return edit_tab.EditTab(shared_studio)
@@ -65,7 +60,7 @@ def shown(tab, answer):
 
 
 def open_photo(tab, photo_file, visitor=ME):
-    *_, last = tab.on_upload(visitor, uploaded(photo_file), *values_of(tab))
+    *_, last = tab.on_upload(visitor, sent(tab.studio, photo_file), *values_of(tab))
     assert words.READY in last[tab.status]
     return tab.studio.visitors.get(visitor.session_hash).portrait.history
 
@@ -74,12 +69,12 @@ def test_a_file_becomes_a_slider_of_that_visitor_only(tab, photo_file, tmp_path)
     for visitor in (ME, YOU):
         open_photo(tab, photo_file, visitor)
     file = direction_file(tmp_path)
-    busy, last = tab.own.on_file(ME, uploaded(file), *values_of(tab))
+    busy, last = tab.own.on_file(ME, sent(tab.studio, file), *values_of(tab))
     assert "Curly hair.npy" in busy[tab.status]
     assert shown(tab, last) == ["Curly hair"]
     assert ("Curly hair", "curly_hair") in last[tab.moved]["choices"]
-    wait_until(lambda: not file.exists())  # what was read of it is all that is kept
-    assert not list(tmp_path.rglob("*.npy"))
+    file.unlink()
+    wait_until(lambda: not list(tmp_path.rglob("*.npy")))  # what was read of it is all that is kept
     assert "curly_hair" in tab.studio.edits_of("me")
     assert "curly_hair" not in tab.studio.edits_of("you")
     pictures = {}
@@ -93,7 +88,7 @@ def test_a_file_becomes_a_slider_of_that_visitor_only(tab, photo_file, tmp_path)
 
 def test_own_edits_take_part_in_everything(tab, photo_file, tmp_path):
     history = open_photo(tab, photo_file)
-    list(tab.own.on_file(ME, uploaded(direction_file(tmp_path)), *values_of(tab)))
+    list(tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path)), *values_of(tab)))
     answer = tab.on_move(ME, history.turn, FACE_VIEW, *values_of(tab, smile=20, own0=-60))
     assert "Smile +20, Curly hair -60" in answer[tab.panel.summary]
     assert '"curly_hair": -60' in tab.on_save(ME, *values_of(tab, own0=-60))
@@ -111,7 +106,7 @@ def test_own_edits_take_part_in_everything(tab, photo_file, tmp_path):
 def test_removing_an_edit_takes_it_out_of_the_picture_and_the_history(tab, photo_file, tmp_path):
     history = open_photo(tab, photo_file)
     for name in ("a.npy", "b.npy"):
-        list(tab.own.on_file(ME, uploaded(direction_file(tmp_path, name)), *values_of(tab)))
+        list(tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path, name)), *values_of(tab)))
     tab.on_move(ME, history.turn, FACE_VIEW, *values_of(tab, own0=30))
     tab.on_move(ME, history.turn, FACE_VIEW, *values_of(tab, own0=30, own1=40))
     answer = tab.own.on_remove(0, ME, history.turn, FACE_VIEW, *values_of(tab, own0=30, own1=40))
@@ -130,7 +125,7 @@ def test_removing_an_edit_takes_it_out_of_the_picture_and_the_history(tab, photo
 
 def test_without_a_photo_too(tab, tmp_path):
     for name in ("a.npy", "b.npy"):
-        *_, last = tab.own.on_file(ME, uploaded(direction_file(tmp_path, name)), *values_of(tab, own0=25))
+        *_, last = tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path, name)), *values_of(tab, own0=25))
     assert last[tab.panel.own_sliders[0]]["value"] == 25
     answer = tab.own.on_remove(0, ME, 0, FACE_VIEW, *values_of(tab, own0=25, own1=35))
     assert shown(tab, answer) == ["b"]
@@ -150,30 +145,31 @@ def test_bad_files_are_explained_and_the_page_goes_on(tab, photo_file, tmp_path)
         ("two.pt", "2 tensors"),
         ("huge.pt", "larger"),
     ):
-        *_, last = tab.own.on_file(ME, uploaded(tmp_path / name), *values_of(tab))
+        *_, last = tab.own.on_file(ME, sent(tab.studio, tmp_path / name), *values_of(tab))
         assert 'role="alert"' in last[tab.status]
         assert said in last[tab.status]
-        wait_until(lambda name=name: not (tmp_path / name).exists())
-    *_, last = tab.own.on_file(ME, uploaded(direction_file(tmp_path)), *values_of(tab))
+        (tmp_path / name).unlink()
+        wait_until(lambda name=name: not list(tmp_path.rglob(name)))
+    *_, last = tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path)), *values_of(tab))
     assert shown(tab, last) == ["Curly hair"]
 
 
 def test_there_is_room_for_few(tab, tmp_path):
     for _ in range(own_edits.MOST):
-        *_, last = tab.own.on_file(ME, uploaded(direction_file(tmp_path, "smile.npy")), *values_of(tab))
+        *_, last = tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path, "smile.npy")), *values_of(tab))
     assert shown(tab, last) == ["smile (2)", "smile (3)", "smile (4)", "smile (5)", "smile (6)", "smile (7)"]
-    *_, last = tab.own.on_file(ME, uploaded(direction_file(tmp_path)), *values_of(tab))
+    *_, last = tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path)), *values_of(tab))
     assert "Remove one first" in last[tab.status]
 
 
 def test_a_visit_that_ended_leaves_no_sliders_behind(tab, photo_file, tmp_path):
     history = open_photo(tab, photo_file)
-    list(tab.own.on_file(ME, uploaded(direction_file(tmp_path)), *values_of(tab)))
+    list(tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path)), *values_of(tab)))
     tab.studio.visitors.leave("me")
     answer = tab.on_move(ME, history.turn, FACE_VIEW, *values_of(tab, own0=50))
     assert words.EXPIRED in answer[tab.status]
     assert shown(tab, answer) == []
-    *_, last = tab.on_upload(ME, uploaded(photo_file), *values_of(tab, own0=50))
+    *_, last = tab.on_upload(ME, sent(tab.studio, photo_file), *values_of(tab, own0=50))
     assert shown(tab, last) == []  # also where the page did not hear of it, for want of a photo
 
 
@@ -192,8 +188,8 @@ def test_a_description_becomes_a_slider_that_shows_at_once(tab, photo_file):
 
 
 def test_an_edit_described_while_a_photo_is_read_is_known_to_it(tab, photo_file, tmp_path):
-    list(tab.own.on_file(ME, uploaded(direction_file(tmp_path)), *values_of(tab)))
-    steps = tab.on_upload(ME, uploaded(photo_file), *values_of(tab, own0=25))
+    list(tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path)), *values_of(tab)))
+    steps = tab.on_upload(ME, sent(tab.studio, photo_file), *values_of(tab, own0=25))
     next(steps)
     *_, added = tab.own.on_describe(ME, "", "freckles", *values_of(tab, own0=25))
     *_, last = steps

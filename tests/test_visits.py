@@ -1,5 +1,6 @@
 """Sessions in bounded memory, what is on disk and when it goes, the line for the model, and undo."""
 
+import errno
 import json
 import os
 import signal
@@ -13,14 +14,15 @@ from pathlib import Path
 import gradio as gr
 import pytest
 from gradio_client import Client, handle_file
-from serving import SERVER, files_in, start, wait_until
+from serving import DISGUISES, SERVER, files_in, start, wait_until
 
 from gra_core.constants import PROJECT_ROOT
 from gra_core.errors import GRAError
-from gra_core.ui import own_folder
+from gra_core.ui import own_folder, widgets, words
 from gra_core.ui.history import GESTURE_SECONDS, LONGEST, History
 from gra_core.ui.line import Line
-from gra_core.ui.shelf import Shelf, forget
+from gra_core.ui.received import FRESH, Received, StorageFullError
+from gra_core.ui.shelf import KEPT_FILES, Shelf
 from gra_core.ui.uploads import UploadList
 from gra_core.ui.visitors import Visitors
 
@@ -120,7 +122,7 @@ def uploads(tmp_path, monkeypatch):
     """The folder in which Gradio keeps uploads."""
     folder = tmp_path / "uploads"
     folder.mkdir()
-    monkeypatch.setattr("gra_core.ui.shelf.get_upload_folder", lambda: str(folder))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
     monkeypatch.setattr("gra_core.ui.shelf.PATIENCE", 0.2)
     return folder
 
@@ -184,77 +186,146 @@ def test_files_stay_when_others_need_the_memory(clock, uploads):
 
 
 def test_an_upload_moves_to_the_shelf(uploads):
-    upload, shelf = upload_to(uploads), Shelf()
-    path = shelf.take(upload)
+    received, shelf = Received(), Shelf()
+    upload = received.add(upload_to(uploads))
+    path = received.take(str(upload), shelf)
     assert path.read_bytes() == b"a photo"
-    assert shelf.take(path) == shelf.take(upload) == path
+    assert received.take(str(upload), shelf) == path
     wait_until(lambda: not upload.parent.exists())
-    assert shelf.take(upload) == path  # the list on the page may still tell of the old place
+    assert received.take(str(upload), shelf) == path  # the list on the page may still tell of the old place
     shelf.clear()
     assert list(uploads.iterdir()) == []
     with pytest.raises(GRAError, match="upload it again"):
-        Shelf().take(upload)
+        received.take(str(upload), Shelf())
 
 
-def test_two_visitors_with_the_same_photo_both_get_it(uploads):
-    """Gradio keeps both at one place; the second upload comes before the first one is forgotten."""
-    first, second = Shelf(), Shelf()
-    first.take(upload_to(uploads))
-    again = upload_to(uploads)
+def test_two_visitors_with_the_same_photo_have_one_each(uploads):
+    """Gradio keeps both at one place."""
+    received, first, second = Received(), Shelf(), Shelf()
+    one, two = (received.add(upload_to(uploads)) for _ in range(2))
+    assert one != two
+    received.take(str(one), first)
+    wait_for_timers()
     first.clear()
-    wait_for_timers()  # the first one is forgotten
-    assert second.take(again).read_bytes() == b"a photo"
-    wait_until(lambda: not again.exists())
+    assert received.take(str(two), second).read_bytes() == b"a photo"
 
 
 def test_two_photos_of_one_name_stay_two(uploads):
-    shelf = Shelf()
-    paths = [shelf.take(upload_to(uploads, content=text, place=text.decode())) for text in (b"one", b"two")]
+    received, shelf = Received(), Shelf()
+    places = [received.add(upload_to(uploads, content=text)) for text in (b"one", b"two")]
+    paths = [received.take(str(place), shelf) for place in places]
     assert [path.read_bytes() for path in paths] == [b"one", b"two"]
     assert {path.name for path in paths} == {"me.png"}
 
 
-def test_only_uploads_are_deleted(uploads, tmp_path):
-    other = tmp_path / "mine.png"
-    other.touch()
-    (uploads / "link").symlink_to(tmp_path)
-    forget(other, 0.01)
-    forget(uploads / ".." / "mine.png", 0.01)
-    forget(uploads / "link" / "mine.png", 0.01)
-    upload = upload_to(uploads)
-    forget(upload, 0.01)
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_a_client_names_its_uploads_and_nothing_else(uploads, tmp_path, disguise):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    (uploads / "link.png").symlink_to(secret)
+    received, shelf = Received(), Shelf()
+    shelf.write("kept/mine.png", lambda part: part.write_bytes(b"mine"))
+    upload_to(uploads, "not told.png")
+    for path in (secret, uploads / "link.png", uploads / "0123" / "not told.png"):
+        said = disguise(path)
+        assert not received.knows(said)
+        assert shelf.find(said) is None
+        for ask in (received.path, lambda said: received.take(said, shelf)):
+            with pytest.raises(GRAError, match="upload it again"):
+                ask(said)
+        received.discard(said)
     wait_for_timers()
-    assert not upload.exists()
-    assert other.exists()
+    assert secret.exists()
+
+
+def test_uploads_go_when_they_are_no_longer_fresh_and_leftovers_too(uploads, clock):
+    received, shelf = Received(clock=clock), Shelf()
+    used, unused = (received.add(upload_to(uploads, name)) for name in ("used.png", "unused.png"))
+    kept = received.take(str(used), shelf)
+    wait_for_timers()
+    for name in ("tmp1234", "fresh"):
+        (uploads / name).write_bytes(b"part of a photo")
+    os.utime(uploads / "tmp1234", (1, 1))
+    clock.now += FRESH / 2
+    received.sweep()
+    assert [path.exists() for path in (kept, unused, uploads / "tmp1234", uploads / "fresh")] == [1, 1, 0, 1]
+    clock.now += FRESH
+    received.sweep()
+    assert [path.exists() for path in (kept, unused)] == [True, False]
+
+
+def test_each_visitor_has_room_and_all_together(uploads, clock):
+    received = Received(visitor_bytes=100, total_bytes=300_000, clock=clock)
+    mine = received.add(upload_to(uploads, content=bytes(60)), "me")
+    assert [received.room(who) for who in ("me", "you")] == [40, 100]
+    with received.arriving("me", 30), pytest.raises(StorageFullError, match="room"), received.arriving("me", 30):
+        pass
+    with received.arriving("me", 30) as room:
+        assert room == 40
+    shelf = Shelf()
+    received.take(str(mine), shelf)
+    wait_for_timers()
+    assert received.room("me") == 40  # it is still there, on a shelf
+    shelf.clear()
+    assert received.room("me") == 100
+    (uploads / "much").write_bytes(bytes(300_000))
+    assert received.room("me") == 0
+
+
+def test_a_full_disk_leaves_no_partial_file_and_is_said_so(uploads):
+    def save(part: Path) -> None:
+        part.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    shelf = Shelf()
+    shelf.write("whole.png", lambda part: part.write_bytes(b"whole"))
+    with pytest.raises(OSError, match="No space") as caught:
+        shelf.write("result.png", save)
+    assert widgets.explain(caught.value) == words.NO_ROOM
+    assert [path.name for path in shelf.folder.iterdir()] == ["whole.png"]
+
+
+def test_results_of_a_visit_do_not_pile_up(uploads):
+    shelf = Shelf()
+    for index in range(3 * KEPT_FILES):
+        shelf.put_file(f"portrait-{index}.png", lambda part: part.write_bytes(b"result"))
+    assert len(list(shelf.folder.iterdir())) == KEPT_FILES
 
 
 def test_a_list_of_files_lasts_as_long_as_the_visit(uploads, tmp_path):
-    visitors, me = Visitors(), types.SimpleNamespace(session_hash="me")
+    received, visitors, me = Received(), Visitors(), types.SimpleNamespace(session_hash="me")
     with gr.Blocks():
-        files = UploadList(visitors, gr.File(file_count="multiple"), "list")
+        files = UploadList(received, visitors, gr.File(file_count="multiple"), "list")
+
+    def new(place: str) -> Path:
+        return received.add(upload_to(uploads, place=place))
 
     def chosen(*paths) -> str:
         return json.dumps(list(map(str, paths)))
 
-    one, two = (upload_to(uploads, place=name) for name in ("one", "two"))
+    one, two = map(new, ("one", "two"))
     kept = files.on_upload(me, None, chosen(one, two))
     wait_until(lambda: not one.exists() and not two.exists())
     assert [str(path) for path in files.read(me, chosen(*kept))] == kept
     assert [str(path) for path in files.read(me, chosen(one, two))] == kept  # the button was quicker than the list
-    three = upload_to(uploads, place="three")
+    three = new("three")
     more = files.on_upload(me, None, chosen(*kept, three))  # added to those that are there
     assert more[:2] == kept
-    files.on_delete(me, types.SimpleNamespace(file=types.SimpleNamespace(path=kept[0])))
-    assert [os.path.exists(path) for path in more] == [False, True, True]
     (tmp_path / "mine.png").touch()
+    for name in (f"{Path(kept[1]).parent}/../../../mine.png", str(tmp_path / "mine.png")):
+        files.on_delete(me, types.SimpleNamespace(file=types.SimpleNamespace(path=name)))
+    files.on_delete(me, types.SimpleNamespace(file=types.SimpleNamespace(path=kept[0])))
+    assert [os.path.exists(path) for path in (*more, tmp_path / "mine.png")] == [False, True, True, True]
     for gone in (kept[0], tmp_path / "mine.png"):  # no upload, or one of a server before this one
         with pytest.raises(GRAError, match="upload it again"):
             files.read(me, chosen(gone))
-    files.on_upload(me, None, chosen(upload_to(uploads, place="four")))  # other ones
+    with pytest.raises(GRAError, match="upload it again"):
+        files.read(types.SimpleNamespace(session_hash="you"), chosen(kept[1]))
+    files.on_upload(me, None, chosen(new("four")))  # other ones
     wait_until(lambda: not os.path.exists(more[1]))
     files.on_clear(me)
     wait_until(lambda: not any(names for *_, names in os.walk(uploads)))
-    (last,) = files.on_upload(me, None, chosen(upload_to(uploads)))
+    (last,) = files.on_upload(me, None, chosen(new("five")))
     visitors.leave("me")
     assert not os.path.exists(last)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,12 +14,12 @@ from gra_core.errors import GRAError
 from gra_core.export import FORMATS, describe, result_name, save_picture
 from gra_core.images import load_image
 from gra_core.ui.edit_tab import MODEL
-from gra_core.ui.shelf import Shelf, forget, is_upload
+from gra_core.ui.shelf import Shelf
 from gra_core.ui.studio import Studio
 from gra_core.ui.widgets import explain, file_value
 
 KEPT_SECONDS = 600.0
-"""How long a result can be fetched, and a photo that was uploaded can be used again."""
+"""How long a result can be fetched."""
 
 
 def add_endpoints(studio: Studio) -> None:
@@ -38,16 +37,14 @@ def add_endpoints(studio: Studio) -> None:
         corners of the crop in the photo (`quad`: top left, bottom left, bottom right, top right).
         """
         try:
-            photo = _photo(image)
+            photo = _photo(studio, image)
             with studio.line.join() as place:
                 place.arrive()
                 faces = studio.aligner.detect(photo)
                 aligned = studio.aligner.align(photo, faces[_index(face, len(faces))])
         except Exception as error:
             raise gr.Error(explain(error), print_exception=False) from error
-        shelf = _shelf()
-        path = shelf.path("aligned.png")
-        aligned.image.save(path)
+        path = _shelf().write("aligned.png", aligned.image.save)
         about = {"faces": len(faces), "boxes": [list(f.box) for f in faces], "quad": aligned.quad.tolist()}
         return file_value(str(path)), about
 
@@ -67,7 +64,7 @@ def add_endpoints(studio: Studio) -> None:
             edit_offset(studio.edits, settings)
             if f".{file_format}" not in FORMATS:
                 raise GRAError(f"There is no format {file_format!r}; there are: png, jpg, webp.")
-            photo = _photo(image)
+            photo = _photo(studio, image)
             strengths = {key: float(value) for key, value in settings.items()}
             with studio.line.join() as place:
                 place.arrive()
@@ -76,8 +73,9 @@ def add_endpoints(studio: Studio) -> None:
                 result = studio.editor.edit(studio.editor.invert(aligned.image), strengths)
             if whole_photo:
                 result = paste_back(photo, result, aligned)
-            path = _shelf().path(result_name("portrait", strengths, f".{file_format}"))
-            save_picture(result, path, path.suffix, describe(strengths, studio.edits))
+            suffix, about = f".{file_format}", describe(strengths, studio.edits)
+            name = result_name("portrait", strengths, suffix)
+            path = _shelf().write(name, lambda part: save_picture(result, part, suffix, about))
         except Exception as error:
             raise gr.Error(explain(error), print_exception=False) from error
         return file_value(str(path))
@@ -93,15 +91,9 @@ def _shelf() -> Shelf:
     return shelf
 
 
-def _photo(image: Any) -> Image.Image:
-    """The photo of an upload, which is deleted later."""
-    path = image.get("path") if isinstance(image, dict) else getattr(image, "path", None)
-    if not path or not is_upload(path):
-        raise GRAError("Give a picture file as image, uploaded to this server.")
-    if not Path(path).exists():
-        raise GRAError("The picture file is no longer here. Upload it again.")
-    forget(path, KEPT_SECONDS)
-    return load_image(path)
+def _photo(studio: Studio, image: FileData) -> Image.Image:
+    """The photo of an upload, which can be used again until it is deleted."""
+    return load_image(studio.received.path(image))
 
 
 def _index(face: int, count: int) -> int:

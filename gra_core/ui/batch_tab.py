@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import gradio as gr
 
@@ -15,9 +13,9 @@ from gra_core.export import FORMAT_CHOICES, describe
 from gra_core.ui import words
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW
-from gra_core.ui.shelf import Shelf, forget
+from gra_core.ui.shelf import Shelf
 from gra_core.ui.studio import Studio
-from gra_core.ui.uploads import READ, UploadList
+from gra_core.ui.uploads import READ, UploadList, named
 from gra_core.ui.widgets import choice, explain, note
 
 RESULT_NAME = "portraits-edited.zip"
@@ -44,7 +42,7 @@ class BatchTab:
                 height=200,
                 elem_id="batch-files",
             )
-            self.uploads = UploadList(studio.visitors, self.files, "photos to edit")
+            self.uploads = UploadList(studio.received, studio.visitors, self.files, "photos to edit")
             with gr.Row(elem_classes="bar"):
                 self.folder = gr.UploadButton(
                     "Choose a folder", file_count="directory", size="md", min_width=110, scale=0, elem_id="batch-folder"
@@ -83,10 +81,12 @@ class BatchTab:
 
     def on_folder(self, request: gr.Request, files: list[dict] | None) -> list[str]:
         """A folder was chosen: its photos are listed like single ones, what else is in it is left out."""
-        chosen = [Path(file["path"]) for file in files or []]
-        photos = [path for path in chosen if path.suffix.lower() in SUFFIXES]
-        for path in set(chosen) - set(photos):
-            forget(path)
+        received, photos = self.studio.received, []
+        for file in files or []:
+            if received.path(file).suffix.lower() in SUFFIXES:
+                photos.append(file)
+            else:
+                received.discard(file)
         return [str(path) for path in self.uploads.keep(request, photos)]
 
     def on_stop(self, request: gr.Request) -> dict:
@@ -96,13 +96,13 @@ class BatchTab:
 
     def on_wait(self, _files: None, paths: str) -> str:
         """Says at once that the batch was asked for: another visitor's may have to end before."""
-        return _progress(0, 1, words.BATCH_WAITING) if json.loads(paths) else ""
+        return _progress(0, 1, words.BATCH_WAITING) if named(paths) else ""
 
     def on_start(
         self, request: gr.Request, _files: None, paths: str, view: str, file_format: str, *values: object
     ) -> Iterator[dict]:
         """Edits all photos; the last answer has the zip."""
-        if not json.loads(paths):
+        if not named(paths):
             yield {self.status: note("error", words.BATCH_EMPTY)}
             return
         self.stopping.discard(request.session_hash)

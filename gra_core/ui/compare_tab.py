@@ -76,7 +76,7 @@ class CompareTab:
                 height=160,
                 elem_id="compare-files",
             )
-            self.uploads = UploadList(studio.visitors, self.files, "photos to compare")
+            self.uploads = UploadList(studio.received, studio.visitors, self.files, "photos to compare")
             with gr.Row():
                 self.key = gr.Dropdown(
                     choices, value=choices[0][1], label="Edit", min_width=300, elem_id="compare-edit"
@@ -179,8 +179,10 @@ class CompareTab:
             return
         settings = describe(strengths, used)
         shelf = self.studio.visitors.new_shelf(request.session_hash, "comparison")
-        sheet = shelf.path(result_name("comparison", strengths, ".png"))
-        save_picture(draw_sheet(rows, settings), sheet, ".png", settings)
+        picture = draw_sheet(rows, settings)
+        sheet = shelf.write(
+            result_name("comparison", strengths, ".png"), lambda part: save_picture(picture, part, ".png", settings)
+        )
         missing = "" if self.metrics.lpips else f" {words.NO_LPIPS}"
         message = f"Done: {settings}.{missing} {' '.join(failures)}".strip()
         yield {

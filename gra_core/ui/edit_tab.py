@@ -16,7 +16,7 @@ import gradio as gr
 
 from gra_core import settings
 from gra_core.directions import text
-from gra_core.errors import GRAError, SettingsError
+from gra_core.errors import GRAError
 from gra_core.export import FORMAT_CHOICES, animation_formats, describe
 from gra_core.images import load_image
 from gra_core.ui import session as work
@@ -26,7 +26,7 @@ from gra_core.ui.history import History
 from gra_core.ui.own_fold import OwnFold
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Session
-from gra_core.ui.shelf import Shelf, forget
+from gra_core.ui.shelf import Shelf
 from gra_core.ui.studio import Studio
 from gra_core.ui.visitors import Opening
 from gra_core.ui.widgets import (
@@ -35,6 +35,7 @@ from gra_core.ui.widgets import (
     choices_of,
     explain,
     file_value,
+    name_of,
     note,
     picker,
     picker_value,
@@ -235,10 +236,10 @@ class EditTab:
             return
         shelf = Shelf()
         try:
-            path = shelf.take(file["path"])  # before it waits in line
-            yield from self._open(request, path, file.get("orig_name") or "portrait", values)
-        except GRAError as error:
-            yield {**self._empty(), self.status: note("error", str(error))}
+            path = self.studio.received.take(file, shelf)  # before it waits in line
+            yield from self._open(request, path, name_of(file, "portrait"), values)
+        except (GRAError, OSError) as error:
+            yield {**self._empty(), self.status: note("error", explain(error))}
         finally:
             shelf.clear()
 
@@ -466,10 +467,10 @@ class EditTab:
     def on_load(self, request: gr.Request, file: dict, turn: float, view: str) -> dict:
         """A settings file was chosen."""
         try:
-            content = Path(file["path"]).read_bytes()
-            forget(file["path"])
+            content = self.studio.received.path(file).read_bytes()
+            self.studio.received.discard(file)
             strengths, unknown = settings.from_json(content, self.studio.edits_of(request.session_hash))
-        except SettingsError as error:
+        except GRAError as error:
             return {self.status: note("error", str(error))}
         message = words.LOADED.format(settings=describe(strengths, self.studio.edits_of(request.session_hash)))
         if unknown:

@@ -12,7 +12,7 @@ import gradio as gr
 from gra_core.directions.registry import EditDirection
 from gra_core.ui import own_edits, words
 from gra_core.ui.shelf import Shelf
-from gra_core.ui.widgets import choices_of, explain, note
+from gra_core.ui.widgets import choices_of, explain, name_of, note
 
 if TYPE_CHECKING:
     from gra_core.ui.edit_tab import EditTab
@@ -50,8 +50,8 @@ class OwnFold:
         """A file with an edit was chosen."""
         shelf = Shelf()
         try:
-            path = shelf.take(file["path"])  # before it waits in line
-            yield from self.tab.in_line(self._read)(request, path, file.get("orig_name") or path.name, values)
+            path = self.studio.received.take(file, shelf)  # before it waits in line
+            yield from self.tab.in_line(self._read)(request, path, name_of(file, path.name), values)
         except Exception as error:
             yield {self.status: note("error", explain(error))}
         finally:

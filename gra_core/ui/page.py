@@ -5,11 +5,12 @@ from __future__ import annotations
 import gradio as gr
 
 from gra_core.memory import keep_freed_memory
-from gra_core.ui import words
+from gra_core.ui import discreet, words
 from gra_core.ui.api import add_endpoints
 from gra_core.ui.batch_tab import BatchTab
 from gra_core.ui.compare_tab import CompareTab
 from gra_core.ui.edit_tab import EditTab
+from gra_core.ui.gate import GuardedApp
 from gra_core.ui.panel import notes
 from gra_core.ui.studio import Studio
 from gra_core.ui.theme import FAVICON, STYLESHEET, PortraitTheme
@@ -17,9 +18,18 @@ from gra_core.ui.visitors import LIFETIME
 from gra_core.ui.widgets import HERE
 
 
-def launch_options() -> dict[str, object]:
-    """Arguments for `demo.launch()`: looks, and nothing that would tell a third party of a visit."""
+class Page(gr.Blocks):
+    """The page, with the parts that all its visitors share."""
+
+    studio: Studio
+
+
+def launch_options(page: Page) -> dict[str, object]:
+    """Arguments for `page.launch()`: looks, the gate, and nothing that would tell a third party of a visit."""
+    discreet.install()
+    page.studio.received.start_sweeping()
     return {
+        "_app": GuardedApp(page, page.studio.received),
         "theme": PortraitTheme(),
         "css_paths": STYLESHEET,
         "favicon_path": FAVICON,
@@ -30,7 +40,7 @@ def launch_options() -> dict[str, object]:
     }
 
 
-def build_page(studio: Studio | None = None) -> gr.Blocks:
+def build_page(studio: Studio | None = None) -> Page:
     """The page, ready to launch with `launch_options`; the model loads in the background.
 
     Args:
@@ -41,7 +51,8 @@ def build_page(studio: Studio | None = None) -> gr.Blocks:
     """
     keep_freed_memory()  # before the threads that answer visitors are started
     studio = studio or Studio()
-    with gr.Blocks(title=words.TITLE, analytics_enabled=False, delete_cache=(600, int(LIFETIME))) as blocks:
+    with Page(title=words.TITLE, analytics_enabled=False, delete_cache=(600, int(LIFETIME))) as blocks:
+        blocks.studio = studio
         with gr.Row(elem_id="head"):
             gr.Markdown(f"# {words.TITLE}\n{words.INTRODUCTION}", elem_id="title")
             gr.HTML(

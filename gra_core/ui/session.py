@@ -193,10 +193,11 @@ def export_result(
     result = studio.editor.edit(session.portrait.inversion, strengths, session.edits)
     if view == PHOTO_VIEW:
         result = _into_photo(studio, session, session.photo, result, "photo")
-    path = session.shelf.path(export.result_name(session.name, strengths, suffix))
     note = export.describe(strengths, session.edits)
-    export.save_picture(result, path, suffix, note, visible_mark=visible_mark)
-    return str(path)
+    return session.shelf.put_file(
+        export.result_name(session.name, strengths, suffix),
+        lambda part: export.save_picture(result, part, suffix, note, visible_mark=visible_mark),
+    )
 
 
 def animate(
@@ -212,9 +213,9 @@ def animate(
         picture = studio.editor.edit(session.portrait.inversion, {**strengths, key: value}, session.edits)
         frames.append(picture.resize((SWEEP_SIDE, SWEEP_SIDE), Image.Resampling.LANCZOS))
         yield len(frames), None
-    path = session.shelf.path(export.result_name(session.name, {}, "").replace("-unedited", f"-{key}-sweep") + suffix)
-    export.save_sweep(frames, path, f"{edit.label} from {edit.minimum:g} to {edit.maximum:g}")
-    yield len(frames), str(path)
+    name = export.result_name(session.name, {}, "").replace("-unedited", f"-{key}-sweep") + suffix
+    note = f"{edit.label} from {edit.minimum:g} to {edit.maximum:g}"
+    yield len(frames), session.shelf.put_file(name, lambda part: export.save_sweep(frames, part, note))
 
 
 def _into_photo(studio: Studio, session: Session, photo: Image.Image, result: Image.Image, size: str) -> Image.Image:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 from gradio.utils import get_upload_folder
 from PIL import Image
@@ -31,20 +32,48 @@ class Shelf:
         root: the folder that it is made in; by default the one from which Gradio serves files.
     """
 
+    _open: ClassVar[weakref.WeakSet[Shelf]] = weakref.WeakSet()
+
     def __init__(self, root: str | Path | None = None) -> None:
         self.folder = Path(root or get_upload_folder()) / secrets.token_hex(16)
         self._recent: deque[Path] = deque()
         self._closed, self._lock = False, threading.Lock()
+        self._open.add(self)
+
+    @classmethod
+    def folders(cls) -> set[Path]:
+        """The folders of all shelves that were not cleared."""
+        return {shelf.folder for shelf in list(cls._open)}
 
     def path(self, name: str | Path) -> Path:
         """Where a file of that name goes; an older one is deleted. Raises GRAError when the shelf was cleared."""
         with self._lock:
             if self._closed:
                 raise GRAError(words.EXPIRED)
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             path = self.folder / name
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
+        return path
+
+    def write(self, name: str | Path, save: Callable[[Path], object]) -> Path:
+        """Write a file that stays until the shelf is cleared. It appears under its name when it is whole.
+
+        Args:
+            name: of the file; it may contain a folder.
+            save: writes to the path that it is given.
+
+        Raises:
+            GRAError: the shelf was cleared.
+            OSError: the disk is full.
+        """
+        path = self.path(name)
+        part = path.with_name(f"{secrets.token_hex(4)}{path.suffix}")  # some formats go by the suffix
+        try:
+            save(part)
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         return path
 
     def keep(self, image: Image.Image, name: str) -> str:
@@ -53,95 +82,71 @@ class Shelf:
         if path.exists():
             os.utime(path)
         else:
-            _write(image, self.path(name))
+            self.write(name, lambda part: _save(image, part))
         return str(path)
 
     def put(self, image: Image.Image, suffix: str = ".webp") -> str:
-        """Write a picture under a fresh name; the oldest of more than KEPT_FILES goes. Returns the path."""
-        path = self.path(secrets.token_hex(6) + suffix)
-        _write(image, path)
+        """As `put_file`, a picture under a fresh name."""
+        return self.put_file(secrets.token_hex(6) + suffix, lambda part: _save(image, part))
+
+    def put_file(self, name: str, save: Callable[[Path], object]) -> str:
+        """As `write`; the oldest of more than KEPT_FILES such files goes. Returns the path."""
+        path = self.write(name, save)
+        if path in self._recent:
+            self._recent.remove(path)
         self._recent.append(path)
         while len(self._recent) > KEPT_FILES:
             self._recent.popleft().unlink(missing_ok=True)
         return str(path)
 
-    def copy(self, upload: str | Path) -> Path:
-        """Put an uploaded file here as well, where it is deleted with the others; one that is here already stays.
+    def find(self, said: object) -> Path | None:
+        """The file whose path a client names, letter for letter; None if there is none."""
+        return next((path for path in self.folder.glob("*/*") if str(path) == said), None)
+
+    def copy(self, file: Path) -> Path:
+        """Put a file here as well; two of one name get folders of their own, and one that is here already stays.
 
         Raises:
             GRAError: it is not there any more.
+            OSError: the disk is full.
         """
-        upload = Path(upload)
-        if self.folder in upload.parents and upload.exists():
-            return upload
-        name = Path(upload.parent.name, upload.name)  # two photos of one name have folders of their own
+        if self.folder in file.parents and file.exists():
+            return file
+        name = Path(file.parent.name, file.name)
         if (self.folder / name).exists():
             return self.folder / name
-        path = self.path(name)
-        try:
-            try:
-                os.link(upload, path)  # takes no time and no room
-            except FileNotFoundError:
-                raise
-            except OSError:
-                shutil.copyfile(upload, path)
-        except OSError as error:
-            raise GRAError(words.GONE) from error
-        return path
 
-    def take(self, upload: str | Path) -> Path:
-        """As `copy`; Gradio's own copy is then forgotten."""
-        path = self.copy(upload)
-        if path != Path(upload):
-            forget(upload)
-        return path
+        def link(part: Path) -> None:
+            try:
+                os.link(file, part)  # takes no time and no room
+            except FileNotFoundError as error:
+                raise GRAError(words.GONE) from error
+            except OSError:
+                shutil.copyfile(file, part)
+
+        return self.write(name, link)
 
     def clear(self) -> None:
         """Delete all files, and take no more from now on."""
         with self._lock:
             self._closed = True
+            self._open.discard(self)
             self._recent.clear()
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def clear_later(self, after: float | None = None) -> None:
         """As `clear`, `after` so many seconds; by default PATIENCE."""
-        _later(PATIENCE if after is None else after, self.clear)
+        later(self.clear, after)
 
 
-def is_upload(path: str | Path) -> bool:
-    """Whether a file is in the folder in which Gradio keeps uploads."""
-    return Path(get_upload_folder()).resolve() in Path(path).resolve().parents
-
-
-def forget(upload: str | Path, after: float | None = None) -> None:
-    """Delete an uploaded file `after` so many seconds (by default PATIENCE), unless it was uploaded anew by then.
-
-    Gradio names the folder of an upload by its content: two visitors who upload the same photo share the path.
-    Files that are not uploads are left alone.
-    """
-    path, root = Path(upload).resolve(), Path(get_upload_folder()).resolve()
-    if not is_upload(path):
-        return
-    with contextlib.suppress(OSError):
-        before = path.stat()
-
-        def delete() -> None:
-            with contextlib.suppress(OSError):
-                if os.path.samestat(before, path.stat()):
-                    path.unlink()
-                if path.parent != root:
-                    path.parent.rmdir()  # where nothing else is in it
-
-        _later(PATIENCE if after is None else after, delete)
-
-
-def _later(seconds: float, function: Callable[[], None]) -> None:
-    timer = threading.Timer(seconds, function)
+def later(function: Callable[[], None], after: float | None = None) -> None:
+    """Call a function `after` so many seconds (by default PATIENCE), unless the program ends before."""
+    timer = threading.Timer(PATIENCE if after is None else after, function)
     timer.daemon = True  # at the end of the program all files go, see `own_folder`
     timer.start()
 
 
-def _write(image: Image.Image, path: Path) -> None:
+def _save(image: Image.Image, path: Path) -> None:
     """WebP without loss (as fast as PNG and a third smaller), JPEG where size matters more."""
     if path.suffix == ".webp":
         image.save(path, lossless=True, quality=0, method=0)

@@ -19,6 +19,7 @@ from gra_core.images import load_image
 from gra_core.ui import gpu, own_edits
 from gra_core.ui.examples import example_files
 from gra_core.ui.line import Line
+from gra_core.ui.received import Received
 from gra_core.ui.visitors import Visitors
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Studio:
         self._words_lock = threading.Lock()
         self.aligner = FaceAligner()
         self.line = Line()
+        self.received = Received()
         self.visitors = Visitors() if visitors is None else visitors  # one without visits counts as False
         self._editor: PortraitEditor | None = None
         self._lock = threading.Lock()

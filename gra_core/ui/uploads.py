@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
 
 from gra_core.errors import GRAError
 from gra_core.ui import words
-from gra_core.ui.shelf import is_upload
+from gra_core.ui.received import Received
 from gra_core.ui.visitors import Visitors
 from gra_core.ui.widgets import HERE
 
@@ -22,13 +23,14 @@ class UploadList:
     """The files of one list.
 
     Args:
+        received: all uploads.
         visitors: whose visits the files belong to.
         files: the list; it takes several.
         purpose: name of the shelf that the files wait on.
     """
 
-    def __init__(self, visitors: Visitors, files: gr.File, purpose: str) -> None:
-        self.visitors, self.files, self.purpose = visitors, files, purpose
+    def __init__(self, received: Received, visitors: Visitors, files: gr.File, purpose: str) -> None:
+        self.received, self.visitors, self.files, self.purpose = received, visitors, files, purpose
         self.inputs = [files, gr.Textbox(visible=False)]
 
     def connect(self, common: dict) -> None:
@@ -37,44 +39,54 @@ class UploadList:
         self.files.delete(self.on_delete, None, None, **common)
         self.files.clear(self.on_clear, None, None, **common)
 
-    def on_upload(self, request: gr.Request, _files: None, paths: str) -> list[str]:
+    def on_upload(self, request: gr.Request, _files: None, names: str) -> list[str]:
         """Files were chosen."""
-        return [str(path) for path in self.keep(request, [Path(path) for path in json.loads(paths)])]
+        return [str(path) for path in self.keep(request, named(names))]
 
     def on_delete(self, request: gr.Request, event: gr.DeletedFileData) -> None:
         """A file was taken out of the list."""
-        shelf = self.visitors.shelf(request.session_hash, self.purpose)
-        path = Path(event.file.path)
-        if shelf.folder in path.parents:
+        path = self.visitors.shelf(request.session_hash, self.purpose).find(event.file.path)
+        if path is not None:
             path.unlink(missing_ok=True)
 
     def on_clear(self, request: gr.Request) -> None:
         """The list was emptied."""
         self.visitors.new_shelf(request.session_hash, self.purpose)
 
-    def keep(self, request: gr.Request, files: list[Path]) -> list[Path]:
-        """Take files out of Gradio's folder, where they would stay after the visit; those of another list go.
+    def keep(self, request: gr.Request, said: Sequence[object]) -> list[Path]:
+        """Take the files that a client names out of the uploads, which go soon; those of another list go.
 
         Raises:
             GRAError: one is not there any more.
         """
         shelf = self.visitors.shelf(request.session_hash, self.purpose)
-        if not any(shelf.folder in file.parents for file in files):
+        if not any(map(shelf.find, said)):
             shelf = self.visitors.new_shelf(request.session_hash, self.purpose)
-        return [shelf.take(file) for file in files]
+        return self._take(request, said)
 
-    def read(self, request: gr.Request, paths: str) -> list[Path]:
+    def read(self, request: gr.Request, names: str) -> list[Path]:
         """Where the files of the list are.
 
         Args:
             request: the visitor's.
-            paths: what READ tells: of files on the shelf, or still in Gradio's folder, if the button was quick.
+            names: what READ tells: of files on the shelf, or of uploads, if the button was quick.
 
         Raises:
             GRAError: the visit that they belonged to ended.
         """
-        files = [Path(path) for path in json.loads(paths)]
-        if not all(map(is_upload, files)):
-            raise GRAError(words.GONE)
+        return self._take(request, named(names))
+
+    def _take(self, request: gr.Request, said: Sequence[object]) -> list[Path]:
         shelf = self.visitors.shelf(request.session_hash, self.purpose)
-        return [shelf.take(file) for file in files]
+        return [shelf.find(one) or self.received.take(one, shelf) for one in said]
+
+
+def named(names: object) -> list[object]:
+    """What the script READ says of the files of a list. Raises GRAError when it is something else."""
+    try:
+        said = json.loads(names) if isinstance(names, str) else None
+    except (ValueError, RecursionError) as error:
+        raise GRAError(words.GONE) from error
+    if not isinstance(said, list):
+        raise GRAError(words.GONE)
+    return said

@@ -7,6 +7,7 @@ These are plain HTML with a few lines of script beside this file, usable by keyb
 from __future__ import annotations
 
 import base64
+import errno
 import html
 import io
 import logging
@@ -22,6 +23,9 @@ from gra_core.ui import words
 
 HERE = Path(__file__).parent
 THUMBNAIL_SIDE = 96
+
+LONGEST_NAME = 255
+"""Characters of a file name that count: no file system has longer ones."""
 
 log = logging.getLogger(__name__)
 
@@ -106,10 +110,18 @@ def note(kind: str, message: str) -> str:
     return f'<div class="note {kind}" role="{role}">{html.escape(message)}</div>'
 
 
+def name_of(file: dict, otherwise: str) -> str:
+    """What a visitor calls a file that came in."""
+    name = file.get("orig_name")
+    return name[:LONGEST_NAME] if isinstance(name, str) and name.strip() else otherwise
+
+
 def explain(error: Exception) -> str:
-    """The line that the visitor reads; what is not the visitor's doing goes to the log in full."""
+    """The line that the visitor reads; what is not the visitor's doing goes to the log."""
     if isinstance(error, GRAError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return words.NO_ROOM
     log.error("An event of the page failed", exc_info=error)
     return words.UNEXPECTED
 
