@@ -177,7 +177,7 @@ def test_uploads_end_where_the_room_does(monkeypatch):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"[]"})
 
-    door = Gate(app, SimpleNamespace(fns={}), received, Rules())
+    door = Gate(app, SimpleNamespace(fns={}), SimpleNamespace(received=received), Rules())
     assert _ask(door, "POST", UPLOAD, {"content-length": "2000"}, [b"x" * 2000])[0] == 413
     assert arrived == []
     assert _ask(door, "POST", UPLOAD, {}, [b"x" * 600] * 3)[0] == 413
@@ -221,7 +221,7 @@ def door():
         await send({"type": "http.response.body", "body": b"the page"})
 
     def make(**environment: str) -> Gate:
-        return Gate(app, SimpleNamespace(fns={}), Received(), Rules.of(environment))
+        return Gate(app, SimpleNamespace(fns={}), SimpleNamespace(received=Received()), Rules.of(environment))
 
     return make
 

@@ -20,7 +20,7 @@ from gra_core.constants import PROJECT_ROOT
 from gra_core.errors import GRAError
 from gra_core.ui import own_folder, widgets, words
 from gra_core.ui.history import GESTURE_SECONDS, LONGEST, History
-from gra_core.ui.line import Line
+from gra_core.ui.line import AGED, MOST_CALLS, MOST_PLACES, MOST_WAITING, SEAT_SECONDS, BusyError, Line, Work
 from gra_core.ui.received import FRESH, Received, StorageFullError
 from gra_core.ui.shelf import KEPT_FILES, Shelf
 from gra_core.ui.uploads import UploadList
@@ -395,7 +395,7 @@ def waiting(line: Line, visitor: str | None, patience: float = 0.0) -> tuple[thr
 
     def wait() -> None:
         with place:
-            told.extend(place.wait(patience))
+            told.extend(standing.others for standing in place.wait(patience))
             told.append("in")
 
     thread = threading.Thread(target=wait, daemon=True)
@@ -453,6 +453,106 @@ def test_a_place_is_free_after_an_error_and_can_be_given_up():
     first.leave()
     thread.join(10)
     assert told == [1, "in"]
+
+
+def test_slider_moves_go_before_new_photos_but_not_for_ever(clock):
+    line = Line(clock)
+    serving = line.join("a")
+    serving.arrive()
+    photo, move = line.join("b", Work.OPEN), line.join("c")
+    serving.leave()
+    assert line._next() is move
+    clock.now += AGED + 1
+    assert line._next() is photo
+    photo.arrive()
+    assert line._next() is None
+
+
+def test_long_work_gives_way_to_slider_moves():
+    line = Line()
+    with line.join("a", Work.OPEN) as photo:
+        photo.arrive()
+        line.give_way()  # nobody is there
+        other = line.join("b", Work.OPEN)
+        thread, told = waiting(line, "c")
+        line.give_way()
+        thread.join(10)
+        assert told[-1] == "in"
+        assert line._serving is photo  # the other photo came later
+    other.arrive()
+
+
+def test_ones_own_events_keep_their_order():
+    line = Line()
+    serving = line.join("b")
+    serving.arrive()
+    face = line.join("a", Work.OPEN)
+    line.join("a")
+    serving.leave()
+    assert line._next() is face
+
+
+def test_a_machine_has_as_many_seats_as_it_serves_well():
+    line = Line()
+    for seconds, seats in ((0.5, 7), (1.0, 5), (0.025, 83), (30.0, 3)):
+        line.set_speed(seconds)
+        assert line.seats == seats
+
+
+def test_who_finds_no_seat_is_told_the_place_and_gets_one_when_it_is_free(clock):
+    line = Line(clock)
+    line.set_speed(10.0)
+    for visitor in "abc":
+        with line.join(visitor, Work.OPEN) as place:
+            place.arrive()
+            clock.now += 10
+    line.seats = 3
+    fourth, fifth = line.join("d", Work.OPEN), line.join("e", Work.OPEN)
+    first, second = next(fourth.wait(0)), next(fifth.wait(0))
+    assert [first.seat, second.seat] == [1, 2]
+    assert 0 < first.seconds < second.seconds
+    assert "number 2 in line" in words.in_line(second)
+    assert line._next() is None
+    with line.join("a") as move:  # whoever has a seat goes on
+        move.arrive()
+    with line.join() as program:  # needs none
+        program.arrive()
+    line.leave("b")
+    assert line._next() is fourth
+    fourth.arrive()
+    fourth.leave()
+    assert line._next() is None
+    clock.now += SEAT_SECONDS + 1  # the others have long done nothing
+    assert line._next() is fifth
+    returns = line.join("a")  # and have to wait for a seat like everybody else
+    fifth.arrive()
+    assert not line._at_once(returns)
+
+
+def test_a_full_line_asks_to_come_again(clock):
+    line = Line(clock)
+    serving = line.join("a")
+    serving.arrive()
+    for index in range(MOST_WAITING):
+        line.join(f"visitor {index}", Work.OPEN)
+    with pytest.raises(BusyError, match=r"try again in about \d+ (seconds|minutes)"):
+        line.join("one too many", Work.OPEN)
+    line.join("a")  # a slider move of somebody with a seat finds room
+    programs = [line.join(work=Work.OPEN) for _ in range(MOST_CALLS)]
+    for refuse in (line.check, lambda: line.join(work=Work.OPEN)):
+        with pytest.raises(BusyError):
+            refuse()
+    programs[0].leave()
+    line.check()
+
+
+def test_one_visitor_cannot_fill_the_line():
+    line = Line()
+    for _ in range(MOST_PLACES):
+        line.join("a", Work.OPEN)
+    with pytest.raises(BusyError):
+        line.join("a", Work.OPEN)
+    line.join("b", Work.OPEN)
 
 
 # --- undo ------------------------------------------------------------------------------------------------------------

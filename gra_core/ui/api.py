@@ -13,7 +13,7 @@ from gra_core.directions.registry import edit_offset
 from gra_core.errors import GRAError
 from gra_core.export import FORMATS, describe, result_name, save_picture
 from gra_core.images import load_image
-from gra_core.ui.edit_tab import MODEL
+from gra_core.ui.line import MODEL, Work
 from gra_core.ui.shelf import Shelf
 from gra_core.ui.studio import Studio
 from gra_core.ui.widgets import explain, file_value
@@ -37,9 +37,9 @@ def add_endpoints(studio: Studio) -> None:
         corners of the crop in the photo (`quad`: top left, bottom left, bottom right, top right).
         """
         try:
-            photo = _photo(studio, image)
-            with studio.line.join() as place:
+            with studio.line.join(work=Work.OPEN) as place:
                 place.arrive()
+                photo = _photo(studio, image)
                 faces = studio.aligner.detect(photo)
                 aligned = studio.aligner.align(photo, faces[_index(face, len(faces))])
         except Exception as error:
@@ -64,10 +64,10 @@ def add_endpoints(studio: Studio) -> None:
             edit_offset(studio.edits, settings)
             if f".{file_format}" not in FORMATS:
                 raise GRAError(f"There is no format {file_format!r}; there are: png, jpg, webp.")
-            photo = _photo(studio, image)
             strengths = {key: float(value) for key, value in settings.items()}
-            with studio.line.join() as place:
+            with studio.line.join(work=Work.OPEN) as place:
                 place.arrive()
+                photo = _photo(studio, image)
                 faces = studio.aligner.detect(photo)
                 aligned: AlignedFace = studio.aligner.align(photo, faces[_index(face, len(faces))])
                 result = studio.editor.edit(studio.editor.invert(aligned.image), strengths)

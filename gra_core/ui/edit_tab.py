@@ -23,6 +23,7 @@ from gra_core.ui import session as work
 from gra_core.ui import words
 from gra_core.ui.examples import example_files
 from gra_core.ui.history import History
+from gra_core.ui.line import MODEL, BusyError, Work
 from gra_core.ui.own_fold import OwnFold
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Session
@@ -43,12 +44,6 @@ from gra_core.ui.widgets import (
     player,
     viewer,
 )
-
-LONGEST_LINE = 20
-"""How many events may wait in the studio's line; what comes beyond that waits without a word."""
-
-MODEL = {"concurrency_id": "model", "concurrency_limit": LONGEST_LINE}
-"""Options of events that join the studio's line."""
 
 SETTLE_SECONDS = 0.3
 """How long a slider has to rest until the quick picture is replaced by the one without loss."""
@@ -135,7 +130,7 @@ class EditTab:
         # Raw values in (preprocess=False): a damaged upload and an emptied number box are for us to explain.
         common = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden", **MODEL}
         quick = {"preprocess": False, "api_visibility": "private", "show_progress": "hidden"}
-        rest = {"trigger_mode": "always_last", **quick, "concurrency_limit": LONGEST_LINE}
+        rest = {"trigger_mode": "always_last", **quick, "concurrency_limit": None}
         in_line, at_once = self.in_line, self.at_once_without_photo
         panel, sliders = self.panel, self.panel.sliders
         # What a slider move may change; Gradio takes half a millisecond for each output, changed or not.
@@ -152,7 +147,7 @@ class EditTab:
             opened.then(self.on_opened, [self.turn, self.view, *sliders], moved, **common).then(
                 self.on_rest, None, [self.viewer], **rest
             )
-        self.faces.select(in_line(self.on_face), [self.turn, self.view], outputs, **common)
+        self.faces.select(in_line(self.on_face, Work.OPEN), [self.turn, self.view], outputs, **common)
         gr.on(
             [event for slider in sliders for event in (slider.input, slider.release)],
             at_once(self.on_move),
@@ -183,16 +178,32 @@ class EditTab:
         blocks.load(None, js=SCRIPTS["photos"], api_visibility="private")
         blocks.unload(self.on_leave)
 
-    def in_line(self, answer: Callable[..., dict | Iterator[dict]]) -> Callable[..., Iterator[dict]]:
-        """An answer that waits for its turn with the model, and says so when that takes a while."""
+    def in_line(
+        self,
+        answer: Callable[..., dict | Iterator[dict]],
+        work: Work = Work.MOVE,
+        refused: Callable[[], dict] = dict,
+    ) -> Callable[..., Iterator[dict]]:
+        """An answer that waits for its turn with the model, and says so when that takes a while.
+
+        Args:
+            answer: to an event.
+            work: what it does.
+            refused: what else changes on the page when the line is full.
+        """
 
         @functools.wraps(answer)  # Gradio reads the annotations
         def answer_in_turn(request: gr.Request, *arguments: object) -> Iterator[dict]:
-            with self.studio.line.join(request.session_hash) as place:
+            try:
+                place = self.studio.line.join(request.session_hash, work)
+            except BusyError as error:
+                yield {**refused(), self.status: note("error", str(error))}
+                return
+            with place:
                 waited = False
-                for others in place.wait():
+                for standing in place.wait():
                     waited = True
-                    yield {self.status: note("busy", words.in_line(others))}
+                    yield {self.status: note("busy", words.in_line(standing))}
                 answers = answer(request, *arguments)
                 if isinstance(answers, dict):
                     if waited and answers.get(self.status) == gr.skip():  # what said to wait must not stay
@@ -228,6 +239,7 @@ class EditTab:
     def on_leave(self, request: gr.Request) -> None:
         """The page was closed or loaded anew."""
         self.studio.visitors.leave(request.session_hash)
+        self.studio.line.leave(request.session_hash)
 
     def on_upload(self, request: gr.Request, file: dict | None, *values: object) -> Iterator[dict]:
         """A photo was chosen, dropped, pasted or taken. Its file goes as soon as it is read, or nobody waits for it."""
@@ -296,7 +308,7 @@ class EditTab:
         visit = self.studio.visitors.visit(request.session_hash)
         opening = visit.opening = Opening(strengths)
         try:
-            yield from self.in_line(self._start)(request, path, name, opening)
+            yield from self.in_line(self._start, Work.OPEN, self._empty)(request, path, name, opening)
         finally:
             if visit.opening is opening:  # no other photo came
                 visit.opening = None
@@ -310,6 +322,7 @@ class EditTab:
         try:
             yield {self.status: note("busy", words.FINDING)}
             session = work.open_photo(self.studio, path, name)
+            self.studio.line.give_way()
             aligned = work.align_face(self.studio, session, 0)
             crop = work.show_crop(session, aligned, 0)
             yield {
@@ -317,6 +330,7 @@ class EditTab:
                 self.status: note("busy", words.INVERTING),
                 self.viewer: gr.update(value=pictures_value(crop, crop), visible=True),
             }
+            self.studio.line.give_way()
             session = work.choose_face(self.studio, session, 0, aligned)
             session = replace(session, edits=self.studio.edits_of(visitor))
             session.portrait.history.set(settings.clean(session.edits, opening.settings))
@@ -437,8 +451,8 @@ class EditTab:
             steps = work.animate(self.studio, session, strengths, key, animation_formats()[kind])
             while True:
                 with self.studio.line.join(request.session_hash) as place:  # others may move a slider between pictures
-                    for others in place.wait():
-                        yield {self.status: note("busy", words.in_line(others))}
+                    for standing in place.wait():
+                        yield {self.status: note("busy", words.in_line(standing))}
                     step = next(steps, None)
                 if step is None:
                     break

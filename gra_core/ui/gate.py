@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import math
 import os
 import re
 import socket
@@ -25,10 +26,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gra_core.ui import words
-from gra_core.ui.received import Received, StorageFullError
+from gra_core.ui.line import MODEL, BusyError
+from gra_core.ui.received import StorageFullError
 
 if TYPE_CHECKING:
     import gradio as gr
+
+    from gra_core.ui.studio import Studio
 
 HOSTS = "GRA_ALLOWED_HOSTS"
 """Environment variable: names, separated by commas, under which the page may be opened; * is any. Addresses in numbers
@@ -163,12 +167,12 @@ class Gate:
     Args:
         app: what is let in to.
         page: whose events they are.
-        received: where uploads are kept.
+        studio: where uploads are kept, and the line.
         rules: who may come.
     """
 
-    def __init__(self, app: ASGIApp, page: gr.Blocks, received: Received, rules: Rules) -> None:
-        self.app, self.page, self.received, self.rules = app, page, received, rules
+    def __init__(self, app: ASGIApp, page: gr.Blocks, studio: Studio, rules: Rules) -> None:
+        self.app, self.page, self.studio, self.rules = app, page, studio, rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it with a refusal."""
@@ -248,8 +252,13 @@ class Gate:
         if len(event["data"]) not in needed:
             raise Refusal(400, f"The request has {len(event['data'])} inputs, but {max(needed)} are needed.")
         for file in _files(event["data"]):
-            if not self.received.knows(file):
+            if not self.studio.received.knows(file):
                 raise Refusal(400, words.GONE)
+        if function.api_visibility != "private" and function.concurrency_id == MODEL["concurrency_id"]:
+            try:
+                self.studio.line.check()
+            except BusyError as error:
+                raise Refusal(429, str(error), {"Retry-After": str(math.ceil(error.seconds))}) from error
 
     def _function(self, path: str, event: Mapping[str, Any]) -> Any:
         """The function of the page that is asked for."""
@@ -268,9 +277,9 @@ class Gate:
         """Let files in as far as there is room; each gets a place that nobody can guess."""
         address, length = self.rules.address(scope, headers), headers.get("content-length", "0")
         try:
-            with self.received.arriving(address, _number(length)) as room:
+            with self.studio.received.arriving(address, _number(length)) as room:
                 paths = await self._take_in(scope, _bounded(receive, room))
-            told = [str(self.received.add(path, address)) for path in paths]
+            told = [str(self.studio.received.add(path, address)) for path in paths]
         except StorageFullError as error:
             raise Refusal(413, str(error)) from error
         except OSError as error:
@@ -309,10 +318,10 @@ class Gate:
 class GuardedApp(App):
     """Gradio's application with the gate before everything else that it does."""
 
-    def __init__(self, page: gr.Blocks, received: Received, rules: Rules | None = None) -> None:
+    def __init__(self, page: gr.Blocks, studio: Studio, rules: Rules | None = None) -> None:
         """Make the application; `launch` takes it."""
         super().__init__(default_response_class=ORJSONResponse)
-        self._gate = page, received, rules or Rules.of()
+        self._gate = page, studio, rules or Rules.of()
 
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette builds the rest; the gate is the outermost."""

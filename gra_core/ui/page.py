@@ -17,6 +17,9 @@ from gra_core.ui.theme import FAVICON, STYLESHEET, PortraitTheme
 from gra_core.ui.visitors import LIFETIME
 from gra_core.ui.widgets import HERE
 
+MAX_THREADS = 200
+"""Everybody who waits in the line takes one."""
+
 
 class Page(gr.Blocks):
     """The page, with the parts that all its visitors share."""
@@ -29,7 +32,7 @@ def launch_options(page: Page) -> dict[str, object]:
     discreet.install()
     page.studio.received.start_sweeping()
     return {
-        "_app": GuardedApp(page, page.studio.received),
+        "_app": GuardedApp(page, page.studio),
         "theme": PortraitTheme(),
         "css_paths": STYLESHEET,
         "favicon_path": FAVICON,
@@ -37,6 +40,7 @@ def launch_options(page: Page) -> dict[str, object]:
         "run_history": False,
         "ssr_mode": False,
         "max_file_size": "500mb",
+        "max_threads": MAX_THREADS,
     }
 
 

@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -143,6 +144,10 @@ class Studio:
             editor = self.editor
             aligned = self.aligner.align_photo(load_image(example_files()[0])).image
             if not gpu.on_loan():  # a loan that nobody asked for would be counted all the same
-                editor.edit(editor.invert(aligned), {next(iter(self.edits)): 1.0})
+                inversion, strengths = editor.invert(aligned), {next(iter(self.edits)): 1.0}
+                editor.edit(inversion, strengths)
+                begun = time.monotonic()
+                editor.edit(inversion, strengths)
+                self.line.set_speed(time.monotonic() - begun)
         except Exception:  # the visitor's own request reports it
             log.exception("Warming up failed")

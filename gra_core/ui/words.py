@@ -1,6 +1,12 @@
 """What the page says."""
 
+from __future__ import annotations
+
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gra_core.ui.line import Standing
 
 TITLE = "Portrait Editor"
 INTRODUCTION = "Change a smile, an age, a turn of the head. Everything else stays as it is."
@@ -15,8 +21,10 @@ GONE = "A file is no longer here: the page was idle for long, or restarted. Plea
 NO_ROOM = "There is no room for more files here. Close what you no longer need, or try again in a few minutes."
 TOO_LARGE = "This is more than can be sent at once."
 NO_UPLOAD = "The file could not be taken in. Give it a name and try again."
-NEXT = "Another photo is being worked on; yours is next."
-IN_LINE = "{count} other photos are being worked on; yours comes after them."
+NEXT = "Another photo is being worked on; yours is next, in {time}."
+IN_LINE = "{count} other photos are being worked on; yours comes after them, in {time}."
+SEAT = "All places are taken at the moment. You are number {seat} in line; your turn comes in {time}."
+BUSY = "Too many people are here at the moment. Please try again in {time}."
 UNEXPECTED = "Something went wrong here. Please try again, or choose another photo."
 SEVERAL = "{count} faces found: choose one below the picture, then move a slider."
 ANIMATING = "Making the animation: picture {done} of {total}"
@@ -124,6 +132,21 @@ def hint(text: str) -> str:
     return text.replace("+ ", "Right: ", 1) if text.startswith("+ ") else text
 
 
-def in_line(others: int) -> str:
-    """What somebody reads who waits for so many other visitors."""
-    return NEXT if others == 1 else IN_LINE.format(count=others)
+def in_line(standing: Standing) -> str:
+    """What somebody reads who waits."""
+    time = about(standing.seconds)
+    if standing.seat:
+        return SEAT.format(seat=standing.seat, time=time)
+    return NEXT.format(time=time) if standing.others == 1 else IN_LINE.format(count=standing.others, time=time)
+
+
+def busy(seconds: float) -> str:
+    """What somebody reads who has to come again."""
+    return BUSY.format(time=about(max(seconds, 10)))
+
+
+def about(seconds: float) -> str:
+    """A time that is an estimate."""
+    if seconds < 90:
+        return f"about {max(5 * round(seconds / 5), 5)} seconds"
+    return f"about {round(seconds / 60)} minutes"
