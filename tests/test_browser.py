@@ -970,6 +970,29 @@ def test_axe_finds_nothing_serious(browser, url, pair_file, bad_files, scheme, w
         assert axe_flaws(tab) == []
 
 
+def test_the_page_obeys_its_policy_and_no_other_site_frames_it(browser, url, photo_file, tmp_path):
+    page, said = browser.new_page(), []
+    page.on("console", lambda message: said.append(message.text))
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    upload(page, photo_file)
+    set_slider(page, "smile", "50")
+    page.wait_for_selector("#status .ready")
+    for name in ("Batch", "Compare", "Edit"):
+        page.get_by_role("tab", name=name).click()
+    page.locator("#download").click()
+    page.wait_for_timeout(500)
+    assert [line for line in said if "Content Security Policy" in line] == []
+    assert [place for place in asked if not place.startswith((url, "data:", "blob:"))] == []
+    page.close()
+    other = browser.new_page()
+    other.set_content(f'<iframe src="{url}"></iframe>')
+    other.wait_for_timeout(1500)
+    assert not other.frames[1].locator("#head").count()
+    other.close()
+
+
 def test_light_and_dark(browser, url):
     with browser.new_context(color_scheme="dark") as context:
         tab = context.new_page()

@@ -21,7 +21,7 @@ from gra_core.errors import GRAError
 from gra_core.ui import own_folder, widgets, words
 from gra_core.ui.history import GESTURE_SECONDS, LONGEST, History
 from gra_core.ui.line import AGED, MOST_CALLS, MOST_PLACES, MOST_WAITING, SEAT_SECONDS, BusyError, Line, Work
-from gra_core.ui.received import FRESH, Received, StorageFullError
+from gra_core.ui.received import FRESH, UNUSED, Received, StorageFullError
 from gra_core.ui.shelf import KEPT_FILES, Shelf
 from gra_core.ui.uploads import UploadList
 from gra_core.ui.visitors import Visitors
@@ -228,7 +228,7 @@ def test_a_client_names_its_uploads_and_nothing_else(uploads, tmp_path, disguise
     upload_to(uploads, "not told.png")
     for path in (secret, uploads / "link.png", uploads / "0123" / "not told.png"):
         said = disguise(path)
-        assert not received.knows(said)
+        assert not received.use(said)
         assert shelf.find(said) is None
         for ask in (received.path, lambda said: received.take(said, shelf)):
             with pytest.raises(GRAError, match="upload it again"):
@@ -240,18 +240,23 @@ def test_a_client_names_its_uploads_and_nothing_else(uploads, tmp_path, disguise
 
 def test_uploads_go_when_they_are_no_longer_fresh_and_leftovers_too(uploads, clock):
     received, shelf = Received(clock=clock), Shelf()
-    used, unused = (received.add(upload_to(uploads, name)) for name in ("used.png", "unused.png"))
-    kept = received.take(str(used), shelf)
+    taken, used, unused = (received.add(upload_to(uploads, name)) for name in ("taken.png", "used.png", "unused.png"))
+    kept = received.take(str(taken), shelf)
+    assert received.use(str(used))
     wait_for_timers()
     for name in ("tmp1234", "fresh"):
         (uploads / name).write_bytes(b"part of a photo")
     os.utime(uploads / "tmp1234", (1, 1))
-    clock.now += FRESH / 2
+    clock.now += UNUSED + 1
     received.sweep()
-    assert [path.exists() for path in (kept, unused, uploads / "tmp1234", uploads / "fresh")] == [1, 1, 0, 1]
+    places = (kept, used, unused, uploads / "tmp1234", uploads / "fresh")
+    assert [place.exists() for place in places] == [True, True, False, False, True]
     clock.now += FRESH
     received.sweep()
-    assert [path.exists() for path in (kept, unused)] == [True, False]
+    assert [place.exists() for place in places] == [True, False, False, False, True]
+    shelf.clear()
+    received.sweep()
+    assert received.room("") == received.room("nobody")
 
 
 def test_each_visitor_has_room_and_all_together(uploads, clock):

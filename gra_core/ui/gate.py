@@ -252,7 +252,7 @@ class Gate:
         if len(event["data"]) not in needed:
             raise Refusal(400, f"The request has {len(event['data'])} inputs, but {max(needed)} are needed.")
         for file in _files(event["data"]):
-            if not self.studio.received.knows(file):
+            if not self.studio.received.use(file):
                 raise Refusal(400, words.GONE)
         if function.api_visibility != "private" and function.concurrency_id == MODEL["concurrency_id"]:
             try:

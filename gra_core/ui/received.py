@@ -22,8 +22,11 @@ from gra_core.errors import GRAError
 from gra_core.ui import words
 from gra_core.ui.shelf import Shelf, later
 
+UNUSED = 40.0
+"""Seconds for which an upload waits for the request that names it: that follows at once."""
+
 FRESH = 600.0
-"""Seconds for which an upload can be used."""
+"""Seconds for which it can be used, from each request that names it."""
 
 VISITOR_BYTES = 2_000_000_000
 """Disk that the uploads of one address may take, those of its open pages included."""
@@ -37,7 +40,7 @@ RESERVE = 200_000_000
 STALE = 120.0
 """Seconds after the last write from which on a file that belongs to nobody is left over from a broken upload."""
 
-SWEEP_SECONDS = 20.0
+SWEEP_SECONDS = 15.0
 
 
 class StorageFullError(GRAError):
@@ -139,13 +142,14 @@ class Received:
         with contextlib.suppress(OSError):
             upload.parent.rmdir()  # where nothing else is in it
         with self._lock:
-            self._sent[str(path)] = Sent(path, address, path.stat().st_size, self.clock() + FRESH)
+            self._sent[str(path)] = Sent(path, address, path.stat().st_size, self.clock() + UNUSED)
         return path
 
-    def knows(self, said: object) -> bool:
-        """Whether a client names one of its uploads."""
+    def use(self, said: object) -> bool:
+        """Whether a client names one of its uploads, which then stays FRESH."""
         with contextlib.suppress(GRAError):
-            return bool(self._find(said))
+            self._find(said).until = self.clock() + FRESH
+            return True
         return False
 
     def path(self, said: object) -> Path:
