@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from gra_core.directions.registry import EditDirection
     from gra_core.editor import PortraitEditor
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".gif", ".ppm"}
-)
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".gif"})
 """Files with these suffixes are taken for photos; others in a folder or zip are left out."""
 
 MAX_PHOTOS = 1000

@@ -43,3 +43,7 @@ class DirectionFileError(GRAError):
 
 class MissingPackageError(GRAError):
     """An optional package, or what it needs to download, is not there."""
+
+
+class BusyError(GRAError):
+    """The machine has too much in hand; the same request can be answered later."""
