@@ -37,6 +37,9 @@ FORMAT_CHOICES = {"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp"}
 VISIBLE_MARK = "AI-edited"
 MAX_NAME = 120
 
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{name}{number}" for name in ("COM", "LPT") for number in "0123456789¹²³")}
+"""Names that Windows keeps for devices, with any suffix."""
+
 FRAME_MILLISECONDS = 120
 REST_MILLISECONDS = 720
 """How long an animation shows each step, and its two ends: multiples of a video's 40 ms."""
@@ -57,9 +60,14 @@ def describe(strengths: Mapping[str, float], edits: Mapping[str, EditDirection])
 
 def result_name(stem: str, strengths: Mapping[str, float], suffix: str) -> str:
     """File name after the photo and the settings: "me-smile+60-age-30.png"."""
-    clean = re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:40] or "portrait"
+    clean = not_reserved(re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:40] or "portrait")
     settings = "".join(f"-{key}{value:+g}" for key, value in strengths.items() if value) or "-unedited"
     return f"{clean}{settings}"[: MAX_NAME - len(suffix)] + suffix
+
+
+def not_reserved(name: str) -> str:
+    """A file name that Windows does not keep for a device."""
+    return f"_{name}" if name.split(".", maxsplit=1)[0].strip().upper() in _RESERVED else name
 
 
 def save_picture(

@@ -42,7 +42,7 @@ PATIENCE = 60.0
 BYTES_PER_PIXEL = 4
 
 
-def load_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
+def load_image(source: str | Path | bytes | BinaryIO | Shared) -> Image.Image:
     """Read a picture as the person who took it sees it.
 
     The EXIF orientation is applied, colours are brought from the picture's profile to sRGB, transparent parts become
@@ -53,7 +53,8 @@ def load_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
     not fit in memory together wait for each other, first come, first served.
 
     Args:
-        source: a path, the content of a file, or a binary stream (read from its start where it can seek).
+        source: a path, the content of a file, a binary stream (read from its start where it can seek), or what a
+            worker unpacked (which is closed afterwards).
 
     Returns:
         Picture of mode RGB, 8 bit, that refers to no open file. Its memory goes back to the system with it.
@@ -107,8 +108,10 @@ def from_bytes(pictures: torch.Tensor) -> torch.Tensor:
     return pictures.float() / 127.5 - 1
 
 
-def _share(source: str | Path | bytes | BinaryIO) -> tuple[Shared, str]:
+def _share(source: str | Path | bytes | BinaryIO | Shared) -> tuple[Shared, str]:
     """The content of a file, for a worker, and what to call it in a message."""
+    if isinstance(source, Shared):
+        return source, "The file"
     if isinstance(source, (bytes, bytearray, memoryview)):
         source = io.BytesIO(source)
     if not isinstance(source, (str, os.PathLike)):
