@@ -16,7 +16,7 @@ import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms
 
-from gra_core.errors import UnreadableImageError
+from gra_core.errors import UnreadableImageError, refusing
 from gra_core.sandbox import Shared
 
 MAX_PIXELS = 100_000_000
@@ -98,13 +98,9 @@ def read_pixels(source: Shared, target: Shared, name: str) -> list[int]:
     Raises:
         UnreadableImageError: the file is damaged.
     """
-    with _opened(source, name) as image:
-        try:
-            return list(_decode(image, target.map()))
-        except Exception as error:  # decoders of damaged files raise nearly every built-in exception
-            raise UnreadableImageError(
-                f"{name} is damaged or only partly there. Copy or download it again, or choose another photo."
-            ) from error
+    wrong = f"{name} is damaged or only partly there. Copy or download it again, or choose another photo."
+    with _opened(source, name) as image, refusing(UnreadableImageError, wrong):
+        return list(_decode(image, target.map()))
 
 
 def picture_over(memory: mmap.mmap, size: tuple[int, int]) -> Image.Image:
@@ -123,16 +119,14 @@ def _opened(source: Shared, name: str) -> Iterator[Image.Image]:
         stream.seek(0)
         if not start:
             raise UnreadableImageError(f"{name} is empty. Choose another photo.")
-        try:
-            image = Image.open(stream, formats=readable_formats())
-        except Image.DecompressionBombError as error:
-            raise _too_large(name, "far too many pixels", MAX_PIXELS) from error
-        except Exception as error:  # as above
-            if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
-                raise UnreadableImageError(
-                    f"{name} is an HEIC photo, which cannot be opened here. {_USE_INSTEAD}"
-                ) from error
-            raise UnreadableImageError(f"{name} is not a picture that can be opened. {_USE_INSTEAD}") from error
+        wrong = f"{name} is not a picture that can be opened. {_USE_INSTEAD}"
+        if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
+            wrong = f"{name} is an HEIC photo, which cannot be opened here. {_USE_INSTEAD}"
+        with refusing(UnreadableImageError, wrong):
+            try:
+                image = Image.open(stream, formats=readable_formats())
+            except Image.DecompressionBombError as error:
+                raise _too_large(name, "far too many pixels", MAX_PIXELS) from error
         with image:
             width, height = image.size
             if width * height > MAX_PIXELS and image.format in ("JPEG", "MPO") and not image.info.get("progressive"):

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from gra_core.constants import NUM_STYLES, STYLE_DIM
-from gra_core.errors import DirectionFileError
+from gra_core.errors import DirectionFileError, refusing
 from gra_core.sandbox import Shared
 
 STYLEGAN2_ROWS = 18
@@ -138,13 +138,8 @@ def to_rows(values: np.ndarray, name: str = "The direction") -> np.ndarray:
 
 def _read(read: Callable, source: Shared, name: str, suffix: str) -> object:
     """What `read` finds in a file; whatever it raises over a damaged one is one of our errors."""
-    try:
-        with source.open() as file:
-            return read(file, name)
-    except DirectionFileError:
-        raise
-    except Exception as error:  # readers of damaged files raise nearly every built-in exception
-        raise DirectionFileError(_DAMAGED[suffix].format(name)) from error
+    with refusing(DirectionFileError, _DAMAGED[suffix].format(name)), source.open() as file:
+        return read(file, name)
 
 
 def _read_npy(file: BinaryIO, name: str) -> np.ndarray:

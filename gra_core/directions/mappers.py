@@ -115,7 +115,7 @@ def _locate(source: str | Path, file: str | None) -> Path:
     if path.is_dir() or isinstance(source, Path) or str(source).count("/") != 1:
         path = path / file if file else path
         if not path.is_file():
-            raise DirectionFileError(f"There is no mapper checkpoint {path}.")
+            raise DirectionFileError(f"There is no mapper checkpoint {path.name}.")
         return path
     if not file:
         raise DirectionFileError(f"Say which file of the Hub repository {source} the mapper is.")
