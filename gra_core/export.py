@@ -8,6 +8,7 @@ camera) is copied.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from gra_core import __version__
 from gra_core.directions.registry import EditDirection
+from gra_core.errors import GRAError
 
 PROGRAM = f"GRA Portrait Editor {__version__}"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -30,6 +32,9 @@ FORMATS = {
     ".webp": ("WEBP", {"quality": 95}),
 }
 """Output formats by suffix, with Pillow's name and options for each."""
+
+MAX_SIDES = {"PNG": 2**31 - 1, "JPEG": 65_500, "WEBP": 16_383}
+"""Longest side that a format can hold, pixels."""
 
 FORMAT_CHOICES = {"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp"}
 """What a person chooses from -> the suffix."""
@@ -47,6 +52,10 @@ REST_MILLISECONDS = 720
 VIDEO_MILLISECONDS = 40
 VIDEO_ROUNDS = 2
 """Time of one frame of a video, and how often it goes there and back: most players do not repeat it."""
+
+XMP_OF_GIF = b"\x21\xff\x0bXMP DataXMP", b"\x01" + bytes(range(255, -1, -1)) + b"\x00"
+"""What stands before and after XMP in a GIF: an application extension, and bytes that lead any reader of blocks to the
+end of it (XMP specification, part 3, 1.1.2)."""
 
 XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 """Name of the box that holds XMP in an MP4 (XMP specification, part 3, 1.1.4)."""
@@ -81,11 +90,18 @@ def save_picture(
         suffix: one of FORMATS, which decides on the format.
         note: what was edited, in words, for the metadata.
         visible_mark: whether to write VISIBLE_MARK into the lower right corner, too.
+
+    Raises:
+        GRAError: the format cannot hold a picture of this size.
     """
     name, options = FORMATS[suffix.lower()]
-    if visible_mark:
-        image = with_visible_mark(image)
-    image.save(target, format=name, **options, **_metadata(name, note))
+    if max(image.size) > MAX_SIDES[name]:
+        raise GRAError(
+            f"A {name} picture has at most {MAX_SIDES[name]} pixels a side; this one has {max(image.size)}. "
+            "Choose another format."
+        )
+    image = with_visible_mark(image) if visible_mark else image
+    _without_metadata(image).save(target, format=name, **options, **_metadata(name, note))
 
 
 def with_visible_mark(image: Image.Image) -> Image.Image:
@@ -121,6 +137,7 @@ def save_sweep(frames: Sequence[Image.Image], path: Path, note: str = "") -> Non
         path: ends in one of the suffixes of `animation_formats`.
         note: what was edited, in words, for the metadata.
     """
+    frames = [_without_metadata(frame) for frame in frames]
     loop = [*frames, *frames[-2:0:-1]]
     durations = [FRAME_MILLISECONDS] * len(loop)
     durations[0] = durations[len(frames) - 1] = REST_MILLISECONDS
@@ -136,6 +153,10 @@ def save_sweep(frames: Sequence[Image.Image], path: Path, note: str = "") -> Non
     else:
         options |= {"quality": 85, "method": 2, "xmp": _xmp(note)}
     loop[0].save(path, append_images=loop[1:], **options)
+    if path.suffix == ".gif":
+        with path.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)  # in place of the last byte, which ends a GIF
+            file.write(_xmp(note).join(XMP_OF_GIF) + b";")
 
 
 def _save_video(loop: Sequence[Image.Image], durations: Sequence[int], path: Path, note: str) -> None:
@@ -155,6 +176,14 @@ def _save_video(loop: Sequence[Image.Image], durations: Sequence[int], path: Pat
     content = XMP_BOX + _xmp(note)
     with path.open("ab") as file:
         file.write((8 + len(content)).to_bytes(4, "big") + b"uuid" + content)
+
+
+def _without_metadata(image: Image.Image) -> Image.Image:
+    """The picture without what Pillow would write of its origin, comments and profiles; `load_image` leaves none."""
+    if image.info:
+        image = image.copy()
+        image.info = {}
+    return image
 
 
 def _mosaic(frames: Iterable[Image.Image]) -> Image.Image:
