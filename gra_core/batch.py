@@ -1,37 +1,58 @@
 """The same edits for many photos: a folder or a zip in, a folder or a zip out.
 
 Photos are read, edited and written one by one, so that memory does not grow with their number, and one that cannot be
-edited is reported while the others go on.
+edited is reported while the others go on. A batch that was interrupted, however, goes on where it was when it is
+started again with the same photos and settings.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
-import zipfile
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Protocol, Self
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from gra_core import sandbox
 from gra_core.alignment import FaceAligner, paste_back
+from gra_core.archives import SUFFIXES, is_photo
 from gra_core.errors import GRAError, UnreadableImageError
-from gra_core.export import describe, result_name, save_picture
+from gra_core.export import FORMATS, PROGRAM, describe, not_reserved, result_name, save_picture
 from gra_core.images import load_image
+from gra_core.results import FolderSink, Sink, ZipSink
+from gra_core.sandbox import SandboxError, Shared
 
 if TYPE_CHECKING:
     from gra_core.directions.registry import EditDirection
     from gra_core.editor import PortraitEditor
 
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".gif", ".ppm"}
-)
-"""Files with these suffixes are taken for photos; others in a folder or zip are left out."""
+__all__ = [
+    "SUFFIXES",
+    "FolderSink",
+    "Item",
+    "Outcome",
+    "Sink",
+    "ZipSink",
+    "check_apart",
+    "edit_batch",
+    "list_items",
+]
 
 MAX_PHOTOS = 1000
 MAX_FILE_BYTES = 200_000_000
 """Largest photo that is unpacked from a zip: a small zip may hold a file that fills the memory."""
+
+ZIP_SECONDS = 8.0
+ZIP_BYTES = 300_000_000
+"""How long reading a zip may take at a time, and how much memory, besides what is unpacked."""
+
+MAX_FOLDERS = 8
+MAX_FOLDER_NAME = 40
+"""Folders of results are no deeper, and their names no longer."""
 
 REPORT = "not-edited.txt"
 """Name of the list of photos that could not be edited, beside the results."""
@@ -41,10 +62,17 @@ UNEXPECTED = "Something went wrong with this photo."
 
 @dataclass(frozen=True)
 class Item:
-    """A photo of a batch: its name, with folders, and a way to get at it."""
+    """A photo of a batch.
+
+    Attributes:
+        name: with folders, as it was brought: not a path to write to.
+        read: gets at it, for `load_image`.
+        mark: changes with the photo's content, as far as that can be told without reading it.
+    """
 
     name: str
-    read: Callable[[], str | Path | bytes]
+    read: Callable[[], str | Path | bytes | Shared]
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,13 +92,6 @@ class Outcome:
     error: str | None
 
 
-class Sink(Protocol):
-    """Where results go: `FolderSink` or `ZipSink`."""
-
-    def write(self, name: str, content: bytes) -> None:
-        """Store a file; the name may contain folders."""
-
-
 def list_items(sources: Sequence[Path]) -> list[Item]:
     """The photos in folders (and below them), zips, and single files, in order of their names.
 
@@ -81,15 +102,12 @@ def list_items(sources: Sequence[Path]) -> list[Item]:
     items: list[Item] = []
     for source in sources:
         if source.is_dir():
-            items += [
-                Item(str(path.relative_to(source)), lambda path=path: path)
-                for path in sorted(source.rglob("*"))
-                if path.is_file() and _is_photo(path.relative_to(source).as_posix())
-            ]
-        elif source.suffix.lower() == ".zip":
+            found = ((path, path.relative_to(source)) for path in sorted(source.rglob("*")))
+            items += [_file_item(path, str(name)) for path, name in found if is_photo(str(name)) and path.is_file()]
+        elif source.suffix.lower() == ".zip" and source.is_file():
             items += _zip_items(source)
         elif source.is_file():
-            items.append(Item(source.name, lambda path=source: path))
+            items.append(_file_item(source, source.name))
         else:
             raise UnreadableImageError(f"{source} does not exist. Give a folder, a zip or photos.")
     if not items:
@@ -128,73 +146,44 @@ def edit_batch(
         OSError: the sink cannot be written to.
     """
     edits = editor.edits if edits is None else edits
-    taken: set[str] = set()
+    names = _result_names(items, strengths, suffix)
+    marks = [f"{item.name}/{item.mark}" for item in items]
+    settings = _mark(strengths, edits, whole_photo=whole_photo, suffix=suffix)
+    ready = sink.start(settings, dict(zip(names, marks, strict=True)))
     failures = []
-    for done, item in enumerate(items, start=1):
+    for done, (item, name, mark) in enumerate(zip(items, names, marks, strict=True), start=1):
         error = None
-        try:
-            content = _edit(editor, aligner, item, strengths, edits, whole_photo=whole_photo, suffix=suffix)
-        except GRAError as reason:
-            error = str(reason)
-        except Exception as reason:  # one bad file never stops the rest
-            error = UNEXPECTED
-            if unexpected:
-                unexpected(reason)
-        else:
-            sink.write(_free_name(item.name, strengths, suffix, taken), content)
+        if name not in ready:
+            try:
+                content = _edit(editor, aligner, item, strengths, edits, whole_photo=whole_photo, suffix=suffix)
+            except GRAError as reason:
+                error = str(reason)
+            except Exception as reason:  # one bad file never stops the rest
+                error = UNEXPECTED
+                if unexpected:
+                    unexpected(reason)
+            else:
+                try:
+                    sink.write(name, content, mark)
+                except GRAError as reason:
+                    error = str(reason)
         if error:
-            failures.append(f"{item.name}: {error}\n")
+            failures.append(f"{_in_one_line(item.name)}: {error}\n")
         if done == len(items) and failures:
-            sink.write(REPORT, "".join(failures).encode())
+            sink.write(REPORT, "".join(failures).encode("utf-8", "backslashreplace"))
         yield Outcome(done, len(items), item.name, error)
 
 
-class FolderSink:
-    """Results as files in a folder, which is made if need be."""
+def check_apart(sources: Sequence[Path], output: Path) -> None:
+    """Make sure that results do not fall among the photos that they are made of.
 
-    def __init__(self, folder: Path) -> None:
-        """Make the folder. Raises OSError."""
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def __enter__(self) -> Self:
-        """For `with`."""
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        """Nothing is left to do: each file was written whole."""
-
-    def write(self, name: str, content: bytes) -> None:
-        """Store a file."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-
-class ZipSink:
-    """Results as a zip, which appears under its name when it is complete."""
-
-    def __init__(self, path: Path) -> None:
-        """Start the zip beside `path`. Raises OSError."""
-        self.path = path
-        self._part = path.with_name(f".{path.name}.part")
-        self._zip = zipfile.ZipFile(self._part, "w", zipfile.ZIP_STORED)  # pictures are compressed already
-
-    def __enter__(self) -> Self:
-        """For `with`."""
-        return self
-
-    def __exit__(self, error_type: type[BaseException] | None, *_error: object) -> None:
-        """Finish the zip, or leave nothing behind after an error."""
-        self._zip.close()
-        if error_type is None:
-            self._part.replace(self.path)
-        else:
-            self._part.unlink(missing_ok=True)
-
-    def write(self, name: str, content: bytes) -> None:
-        """Store a file."""
-        self._zip.writestr(name, content)
+    Raises:
+        GRAError: the output is one of the sources, or a folder in one.
+    """
+    output = output.resolve()
+    for source in map(Path.resolve, sources):
+        if output == source or (source.is_dir() and output.suffix.lower() != ".zip" and source in output.parents):
+            raise GRAError(f"{output.name} is, or lies in, what is to be edited. Write the results somewhere else.")
 
 
 def _edit(
@@ -217,42 +206,108 @@ def _edit(
     return buffer.getvalue()
 
 
+def _file_item(path: Path, name: str) -> Item:
+    about = path.stat()
+    return Item(name, lambda: path, f"{about.st_size}-{about.st_mtime_ns}")
+
+
 def _zip_items(path: Path) -> list[Item]:
+    wrong = f"{path.name} is not a zip that can be opened. Make it again."
+    arguments = {"name": path.name, "most": MAX_PHOTOS}
+    count, content = _ask_zip("list_photos", path, [], arguments, wrong, memory=0)
+    photos = json.loads(content)
+    if count > len(photos):
+        raise UnreadableImageError(f"There are {count} photos in {path.name}. Take {MAX_PHOTOS} or fewer at a time.")
+    return [
+        Item(name, lambda place=place, name=name, size=size: _unpack(path, place, name, size), f"{size}-{checksum}")
+        for place, name, checksum, size in photos
+    ]
+
+
+def _unpack(path: Path, place: int, name: str, size: int) -> Shared:
+    name = _in_one_line(PureWindowsPath(name).name)
+    if size > MAX_FILE_BYTES:
+        raise UnreadableImageError(f"{name} is too large to unpack.")
+    if size == 0:
+        raise UnreadableImageError(f"{name} is empty. Choose another photo.")
+    target = Shared.memory(size)
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UnreadableImageError(f"{path.name} is not a zip that can be opened. Make it again.") from error
-    return [Item(name, lambda name=name: _unpack(path, name)) for name in names if _is_photo(name)]
+        _ask_zip("unpack", path, [target], {"name": name, "place": place}, f"{name} cannot be unpacked.", memory=size)
+    except BaseException:
+        target.close()
+        raise
+    return target
 
 
-def _unpack(path: Path, name: str) -> bytes:
+def _ask_zip(
+    function: str, path: Path, targets: list[Shared], arguments: dict, wrong: str, *, memory: int
+) -> tuple[object, bytes]:
+    """What a function of `gra_core.archives` returns for a zip; `wrong` is the sentence where nothing comes of it."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(name) as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
-        raise UnreadableImageError(f"{PurePosixPath(name).name} cannot be unpacked.") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise UnreadableImageError(f"{PurePosixPath(name).name} is too large to unpack.")
-    return content
+        with Shared.file(path) as source:
+            return sandbox.call(
+                f"gra_core.archives:{function}",
+                [source, *targets],
+                arguments,
+                seconds=ZIP_SECONDS,
+                memory=ZIP_BYTES + memory,
+                output=ZIP_BYTES,
+            )
+    except (OSError, SandboxError) as error:
+        raise UnreadableImageError(wrong) from error
 
 
-def _is_photo(name: str) -> bool:
-    path = PurePosixPath(name.replace("\\", "/"))
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden
+def _mark(strengths: Mapping[str, float], edits: Mapping[str, EditDirection], *, whole_photo: bool, suffix: str) -> str:
+    """Text that is another one for other settings."""
+    settings = json.dumps([PROGRAM, sorted(strengths.items()), whole_photo, suffix])
+    mark = hashlib.sha256(settings.encode())
+    for key in sorted(strengths):
+        if key in edits:
+            mark.update(edits[key].vector.tobytes())
+    return mark.hexdigest()
 
 
-def _free_name(name: str, strengths: Mapping[str, float], suffix: str, taken: set[str]) -> str:
-    """Name of a result: in the photo's folder, after photo and settings, and not one that another photo has."""
-    path = PurePosixPath(name.replace("\\", "/"))
-    folders = [part for part in path.parts[:-1] if part not in ("..", "/") and not part.endswith(":")]
-    stem, number = path.stem, 1
-    while True:
-        file = result_name(stem, strengths, suffix)
-        candidate = "/".join([*folders, file])
-        if candidate.lower() not in taken:
-            taken.add(candidate.lower())
-            return candidate
-        number += 1
-        stem = f"{path.stem[:34]}-{number}"
+def _result_names(items: Sequence[Item], strengths: Mapping[str, float], suffix: str) -> list[str]:
+    """Where each photo's result goes: in the photo's folder, named after photo and settings, each name once."""
+    taken: set[str] = set()
+    names = []
+    for item in items:
+        *folders, file = result_parts(item.name)
+        stem, number = Path(file).stem, 1
+        while True:
+            name = "/".join([*folders, result_name(stem, strengths, suffix)])
+            if name.casefold() not in taken:
+                break
+            number += 1
+            stem = f"{Path(file).stem[:34]}-{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def result_parts(name: str) -> list[str]:
+    """Folders and file name of a photo, as they can be written on every system and below any folder.
+
+    What a name begins with that leads elsewhere (`/`, `C:`, `//server/share`), `..`, and characters and names that some
+    system does not take are dropped or replaced. The file name comes last and is never missing.
+    """
+    path = PureWindowsPath(name)  # takes / and \\ alike
+    parts = [_harmless(part) for part in (path.parts[1:] if path.anchor else path.parts) if part not in (".", "..")]
+    *folders, file = [part for part in parts if part] or ["portrait"]
+    return [*(_no_result(folder[:MAX_FOLDER_NAME].rstrip(". ")) for folder in folders[-MAX_FOLDERS:]), file]
+
+
+def _harmless(part: str) -> str:
+    part = "".join(letter if letter.isprintable() and letter not in '<>:"/\\|?*' else "-" for letter in part)
+    part = part.strip(" ").rstrip(". ")
+    return not_reserved(part)
+
+
+def _no_result(folder: str) -> str:
+    """A folder's name that no result has, so that both can lie in one folder."""
+    stem, dot, suffix = folder.rpartition(".")
+    return f"{stem}-{suffix}" if dot and f".{suffix.lower()}" in {*FORMATS, Path(REPORT).suffix} else folder
+
+
+def _in_one_line(name: str) -> str:
+    return "".join(letter if letter.isprintable() or "\ud800" <= letter <= "\udfff" else " " for letter in name)

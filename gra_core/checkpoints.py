@@ -4,20 +4,21 @@
 differs is refused, wherever it came from.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gra_core.constants import CHECKPOINT_DIR
-from gra_core.errors import CheckpointError
+from gra_core.errors import CheckpointError, refusing
 from gra_core.models.layers import StreamsDesign
 from gra_core.models.streams import Streams
 
@@ -59,9 +60,11 @@ class CheckpointSource:
         local = self.folder / name if self.folder else None
         path = local if local and local.is_file() else self._download(name)
         wanted = self._manifest().get(name)
-        if wanted and file_sha256(path) != wanted:
+        with refusing(CheckpointError, f"{name} cannot be read. Get it again, or see who may read it."):
+            found = file_sha256(path) if wanted else wanted
+        if found != wanted:
             raise CheckpointError(
-                f"{path} is damaged or of another version (its SHA-256 is not the one in {MANIFEST}). "
+                f"{name} is damaged or of another version (its SHA-256 is not the one in {MANIFEST}). "
                 "Delete it and download it again."
             )
         return path
@@ -73,28 +76,24 @@ class CheckpointSource:
             CheckpointError: As `path`, or the file is no safetensors file, or does not fit the module.
         """
         path = self.path(name)
-        try:
+        with _using(name):
             module.load_state_dict(as_float(load_file(path)))
-        except (SafetensorError, RuntimeError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"{path} cannot be used ({reason}). Delete it and download it again.") from error
         return module.eval().requires_grad_(False)
 
     def load_streams(self, name: str = STREAMS) -> Streams:
         """Load both streams, in the design that the file names. As `load`."""
         path = self.path(name)
-        try:
+        with _using(name):
             with safe_open(path, framework="pt") as file:
                 text = (file.metadata() or {}).get("design")
             design = StreamsDesign.from_json(text) if text else StreamsDesign()
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be used ({error}). Delete it and download it again.") from error
-        return self.load(name, Streams(design))
+            streams = Streams(design)
+        return self.load(name, streams)
 
     def _download(self, name: str) -> Path:
         if not self.repository:
             raise CheckpointError(
-                f"{name} is missing in {self.folder}. Get the repository again, or set {HUB_VARIABLE} to the "
+                f"{name} is missing in {self.folder.name}. Get the repository again, or set {HUB_VARIABLE} to the "
                 "Hugging Face Hub repository that holds the weights."
             )
         from huggingface_hub import hf_hub_download
@@ -102,13 +101,34 @@ class CheckpointSource:
         try:
             return Path(hf_hub_download(self.repository, name))
         except Exception as error:  # the Hub client raises many kinds: network, HTTP, missing repository or file
-            reason = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"{name} could not be downloaded from {self.repository} ({reason}).") from error
+            raise CheckpointError(f"{name} could not be downloaded from {self.repository}{_reason(error)}.") from error
 
     def _manifest(self) -> dict[str, str]:
         """SHA-256 of each file: the folder's own manifest, or the project's for the project's folder and the Hub."""
         path = (self.folder or CHECKPOINT_DIR) / MANIFEST
-        return json.loads(path.read_text()) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        with refusing(CheckpointError, f"{MANIFEST} is damaged. Get it again, with the weights that it came with."):
+            manifest = json.loads(path.read_text())
+            if not all(isinstance(checksum, str) for checksum in manifest.values()):
+                raise ValueError("no checksums")
+            return manifest
+
+
+@contextlib.contextmanager
+def _using(name: str) -> Iterator[None]:
+    """Whatever goes wrong with a weights file in the block becomes a CheckpointError that shows no path."""
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(f"{name} cannot be used{_reason(error)}. Delete it and download it again.") from error
+
+
+def _reason(error: Exception) -> str:
+    """What an error says, in brackets; nothing where it would show a path of this machine."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    shows_path = isinstance(error, FileNotFoundError) or getattr(error, "filename", None) is not None
+    return "" if shows_path else f" ({text})"
 
 
 def record_checksum(path: Path) -> None:
@@ -133,7 +153,7 @@ def load_in_order(module: nn.Module, arrays: Sequence[np.ndarray], name: str, fi
     """
     state = module.state_dict()
     if [array.size for array in arrays] != [tensor.numel() for tensor in state.values()]:
-        raise CheckpointError(f"{file} is not the {name} that is expected: its layers differ.")
+        raise CheckpointError(f"{file.name} is not the {name} that is expected: its layers differ.")
     pairs = zip(state.items(), arrays, strict=True)
     module.load_state_dict({name: torch.tensor(array).view_as(tensor) for (name, tensor), array in pairs})
 

@@ -54,9 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("gra_core: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (GRAError, OSError) as error:
-        print(f"gra_core: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"gra_core: error: {_sentence(error)}", file=sys.stderr)
         return EXIT_USER_ERROR
     return code
+
+
+def _sentence(error: Exception) -> str:
+    """What to print of an error that the user can mend, in one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}."
+    return " ".join(str(error).split())
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -169,8 +176,9 @@ def run_batch(args: argparse.Namespace) -> int:
     strengths = parse_strengths(args.set, load_registry(args.checkpoints))
 
     from gra_core.alignment import FaceAligner
-    from gra_core.batch import FolderSink, ZipSink, edit_batch, list_items
+    from gra_core.batch import FolderSink, ZipSink, check_apart, edit_batch, list_items
 
+    check_apart([args.source], args.output)
     items = list_items([args.source])
     editor = _load_editor(args)
     failed = 0

@@ -4,6 +4,9 @@ Every message is one line, says what is wrong and what to do about it. The comma
 exits with code 2; the page shows it in place of a result.
 """
 
+import contextlib
+from collections.abc import Iterator
+
 
 class GRAError(Exception):
     """Base of all errors that the editor raises on purpose."""
@@ -43,3 +46,25 @@ class DirectionFileError(GRAError):
 
 class MissingPackageError(GRAError):
     """An optional package, or what it needs to download, is not there."""
+
+
+class BusyError(GRAError):
+    """The machine has too much in hand; the same request can be answered later."""
+
+
+@contextlib.contextmanager
+def refusing(kind: type[GRAError], message: str) -> Iterator[None]:
+    """The boundary between files that people bring and this program: whatever the block raises becomes our error.
+
+    Readers of damaged files raise nearly every built-in exception. Errors that are ours already pass as they are.
+
+    Args:
+        kind: of the error.
+        message: its sentence.
+    """
+    try:
+        yield
+    except GRAError:
+        raise
+    except Exception as error:
+        raise kind(message) from error

@@ -8,6 +8,7 @@ camera) is copied.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from gra_core import __version__
 from gra_core.directions.registry import EditDirection
+from gra_core.errors import GRAError
 
 PROGRAM = f"GRA Portrait Editor {__version__}"
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
@@ -31,11 +33,17 @@ FORMATS = {
 }
 """Output formats by suffix, with Pillow's name and options for each."""
 
+MAX_SIDES = {"PNG": 2**31 - 1, "JPEG": 65_500, "WEBP": 16_383}
+"""Longest side that a format can hold, pixels."""
+
 FORMAT_CHOICES = {"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp"}
 """What a person chooses from -> the suffix."""
 
 VISIBLE_MARK = "AI-edited"
 MAX_NAME = 120
+
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{name}{number}" for name in ("COM", "LPT") for number in "0123456789¹²³")}
+"""Names that Windows keeps for devices, with any suffix."""
 
 FRAME_MILLISECONDS = 120
 REST_MILLISECONDS = 720
@@ -44,6 +52,10 @@ REST_MILLISECONDS = 720
 VIDEO_MILLISECONDS = 40
 VIDEO_ROUNDS = 2
 """Time of one frame of a video, and how often it goes there and back: most players do not repeat it."""
+
+XMP_OF_GIF = b"\x21\xff\x0bXMP DataXMP", b"\x01" + bytes(range(255, -1, -1)) + b"\x00"
+"""What stands before and after XMP in a GIF: an application extension, and bytes that lead any reader of blocks to the
+end of it (XMP specification, part 3, 1.1.2)."""
 
 XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 """Name of the box that holds XMP in an MP4 (XMP specification, part 3, 1.1.4)."""
@@ -57,9 +69,14 @@ def describe(strengths: Mapping[str, float], edits: Mapping[str, EditDirection])
 
 def result_name(stem: str, strengths: Mapping[str, float], suffix: str) -> str:
     """File name after the photo and the settings: "me-smile+60-age-30.png"."""
-    clean = re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:40] or "portrait"
+    clean = not_reserved(re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:40] or "portrait")
     settings = "".join(f"-{key}{value:+g}" for key, value in strengths.items() if value) or "-unedited"
     return f"{clean}{settings}"[: MAX_NAME - len(suffix)] + suffix
+
+
+def not_reserved(name: str) -> str:
+    """A file name that Windows does not keep for a device."""
+    return f"_{name}" if name.split(".", maxsplit=1)[0].strip().upper() in _RESERVED else name
 
 
 def save_picture(
@@ -73,11 +90,18 @@ def save_picture(
         suffix: one of FORMATS, which decides on the format.
         note: what was edited, in words, for the metadata.
         visible_mark: whether to write VISIBLE_MARK into the lower right corner, too.
+
+    Raises:
+        GRAError: the format cannot hold a picture of this size.
     """
     name, options = FORMATS[suffix.lower()]
-    if visible_mark:
-        image = with_visible_mark(image)
-    image.save(target, format=name, **options, **_metadata(name, note))
+    if max(image.size) > MAX_SIDES[name]:
+        raise GRAError(
+            f"A {name} picture has at most {MAX_SIDES[name]} pixels a side; this one has {max(image.size)}. "
+            "Choose another format."
+        )
+    image = with_visible_mark(image) if visible_mark else image
+    _without_metadata(image).save(target, format=name, **options, **_metadata(name, note))
 
 
 def with_visible_mark(image: Image.Image) -> Image.Image:
@@ -113,6 +137,7 @@ def save_sweep(frames: Sequence[Image.Image], path: Path, note: str = "") -> Non
         path: ends in one of the suffixes of `animation_formats`.
         note: what was edited, in words, for the metadata.
     """
+    frames = [_without_metadata(frame) for frame in frames]
     loop = [*frames, *frames[-2:0:-1]]
     durations = [FRAME_MILLISECONDS] * len(loop)
     durations[0] = durations[len(frames) - 1] = REST_MILLISECONDS
@@ -128,6 +153,10 @@ def save_sweep(frames: Sequence[Image.Image], path: Path, note: str = "") -> Non
     else:
         options |= {"quality": 85, "method": 2, "xmp": _xmp(note)}
     loop[0].save(path, append_images=loop[1:], **options)
+    if path.suffix == ".gif":
+        with path.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)  # in place of the last byte, which ends a GIF
+            file.write(_xmp(note).join(XMP_OF_GIF) + b";")
 
 
 def _save_video(loop: Sequence[Image.Image], durations: Sequence[int], path: Path, note: str) -> None:
@@ -147,6 +176,14 @@ def _save_video(loop: Sequence[Image.Image], durations: Sequence[int], path: Pat
     content = XMP_BOX + _xmp(note)
     with path.open("ab") as file:
         file.write((8 + len(content)).to_bytes(4, "big") + b"uuid" + content)
+
+
+def _without_metadata(image: Image.Image) -> Image.Image:
+    """The picture without what Pillow would write of its origin, comments and profiles; `load_image` leaves none."""
+    if image.info:
+        image = image.copy()
+        image.info = {}
+    return image
 
 
 def _mosaic(frames: Iterable[Image.Image]) -> Image.Image:

@@ -1,76 +1,81 @@
 """Reading pictures of any kind into RGB, and the change between pictures and tensors."""
 
+from __future__ import annotations
+
 import contextlib
-import functools
 import io
 import os
-import warnings
+import stat
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import pillow_heif
 import torch
-from PIL import Image, ImageCms
+from PIL import Image
 
-from gra_core.errors import UnreadableImageError
+from gra_core import sandbox
+from gra_core.decoding import MARGIN_BYTES, MAX_PIXELS, picture_over
+from gra_core.errors import BusyError, UnreadableImageError
+from gra_core.sandbox import SandboxError, Shared
 
-MAX_PIXELS = 100_000_000
-"""Largest picture that is opened, in pixels. 100 megapixels take 300 MB as RGB."""
+__all__ = ["MAX_PIXELS", "from_bytes", "image_to_tensor", "load_image", "tensor_to_image", "to_bytes"]
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")
-"""What Pillow may try. Short on purpose: some of its other readers start external programs (EPS)."""
+HEADER_SECONDS = 4.0
+PIXEL_SECONDS = 9.0
+"""How long a picture may take to look at, and to decode. 100 megapixels take about two seconds."""
 
-_USE_INSTEAD = "Save it as a JPEG, PNG or WebP file and try again."
+BUDGET_BYTES = 1_600_000_000
+"""What all pictures may take together that are being decoded, or that were within HELD_SECONDS and are in use."""
 
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> the operation that makes the picture upright. EXIF 2.32, tag 0x0112; 1 is upright already."""
+HELD_SECONDS = 30.0
+"""How long a decoded picture counts. What is kept longer belongs to a visit, which has limits of its own; and a program
+that keeps more pictures than the budget holds is slowed down, not stopped."""
+
+PATIENCE = 60.0
+"""How long a picture waits for its share of the budget."""
+
+BYTES_PER_PIXEL = 4
 
 
-def load_image(source: str | Path | bytes | BinaryIO) -> Image.Image:
+def load_image(source: str | Path | bytes | BinaryIO | Shared) -> Image.Image:
     """Read a picture as the person who took it sees it.
 
     The EXIF orientation is applied, colours are brought from the picture's profile to sRGB, transparent parts become
-    white, an animation gives its first frame, 16-bit and float greyscale is scaled to 8 bit.
+    white, an animation gives its first frame, 16-bit and float greyscale is scaled to 8 bit. Nothing else of the file
+    comes along: `info` is empty. A JPEG of up to four times `MAX_PIXELS` is opened at half its size.
+
+    Decoding runs in a process of its own (`gra_core.sandbox`), within limits of time and memory, and pictures that do
+    not fit in memory together wait for each other, first come, first served.
 
     Args:
-        source: a path, the content of a file, or a binary stream (read from its start where it can seek).
+        source: a path, the content of a file, a binary stream (read from its start where it can seek), or what a
+            worker unpacked (which is closed afterwards).
 
     Returns:
-        Picture of mode RGB, 8 bit, that refers to no open file.
+        Picture of mode RGB, 8 bit, that refers to no open file. Its memory goes back to the system with it.
 
     Raises:
-        UnreadableImageError: there is no such file, or it is empty, damaged, not a picture,
-            or of more than `MAX_PIXELS` pixels (known from its header, before anything is decoded).
+        UnreadableImageError: there is no such file, or it is empty, damaged, not a picture, takes too long,
+            or is of more than `MAX_PIXELS` pixels (known from its header, before anything is decoded).
+        BusyError: other pictures were in the way for too long.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # on metadata, and on sizes that MAX_PIXELS allows
-        stream, name = _open_stream(source, stack)
-        start = stream.read(16)
-        stream.seek(0)
-        if not start:
-            raise UnreadableImageError(f"{name} is empty. Choose another photo.")
-        image = stack.enter_context(_read_header(stream, name, start))
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise _too_large(name, f"{width} x {height} pixels")
-        try:
-            image.load()
-            return _upright(_to_rgb(image), image)
-        except Exception as error:  # decoders of damaged files raise nearly every built-in exception
-            raise UnreadableImageError(
-                f"{name} is damaged or only partly there. Copy or download it again, or choose another photo."
-            ) from error
+    shared, name = _share(source)
+    with shared:
+        header = _ask("read_header", [shared], name, HEADER_SECONDS, MARGIN_BYTES + shared.size)
+        room = header["pixels"] * BYTES_PER_PIXEL
+        with _budget.taken(header["memory"]) as taken, Shared.memory(room) as target:
+            memory = header["memory"] + MARGIN_BYTES
+            width, height = _ask("read_pixels", [shared, target], name, PIXEL_SECONDS, memory)
+            if width * height * BYTES_PER_PIXEL != room:
+                raise _damaged(name)
+            pixels = target.map(writable=False)
+            taken.keep(pixels, room)
+    return picture_over(pixels, (width, height))
 
 
 def image_to_tensor(image: Image.Image) -> torch.Tensor:
@@ -103,18 +108,22 @@ def from_bytes(pictures: torch.Tensor) -> torch.Tensor:
     return pictures.float() / 127.5 - 1
 
 
-def _open_stream(source: str | Path | bytes | BinaryIO, stack: contextlib.ExitStack) -> tuple[BinaryIO, str]:
-    """Return a stream at its start, which can seek, and what to call it in a message."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return io.BytesIO(source), "The file"
-    if not isinstance(source, (str, os.PathLike)):
-        if not source.seekable():
-            return io.BytesIO(source.read()), "The file"
-        source.seek(0)
+def _share(source: str | Path | bytes | BinaryIO | Shared) -> tuple[Shared, str]:
+    """The content of a file, for a worker, and what to call it in a message."""
+    if isinstance(source, Shared):
         return source, "The file"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        source = io.BytesIO(source)
+    if not isinstance(source, (str, os.PathLike)):
+        stream = source if source.seekable() else io.BytesIO(source.read())
+        if not stream.seek(0, os.SEEK_END):
+            raise UnreadableImageError("The file is empty. Choose another photo.")
+        return Shared.content(stream), "The file"
     name = " ".join(os.path.basename(os.fspath(source)).split()) or "The file"
     try:
-        return stack.enter_context(open(source, "rb")), name
+        if not stat.S_ISREG(os.stat(source).st_mode):
+            raise UnreadableImageError(f"{name} cannot be opened (it is not a file). Choose another photo.")
+        return Shared.file(source), name
     except FileNotFoundError as error:
         raise UnreadableImageError(f"{name} does not exist. Check the path.") from error
     except (OSError, ValueError) as error:
@@ -122,79 +131,85 @@ def _open_stream(source: str | Path | bytes | BinaryIO, stack: contextlib.ExitSt
         raise UnreadableImageError(f"{name} cannot be opened ({reason}). Choose another photo.") from error
 
 
-@functools.cache
-def _readable_formats() -> tuple[str, ...]:
-    """Return those of _FORMATS that this installation knows."""
-    pillow_heif.register_heif_opener()
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-def _read_header(stream: BinaryIO, name: str, start: bytes) -> Image.Image:
-    """Open without decoding, so that the size can be looked at first."""
+def _ask(function: str, shared: list[Shared], name: str, seconds: float, memory: int) -> object:
+    """What a function of `gra_core.decoding` says of a picture."""
     try:
-        return Image.open(stream, formats=_readable_formats())
-    except Image.DecompressionBombError as error:
-        raise _too_large(name, "far too many pixels") from error
-    except Exception as error:  # as above
-        if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
+        answer, _ = sandbox.call(
+            f"gra_core.decoding:{function}", shared, {"name": name}, seconds=seconds, memory=memory
+        )
+    except SandboxError as error:
+        if error.reason == "time":
             raise UnreadableImageError(
-                f"{name} is an HEIC photo, which cannot be opened here. {_USE_INSTEAD}"
+                f"{name} takes too long to open. Save it as a JPEG, PNG or WebP file and try again."
             ) from error
-        raise UnreadableImageError(f"{name} is not a picture that can be opened. {_USE_INSTEAD}") from error
+        raise _damaged(name) from error
+    return answer
 
 
-def _too_large(name: str, size: str) -> UnreadableImageError:
+def _damaged(name: str) -> UnreadableImageError:
     return UnreadableImageError(
-        f"{name} is too large to open ({size}). Make it smaller than {MAX_PIXELS // 1_000_000} megapixels first."
+        f"{name} is damaged or needs too much memory. Copy or download it again, or choose another photo."
     )
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        return _to_eight_bit(image).convert("RGB")
-    profile = image.info.get("icc_profile")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        page = Image.new("RGB", image.size, "white")
-        page.paste(_to_srgb(image.convert("RGB"), profile), mask=image.getchannel("A"))
-        return page
-    return _to_srgb(image, profile)
+class _Budget:
+    """Bytes that pictures may take together; who comes first is served first."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._shares: dict[object, tuple[int, float]] = {}
+        self._line: deque[object] = deque()
+        self._changed = threading.Condition(threading.RLock())  # a finalizer may run while its own thread holds it
+
+    @contextlib.contextmanager
+    def taken(self, size: int) -> Iterator[_Share]:
+        """A share of `size` bytes while the block runs, and longer where it is kept. Raises BusyError."""
+        share = _Share(self, size)
+        with self._changed:
+            self._line.append(share)
+            try:
+                until = time.monotonic() + PATIENCE
+                while self._line[0] is not share or not self._fits(size):
+                    rest = until - time.monotonic()
+                    if rest <= 0:
+                        raise BusyError("Too many large photos are being opened just now. Try again in a minute.")
+                    self._changed.wait(min(rest, 1.0))  # shares also end by their age
+                self.put(share, size, float("inf"))
+            finally:
+                self._line.remove(share)
+                self._changed.notify_all()
+        try:
+            yield share
+        finally:
+            if not share.kept:
+                self.put(share, 0, 0)
+
+    def put(self, share: object, size: int, end: float) -> None:
+        """Set what a share takes, and until when it counts (`time.monotonic`)."""
+        with self._changed:
+            self._shares.pop(share, None)
+            if size:
+                self._shares[share] = (size, end)
+            self._changed.notify_all()
+
+    def _fits(self, size: int) -> bool:
+        """Whether there is room; one that is larger than the whole budget fits when it is alone."""
+        now = time.monotonic()
+        used = sum(taken for taken, end in list(self._shares.values()) if end > now)
+        return not used or used + size <= self.size
 
 
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Bring colours from an ICC profile to sRGB. A profile that is damaged or of another kind of picture is ignored."""
-    if image.mode not in ("RGB", "L", "CMYK"):
-        image = image.convert("RGB")
-    if profile:
-        with contextlib.suppress(ImageCms.PyCMSError, OSError):
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            if "sRGB" not in ImageCms.getProfileDescription(source):
-                return ImageCms.profileToProfile(image, source, _srgb(), outputMode="RGB")
-    return image.convert("RGB")
+class _Share:
+    """What one picture takes of a budget."""
+
+    def __init__(self, budget: _Budget, size: int) -> None:
+        self.budget, self.size, self.kept = budget, size, False
+
+    def keep(self, owner: object, size: int) -> None:
+        """From now on take `size` bytes, until `owner` is gone or HELD_SECONDS are over."""
+        self.kept = True
+        self.budget.put(self, size, time.monotonic() + HELD_SECONDS)
+        weakref.finalize(owner, self.budget.put, self, 0, 0).atexit = False
 
 
-@functools.cache
-def _srgb() -> ImageCms.ImageCmsProfile:
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-
-
-def _to_eight_bit(image: Image.Image) -> Image.Image:
-    """Scale deep greyscale: 16-bit by its range, other integers and floats by the first usual white that fits them."""
-    levels = np.nan_to_num(np.asarray(image).astype(np.float32), copy=False)
-    brightest = float(levels.max())
-    usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    white = next((value for value in usual if brightest <= value), brightest)
-    np.clip(levels, 0.0, white, out=levels)
-    levels *= 255.0 / white
-    return Image.fromarray(np.rint(levels, out=levels).astype(np.uint8))
-
-
-def _upright(rgb: Image.Image, source: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation of `source` to `rgb`. A damaged EXIF block does not make a photo unreadable."""
-    try:
-        orientation = source.getexif().get(_ORIENTATION_TAG)
-    except Exception:
-        return rgb
-    operation = _UPRIGHT.get(orientation)
-    return rgb if operation is None else rgb.transpose(operation)
+_budget = _Budget(BUDGET_BYTES)

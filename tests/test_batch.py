@@ -1,16 +1,26 @@
 """Many photos at once."""
 
+import io
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
 import zipfile
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from serving import StandIn
 
 from gra_core import batch, cli
 from gra_core.alignment import FaceAligner
 from gra_core.batch import REPORT, FolderSink, ZipSink, edit_batch, list_items
-from gra_core.errors import UnreadableImageError
+from gra_core.constants import PROJECT_ROOT
+from gra_core.errors import GRAError, UnreadableImageError
 
 
 @pytest.fixture
@@ -93,17 +103,378 @@ def test_unexpected_errors_are_reported_and_passed_over(photo_file, tmp_path):
     assert isinstance(told[0], ZeroDivisionError)
 
 
-def test_a_failed_zip_leaves_nothing(photo_file, tmp_path):
-    with pytest.raises(OSError, match="full"), ZipSink(tmp_path / "out.zip") as sink:
+HOSTILE = [
+    "//srv/x/authorized.webp",
+    "/etc/cron.d/a.png",
+    "../../a.png",
+    "a/../../b.png",
+    "C:a.png",
+    "C:\\Windows\\a.png",
+    "\\\\server\\share\\a.png",
+    "\\\\?\\C:\\a.png",
+    "..\\..\\a.png",
+    "a\0/b\0.png",
+    "CON/nul.png",
+    "com1.x/aux .png",
+    "a:stream/b.png",
+    "./.png/..png",
+    "trailing. /dots.../a.png",
+    "a-smile+40.png/a.png",
+    "not-edited.txt/a.png",
+    "\udcff/\ud800.png",
+    "x" * 300 + "/" + "ü" * 300 + ".png",
+    "/".join("d" * 20) + "/a.png",
+    "",
+]
+WORDS = [
+    "..",
+    ".",
+    "/",
+    "//",
+    "\\",
+    "C:",
+    "a",
+    "CON",
+    "NUL.txt",
+    " ",
+    "\0",
+    "\n",
+    ":",
+    "ä",
+    "\udcff",
+    "a.png",
+    "-",
+    "*",
+]
+RESERVED = {"CON", "PRN", "AUX", "NUL", "COM1", "LPT9"}
+
+
+def names_of_results(names: list[str]) -> list[str]:
+    return batch._result_names([batch.Item(name, lambda: b"") for name in names], {"smile": 40.0}, ".png")
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.one_of(st.text(), st.lists(st.sampled_from(WORDS)).map("".join)), min_size=1, max_size=4))
+@example(HOSTILE)
+def test_names_of_results_are_harmless_everywhere(names):
+    results = names_of_results(names)
+    assert len({name.casefold() for name in results}) == len(names)
+    for name in results:
+        parts = name.split("/")
+        assert all(parts)
+        assert not PureWindowsPath(name).anchor
+        assert len(parts) <= 9
+        for part in parts:
+            assert part not in (".", "..")
+            assert part.isprintable()
+            assert not set(part) & set('<>:"\\|?*')
+            assert not part.endswith((".", " "))
+            assert not part.startswith(" ")
+            assert part.split(".")[0].upper() not in RESERVED
+            assert len(part.encode()) <= 240
+        folders = {"/".join(parts[:end]).casefold() for end in range(1, len(parts))}
+        assert not folders & {other.casefold() for other in [*results, REPORT]}
+
+
+def test_hostile_names_stay_in_the_folder_and_in_the_zip(photo_file, tmp_path):
+    with zipfile.ZipFile(tmp_path / "hostile.zip", "w") as archive:
+        for name in HOSTILE:
+            if name.endswith(".png") and not any("\ud800" <= letter <= "\udfff" for letter in name):
+                archive.writestr(zipfile.ZipInfo(name), photo_file.read_bytes())
+    place = tmp_path / "place"
+    items = [*list_items([tmp_path / "hostile.zip"]), *(batch.Item(name, lambda: photo_file) for name in HOSTILE)]
+    with FolderSink(place / "out") as sink:
+        outcomes = run_quickly(items, sink)
+    with ZipSink(place / "out.zip") as sink:
+        run_quickly(items, sink)
+    written = [path for path in place.rglob("*") if path.is_file()]
+    assert all(path.is_relative_to(place / "out") or path == place / "out.zip" for path in written)
+    assert len(written) == len(items) + 1
+    assert not [outcome for outcome in outcomes if outcome.error]
+    with zipfile.ZipFile(place / "out.zip") as archive:
+        assert sorted(archive.namelist()) == sorted(
+            str(path.relative_to(place / "out")) for path in written if path != place / "out.zip"
+        )
+
+
+@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "C:\\a.png", "x/../../a.png", "link/a.png"])
+def test_results_are_refused_elsewhere(tmp_path, name):
+    (tmp_path / "elsewhere").mkdir()
+    folder = FolderSink(tmp_path / "out")
+    (tmp_path / "out" / "link").symlink_to(tmp_path / "elsewhere")
+    if name == "C:\\a.png":  # a plain name on this system
+        name = "../C:\\a.png"
+    with pytest.raises(GRAError, match="outside"):
+        folder.write(name, b"content")
+    assert not list((tmp_path / "elsewhere").iterdir())
+    if not name.startswith("link"):
+        with ZipSink(tmp_path / "out.zip") as sink:
+            sink.start("", {})
+            with pytest.raises(GRAError, match="outside"):
+                sink.write(name, b"content")
+
+
+class Faces:
+    """In the aligner's place: the whole photo is the face."""
+
+    def detect(self, _photo):
+        return [None]
+
+    def align(self, photo, _face):
+        return type("Aligned", (), {"image": photo.resize((64, 64))})
+
+
+def run_quickly(items, sink, **options) -> list[batch.Outcome]:
+    options = {"whole_photo": False} | options
+    return list(edit_batch(StandIn(), Faces(), items, {"smile": 40.0}, sink, **options))
+
+
+def damaged_zip(change) -> bytes:
+    """A zip of one photo, changed by hand after it was made."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", b"photo" * 100)
+    content = bytearray(buffer.getvalue())
+    change(content, content.index(b"PK\x01\x02"))
+    return bytes(content)
+
+
+def put(offset: int, form: str, value: int, *, central: bool = True):
+    def change(content, directory):
+        struct.pack_into(form, content, directory + offset if central else offset, value)
+
+    return change
+
+
+ZIPS = {
+    "empty": b"",
+    "text": b"no zip",
+    "end only": b"PK\x05\x06" + bytes(18),
+    "cut": damaged_zip(lambda content, _: content.__delitem__(slice(40, None))),
+    "no entries where it says": b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 9, 9, 400, 0, 0),
+    "method unknown": damaged_zip(put(10, "<H", 77)),
+    "lzma without properties": damaged_zip(put(10, "<H", 14)),
+    "encrypted": damaged_zip(put(8, "<H", 1)),
+    "patched": damaged_zip(put(8, "<H", 0x20)),
+    "not utf-8": damaged_zip(lambda content, at: (put(8, "<H", 0x800)(content, at), put(46, "<B", 0xFF)(content, at))),
+    "wrong checksum": damaged_zip(put(16, "<I", 7)),
+    "larger than it says": damaged_zip(put(24, "<I", 3)),
+    "smaller than it says": damaged_zip(put(24, "<I", 5000)),
+    "terabytes": damaged_zip(put(24, "<I", 0xFFFFFFFE)),
+    "beyond its end": damaged_zip(put(42, "<I", 10**9)),
+    "damaged data": damaged_zip(put(40, "<I", 0xFFFFFFFF, central=False)),
+    "extra field cut": damaged_zip(put(30, "<H", 60000)),
+}
+
+
+@pytest.mark.parametrize("name", ZIPS)
+def test_hostile_zips_end_in_a_sentence(name, tmp_path):
+    (tmp_path / "x.zip").write_bytes(ZIPS[name])
+    try:
+        outcomes = run_quickly(list_items([tmp_path / "x.zip"]), FolderSink(tmp_path / "out"), unexpected=pytest.fail)
+    except UnreadableImageError as error:
+        assert "x.zip" in str(error) or "no photos" in str(error)
+    else:
+        assert all(outcome.error.startswith("a.png ") or "The file" in outcome.error for outcome in outcomes)
+
+
+def test_a_zip_of_very_many_photos_is_refused_quickly(tmp_path):
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(30_000):
+            archive.writestr(f"{number}.png", b"")
+    with pytest.raises(UnreadableImageError, match="30000 photos"):
+        list_items([tmp_path / "many.zip"])
+
+
+def test_names_that_are_no_text_can_be_reported(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    try:
+        Path(os.fsdecode(os.fsencode(folder) + b"/\xff\nx.png")).write_bytes(b"no picture")
+    except OSError:
+        pytest.skip("the file system takes only text")
+    with ZipSink(tmp_path / "out.zip") as sink:
+        (outcome,) = run_quickly(list_items([folder]), sink)
+    assert outcome.error
+    with zipfile.ZipFile(tmp_path / "out.zip") as results:
+        (line,) = results.read(REPORT).decode().splitlines()
+    assert line.startswith("\\udcff x.png: ")
+
+
+# --- interrupted batches ---------------------------------------------------------------------------------------------
+
+
+def content_of(place: Path) -> dict[str, bytes]:
+    """What a finished batch left, by name; hidden files included."""
+    if place.suffix == ".zip":
+        assert not list(place.parent.glob(f".{place.name}*"))
+        with zipfile.ZipFile(place) as archive:
+            assert archive.testzip() is None
+            return {name: archive.read(name) for name in archive.namelist()}
+    return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def small_photos(tmp_path) -> Path:
+    folder = tmp_path / "small"
+    for number in range(12):
+        path = folder / f"f{number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (number * 20, 0, 0)).save(path)
+    (folder / "f0" / "broken.png").write_text("no picture")
+    return folder
+
+
+def sink_of(place: Path):
+    return (ZipSink if place.suffix == ".zip" else FolderSink)(place)
+
+
+class Stop(Exception):
+    """Ends a batch in its middle."""
+
+
+@pytest.mark.parametrize("out", ["out", "out.zip"])
+def test_a_batch_goes_on_where_it_was_interrupted(small_photos, tmp_path, out):
+    items, edited = list_items([small_photos]), []
+    with sink_of(tmp_path / f"whole-{out}") as sink:
+        run_quickly(items, sink)
+    wanted = content_of(tmp_path / f"whole-{out}")
+    assert len(wanted) == 13
+
+    class Counting(Faces):
+        def detect(self, photo):
+            edited.append(photo.getpixel((0, 0)))
+            return super().detect(photo)
+
+    for count in (4, 8, 12):
+        with pytest.raises(Stop), sink_of(tmp_path / out) as sink:
+            for _ in edit_batch(StandIn(), Counting(), items, {"smile": 40.0}, sink, whole_photo=False):
+                if len(edited) == count:
+                    raise Stop
+        assert not (tmp_path / "out.zip").exists()
+    assert len(set(edited)) == len(edited) == 12
+    with sink_of(tmp_path / out) as sink:
+        list(edit_batch(StandIn(), Counting(), items, {"smile": 40.0}, sink, whole_photo=False))
+    assert len(edited) == 12
+    assert content_of(tmp_path / out) == wanted
+    with sink_of(tmp_path / out) as sink:  # once more, now that it is complete
+        run_quickly(items, sink)
+    assert content_of(tmp_path / out) == wanted
+
+
+@pytest.mark.parametrize("out", ["out", "out.zip"])
+def test_other_settings_or_changed_photos_are_edited_anew(small_photos, tmp_path, out):
+    items = list_items([small_photos])
+    with pytest.raises(Stop), sink_of(tmp_path / out) as sink:
+        run_quickly(items, sink)
+        raise Stop
+    (small_photos / "f0" / "0.png").unlink()
+    Image.new("RGB", (64, 64), "white").save(small_photos / "f0" / "0.png")
+    items = list_items([small_photos])
+    with sink_of(tmp_path / out) as sink:
+        run_quickly(items, sink)
+    with Image.open(io.BytesIO(content_of(tmp_path / out)["f0/0-smile+40.png"])) as result:
+        assert result.getpixel((5, 5)) == (255, 255, 255)
+    with pytest.raises(Stop), sink_of(tmp_path / out) as sink:
+        run_quickly(items, sink)
+        raise Stop
+    with sink_of(tmp_path / out) as sink:
+        run_quickly(items, sink, suffix=".jpg")
+    names = [name for name in content_of(tmp_path / out) if name.endswith(".jpg")]
+    assert len(names) == 12
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_batch import Faces, StandIn, sink_of
+from gra_core.batch import edit_batch, list_items
+class Slow(Faces):
+    def align(self, photo, face):
+        time.sleep(0.03)
+        return super().align(photo, face)
+with sink_of(Path(sys.argv[2])) as sink:
+    for outcome in edit_batch(StandIn(), Slow(), list_items([Path(sys.argv[1])]), {"smile": 40.0}, sink, whole_photo=False):
+        print(outcome.done, flush=True)
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("out", ["out", "out.zip"])
+def test_a_killed_batch_leaves_whole_files_and_goes_on(small_photos, tmp_path, out):
+    with sink_of(tmp_path / f"whole-{out}") as sink:
+        run_quickly(list_items([small_photos]), sink)
+    wanted = content_of(tmp_path / f"whole-{out}")
+    arguments = [sys.executable, "-c", KILLED, small_photos, tmp_path / out, Path(__file__).parent]
+    process = subprocess.Popen(arguments, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line == "5\n":
+            time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    process.stdout.close()
+    assert not (tmp_path / "out.zip").exists()
+    for path in (tmp_path / "out").rglob("[!.]*.png"):
+        assert path.read_bytes() == wanted[str(path.relative_to(tmp_path / "out"))]
+    with (tmp_path / f".{out}.gra-part").open("ab") if out == "out.zip" else open(os.devnull, "wb") as part:
+        part.write(b"PK\x03\x04 and then it was killed")
+    done = subprocess.run(arguments, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.endswith("13\n")
+    assert content_of(tmp_path / out) == wanted
+
+
+def test_leftovers_are_swept(small_photos, tmp_path):
+    (tmp_path / "out" / "f0").mkdir(parents=True)
+    (tmp_path / "out" / "f0" / ".x.png.gra-part").write_bytes(b"half a picture")
+    with FolderSink(tmp_path / "out") as sink:
+        run_quickly(list_items([small_photos]), sink)
+    assert not [path for path in (tmp_path / "out").rglob(".*")]
+
+
+def test_two_batches_do_not_write_to_one_place(small_photos, tmp_path):
+    with ZipSink(tmp_path / "out.zip") as sink, ZipSink(tmp_path / "out.zip") as other:
+        sink.start("settings", {})
+        with pytest.raises(GRAError, match="Another batch"):
+            other.start("settings", {})
         sink.write("a.txt", b"text")
+    assert content_of(tmp_path / "out.zip") == {"a.txt": b"text"}
+
+
+def test_after_an_error_what_is_done_waits_for_the_next_time(tmp_path):
+    with pytest.raises(OSError, match="full"), ZipSink(tmp_path / "out.zip") as sink:
+        sink.start("settings", {})
         raise OSError("disk full")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []  # nothing was done
+    with pytest.raises(OSError, match="full"), ZipSink(tmp_path / "out.zip") as sink:
+        sink.start("settings", {})
+        sink.write("a.txt", b"text", "a")
+        raise OSError("disk full")
+    assert not (tmp_path / "out.zip").exists()
+    with ZipSink(tmp_path / "out.zip") as sink:
+        assert sink.start("settings", {"a.txt": "a"}) == {"a.txt"}
+    assert content_of(tmp_path / "out.zip") == {"a.txt": b"text"}
+
+
+def test_results_do_not_fall_among_the_photos(folder, archive, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_load_editor", lambda _args: StandIn())
+    before = archive.read_bytes()
+    for source, out in ((folder, folder), (folder, folder / "trip" / "out"), (archive, archive)):
+        assert cli.main(["batch", str(source), "-o", str(out)]) == 2
+        assert "somewhere else" in capsys.readouterr().err
+    assert archive.read_bytes() == before
+    assert not (folder / "trip" / "out").exists()
 
 
 def test_nothing_to_do_is_said(tmp_path):
     (tmp_path / "fake.zip").write_text("no zip")
     (tmp_path / "empty").mkdir()
-    for source, said in (("fake.zip", "not a zip"), ("empty", "no photos"), ("absent", "does not exist")):
+    for source, said in (
+        ("fake.zip", "not a zip"),
+        ("empty", "no photos"),
+        ("absent", "does not exist"),
+        ("absent.zip", "does not exist"),
+    ):
         with pytest.raises(UnreadableImageError, match=said):
             list_items([tmp_path / source])
 

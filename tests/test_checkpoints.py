@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from gra_core import checkpoints
 from gra_core.checkpoints import CheckpointSource
 from gra_core.constants import CHECKPOINT_DIR
+from gra_core.directions.registry import load_directions
 from gra_core.errors import CheckpointError
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.runtime import save_weights
@@ -69,6 +70,35 @@ def test_file_that_holds_no_weights_is_refused(folder, content):
     with pytest.raises(CheckpointError, match="cannot be used") as caught:
         CheckpointSource(folder).load(NAME, torch.nn.Linear(3, 2))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b'{"layer.safetensors": 5}', b"[" * 100_000])
+def test_a_broken_manifest_is_said(folder, content):
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"^manifest\.json is damaged"):
+        CheckpointSource(folder).path(NAME)
+
+
+def test_errors_show_no_path_of_the_server(folder):
+    source = CheckpointSource(folder)
+    (folder / "directions.safetensors").write_bytes(b"damaged")
+    (folder / "none").symlink_to(folder / "absent")
+    tries = [
+        lambda: source.load(NAME, torch.nn.Linear(5, 2)),
+        lambda: source.path("absent.safetensors"),
+        lambda: source.load_streams("directions.safetensors"),
+        lambda: load_directions(folder / "directions.safetensors"),
+        lambda: load_directions(folder / "absent.safetensors"),
+        lambda: load_directions(folder / "none"),
+    ]
+    (folder / "manifest.json").write_text(json.dumps({NAME: "0" * 64}))
+    tries.append(lambda: CheckpointSource(folder).path(NAME))
+    for attempt in tries:
+        with pytest.raises(CheckpointError) as caught:
+            attempt()
+        assert str(folder) not in str(caught.value)
+        assert str(folder.parent) not in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_weights_of_another_net_are_refused(folder):

@@ -2,19 +2,23 @@
 
 import pickle
 import struct
+import time
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from measuring import watched
 from safetensors.numpy import save_file
 
 from gra_core import cli
 from gra_core.constants import NUM_STYLES, STYLE_DIM
+from gra_core.directions import files
 from gra_core.directions.importers import MAX_BYTES, UNIT_REACH, import_direction
 from gra_core.directions.mappers import load_mapper, load_mappers
 from gra_core.directions.registry import edit_offset
 from gra_core.errors import DirectionFileError, GRAError
+from gra_core.sandbox import Shared
 
 
 def numbers(*shape, seed=0):
@@ -84,7 +88,57 @@ def zip_bomb(path):
         archive.writestr("archive/data.pkl", bytes(8 * MAX_BYTES))
 
 
+def pickled(*opcodes):
+    return lambda path: path.write_bytes(b"\x80\x04" + b"".join(opcodes) + b".")
+
+
+def in_zip(content):
+    def write_zip(path):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("archive/data.pkl", content)
+
+    return write_zip
+
+
+LONG_NAME = b"c" + b"x" * 10**6 + b"\n" + b"y." * 10**4 + b"\n"
+BYTEARRAY = b"\x96"  # opcode BYTEARRAY8, followed by its length
+STORAGE = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ\x10\x00\x00\x00tQ"
+
+
+def tensor(offset, shape, stride):
+    """A zip with a tensor over 16 numbers, of a shape that the file chooses."""
+    numbers = [b"J" + struct.pack("<i", number) for number in (offset, shape, stride)]
+    parts = (STORAGE, numbers[0], numbers[1], b"\x85", numbers[2], b"\x85", b"\x89", b"N", b"t", b"R.")
+    content = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + b"".join(parts)
+
+    def write_zip(path):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", content)
+            archive.writestr("archive/data/0", struct.pack("<f", 1) * 16)
+
+    return write_zip
+
+
 BAD = {
+    "longname.pt": pickled(LONG_NAME),
+    "longname-zip.pt": in_zip(b"\x80\x02" + LONG_NAME + b"."),
+    "gigabytes.pt": pickled(BYTEARRAY, struct.pack("<Q", 3 * 10**9)),
+    "petabyte.pt": pickled(BYTEARRAY, struct.pack("<Q", 10**15)),
+    "petabyte-zip.pt": in_zip(b"\x80\x05" + BYTEARRAY + struct.pack("<Q", 10**15) + b"."),
+    "deep.pt": pickled(b"(" * 10**5, b"l" * 10**5),
+    "memo.pt": pickled(b"Nr\xff\xff\xff\x7f"),
+    "digits.pt": pickled(b"I" + b"9" * 10**6 + b"\n"),
+    "beyond.pt": tensor(0, 17, 1),
+    "before.pt": tensor(-4, 4, 1),
+    "backwards.pt": tensor(15, 16, -1),
+    "strides.pt": tensor(0, 512, 2**30),
+    "asked.npy": lambda p: p.write_bytes(b"\x93NUMPY\x01\x00\x10\x00" + b"(" * 16),
+    "token.npy": lambda p: p.write_bytes(b"\x93NUMPY\x01\x00\x10\x00" + b"{'descr': '''x   "),
+    "version.npy": lambda p: p.write_bytes(b"\x93NUMPY\x09\x00\x10\x00" + bytes(16)),
+    "folder.safetensors": lambda p: p.mkdir(),
+    "length.safetensors": lambda p: p.write_bytes(b"\xff" * 64),
+    "cut.pt": lambda p: (torch.save(torch.ones(512), p), p.write_bytes(p.read_bytes()[:900])),
+    "zip.pt": lambda p: p.write_bytes(b"PK\x05\x06" + bytes(18)),
     "text.pt": lambda p: p.write_text("not a direction"),
     "text.npy": lambda p: p.write_text("not a direction"),
     "text.safetensors": lambda p: p.write_text("not a direction"),
@@ -120,6 +174,31 @@ BAD = {
     "folder.npy": lambda p: p.mkdir(),
     "missing.npy": lambda p: None,
 }
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.bfloat16, torch.int32])
+def test_all_that_torch_writes_is_read_without_it(tmp_path, legacy, kind):
+    values = torch.arange(1024).reshape(512, 2).to(kind)[:, 1]  # a view, with an offset and a stride
+    contents = [values, {"direction": values}]
+    if values.is_floating_point():
+        contents.append(torch.nn.Parameter(values))
+    for content in contents:
+        torch.save(content, tmp_path / "values.pt", _use_new_zipfile_serialization=not legacy)
+        with Shared.file(tmp_path / "values.pt") as shared:
+            _, (rows,) = files.read_direction(shared, "values.pt", ".pt")
+        np.testing.assert_array_equal(rows[3], values.float().numpy())
+
+
+@pytest.mark.parametrize("name", ["longname.pt", "gigabytes.pt", "petabyte.pt", "deep.pt"])
+@pytest.mark.parametrize("load", [import_direction, lambda path: load_mapper(path, numbers(512))])
+def test_a_hostile_pickle_stops_nobody_else(tmp_path, name, load):
+    BAD[name](tmp_path / name)
+    started = time.perf_counter()
+    with watched() as watch, pytest.raises(DirectionFileError, match=name):
+        load(tmp_path / name)
+    assert watch.stall < 0.3
+    assert time.perf_counter() - started < 10
 
 
 @pytest.mark.parametrize("name", BAD)

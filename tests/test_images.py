@@ -1,7 +1,9 @@
 """Pictures of all kinds come out as upright 8-bit RGB, everything else as an error that says what to do."""
 
 import io
+import pickle
 import struct
+import threading
 import time
 import tracemalloc
 import zlib
@@ -10,11 +12,14 @@ import numpy as np
 import pillow_heif
 import pytest
 import torch
-from PIL import Image, ImageCms
+from measuring import memory, watched
+from PIL import Image, ImageCms, ImageOps
 from skimage import data
 
-from gra_core.errors import UnreadableImageError
+from gra_core import images
+from gra_core.errors import BusyError, UnreadableImageError
 from gra_core.images import MAX_PIXELS, image_to_tensor, load_image, tensor_to_image
+from gra_core.sandbox import SandboxError
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +171,7 @@ def test_colour_profiles_are_obeyed(photo, mode):
         assert difference(load_image(buffer.getvalue()), photo) == 0
 
 
-@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "PPM"])
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
 def test_16_bit_is_scaled_not_clipped(file_format):
     ramp = np.tile(np.linspace(0, 65535, 256).round().astype(np.uint16), (8, 1))
     loaded = np.asarray(load_image(encode(Image.fromarray(ramp), format=file_format)))
@@ -234,7 +239,7 @@ def test_truncated_files(photo, file_format):
 
 def test_damaged_files_raise_nothing_else(photo):
     rng = np.random.default_rng(0)
-    for file_format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM"):
+    for file_format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"):
         content = encode(photo, format=file_format)
         for _ in range(40):
             damaged = bytearray(content)
@@ -295,3 +300,125 @@ def test_tensor_to_image_clamps_and_rounds():
         tensor_to_image(torch.zeros(2, 3, 4, 4))
     with pytest.raises(ValueError, match="1x3xHxW"):
         tensor_to_image(torch.zeros(3, 4, 4))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("mode", "file_format"),
+    [
+        ("RGB", "PNG"),
+        ("RGB", "BMP"),
+        ("L", "PNG"),
+        ("P", "PNG"),
+        ("RGBA", "PNG"),
+        ("RGB", "TIFF"),
+        ("CMYK", "TIFF"),
+        ("RGB", "JPEG"),
+    ],
+)
+def test_pictures_of_many_strips(orientation, mode, file_format):
+    photo = Image.fromarray(data.astronaut()[:, :500]).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {} if file_format == "BMP" else {"exif": exif}
+    content = encode(photo, format=file_format, **options)
+    with Image.open(io.BytesIO(content)) as plain:
+        expected = ImageOps.exif_transpose(plain).convert("RGB")
+    loaded = load_image(content)
+    assert loaded.size == expected.size
+    assert difference(loaded, expected) == 0
+
+
+def test_the_picture_is_a_picture_like_others(photo):
+    loaded = load_image(encode(photo, format="JPEG", comment=b"secret", dpi=(300, 300)))
+    assert loaded.info == {}
+    assert not loaded.getexif()
+    copy = loaded.copy()
+    loaded.putpixel((0, 0), (1, 2, 3))
+    loaded.paste("red", (5, 5, 9, 9))
+    assert loaded.getpixel((0, 0)) == (1, 2, 3)
+    assert copy.getpixel((0, 0)) != (1, 2, 3)
+    assert pickle.loads(pickle.dumps(copy)).tobytes() == copy.tobytes()
+
+
+def jpeg_of_many_scans(photo: Image.Image, count: int) -> bytes:
+    """A progressive JPEG whose last scan comes again and again."""
+    content = encode(photo, format="JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + content[last:-2] * count + content[-2:]
+
+
+def test_a_jpeg_of_absurdly_many_scans_is_refused(photo):
+    assert load_image(jpeg_of_many_scans(photo, 3)).size == photo.size
+    assert "too many layers" in refused(jpeg_of_many_scans(photo, 400))
+    # What follows a picture is not decoded, and may hold anything.
+    assert load_image(encode(photo, format="JPEG") + b"\xff\xda\x00\x02" * 400).size == photo.size
+
+
+def test_what_takes_too_long_is_refused(photo, monkeypatch):
+    def give_up(*_arguments, **_options):
+        raise SandboxError("time")
+
+    monkeypatch.setattr(images.sandbox, "call", give_up)
+    assert "takes too long" in refused(encode(photo, format="PNG"))
+
+
+def test_a_huge_jpeg_is_opened_at_half_its_size():
+    content = encode(Image.new("L", (16_000, 8_000), 77), format="JPEG")
+    loaded = load_image(content)
+    assert loaded.size == (8_000, 4_000)
+    assert loaded.getpixel((0, 0)) == (77, 77, 77)
+    assert "too large" in refused(encode(Image.new("L", (16_000, 8_000), 77), format="JPEG", progressive=True))
+
+
+def test_formats_that_no_camera_writes_are_refused(photo):
+    assert "not a picture" in refused(encode(photo, format="PPM"))
+    assert "not a picture" in refused(encode(photo, format="PCX"))
+
+
+def huge_png(side: int = 9_990) -> bytes:
+    """A small file of 99.8 megapixels, which are transparent."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 6, 0, 0, 0)
+    rows, row = zlib.compressobj(9), bytes(1 + 4 * side)
+    pixels = b"".join([*(rows.compress(row) for _ in range(side)), rows.flush()])
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
+
+
+def test_huge_pictures_wait_for_each_other_and_their_memory_goes_back(monkeypatch):
+    monkeypatch.setattr(images, "PIXEL_SECONDS", 60.0)  # the machine may have other work
+    content, failures = huge_png(), []
+
+    def open_it():
+        try:
+            assert load_image(content).getpixel((0, 0)) == (255, 255, 255)
+        except Exception as error:
+            failures.append(error)
+
+    load_image(png_of_size(8, 8, zlib.compress(bytes(16))))
+    with watched(stalls=False) as watch:
+        threads = [threading.Thread(target=open_it) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failures
+    assert watch.growth < 1_800_000_000
+    time.sleep(0.5)
+    assert memory() - watch.before < 200_000_000
+
+
+def test_pictures_in_use_count_until_they_are_gone_or_old(photo, monkeypatch):
+    content = encode(photo, format="PNG")
+    need = photo.width * photo.height * 4
+    monkeypatch.setattr(images, "_budget", images._Budget(3 * need + len(content)))
+    monkeypatch.setattr(images, "PATIENCE", 0.3)
+    first, second = load_image(content), load_image(content)
+    with pytest.raises(BusyError):
+        load_image(content)
+    del first
+    third = load_image(content)
+    assert second.tobytes() == third.tobytes()
+    del second, third
+    monkeypatch.setattr(images, "HELD_SECONDS", 0.0)
+    pictures = [load_image(content) for _ in range(4)]
+    assert len({picture.tobytes() for picture in pictures}) == 1

@@ -1,26 +1,26 @@
 """Reads an edit direction from a file that a user brings: `.npy`, `.pt`, `.pth` or `.safetensors`.
 
 Shapes of the field: (512,) or (1, 512) move all rows of the W+ code alike; (16, 512) is this generator's W+; (18, 512)
-is that of StyleGAN2 at 1024 px, whose last three rows feed what here is one layer. Nothing in a file is ever executed:
-pickles are refused but for plain tensors.
+is that of StyleGAN2 at 1024 px, whose last three rows feed what here is one layer. Files are read in a process of its
+own (`files.py`), and nothing in them is ever executed.
 """
 
-import pickle
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from gra_core import sandbox
 from gra_core.constants import MAX_STRENGTH, NUM_STYLES, STYLE_DIM
+from gra_core.directions.files import MAX_DIRECTION_BYTES as MAX_BYTES
+from gra_core.directions.files import to_rows
 from gra_core.directions.registry import EditDirection
 from gra_core.errors import DirectionFileError
+from gra_core.sandbox import SandboxError, Shared
 
-MAX_BYTES = 2**20
-"""Largest file taken: an (18, 512) direction in float64 has 74 KB."""
-
-STYLEGAN2_ROWS = 18
-"""Rows of StyleGAN2's W+ at 1024 px."""
+SECONDS = 8.0
+MARGIN_BYTES = 100_000_000
+"""How long reading a file may take, and how much memory, besides three times the file's size."""
 
 UNIT_NORM = (0.9, 1.1)
 """Lengths of one row between which a direction is taken for a unit normal."""
@@ -51,7 +51,13 @@ def import_direction(path: str | Path, name: str | None = None) -> EditDirection
         DirectionFileError: the file cannot be used; the message says why in one sentence.
     """
     path = Path(path)
-    values = to_rows(_read(path), path.name)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise DirectionFileError(f"{path.name} is none of the direction files that can be read: {', '.join(SUFFIXES)}.")
+    size = NUM_STYLES * STYLE_DIM * 4
+    options = {"most": MAX_BYTES, "output": size}
+    _, content = read_in_worker("read_direction", path, path.name, {"suffix": suffix}, **options)
+    values = to_rows(np.frombuffer(content, np.float32, size // 4).reshape(NUM_STYLES, STYLE_DIM).copy(), path.name)
     label = (name or path.stem).strip()[:60] or "direction"
     key = re.sub(r"\W+", "_", label.lower()).strip("_") or "direction"
     length = float(np.linalg.norm(values, axis=1).max())
@@ -70,103 +76,42 @@ def import_direction(path: str | Path, name: str | None = None) -> EditDirection
     )
 
 
-def to_rows(values: np.ndarray, name: str = "The direction") -> np.ndarray:
-    """(512,), (1, 512), (16, 512) or (18, 512) of numbers -> (16, 512) float32, checked.
+def read_in_worker(function: str, path: Path, name: str, arguments: dict, *, most: int, output: int) -> tuple:
+    """What a function of `gra_core.directions.files` returns for a file, within limits of time and memory.
 
-    StyleGAN2's rows 15, 16 and 17 all correspond to row 15 here, which gets their mean.
+    Args:
+        function: its name.
+        path: the file.
+        name: what it is called in messages.
+        arguments: further arguments.
+        most: largest file, bytes.
+        output: most bytes that may come back.
 
     Raises:
-        DirectionFileError: another shape, values that are not numbers or not finite, or all zero.
+        DirectionFileError: the file cannot be used.
+        BusyError: too much is going on.
     """
-    shapes = {(STYLE_DIM,), (1, STYLE_DIM), (NUM_STYLES, STYLE_DIM), (STYLEGAN2_ROWS, STYLE_DIM)}
-    if values.shape not in shapes:
-        wanted = ", ".join(str(shape) for shape in sorted(shapes, key=np.prod))
-        raise DirectionFileError(f"{name} holds numbers of shape {values.shape}; a direction has one of {wanted}.")
-    if values.dtype.kind not in "fiu":
-        raise DirectionFileError(f"{name} holds {values.dtype} and not plain numbers.")
-    with np.errstate(over="ignore"):
-        values = values.astype(np.float32)
-    if not np.isfinite(values).all():
-        raise DirectionFileError(f"{name} holds values that are not finite.")
-    if not values.any():
-        raise DirectionFileError(f"{name} holds only zeros.")
-    if len(values) == STYLEGAN2_ROWS:
-        last = NUM_STYLES - 1
-        return np.concatenate([values[:last], values[last:].mean(0, keepdims=True)])
-    return np.ascontiguousarray(np.broadcast_to(values, (NUM_STYLES, STYLE_DIM)))
-
-
-def _read(path: Path) -> np.ndarray:
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DirectionFileError(f"{path.name} is none of the direction files that can be read: {', '.join(SUFFIXES)}.")
     try:
+        if not path.is_file():
+            raise DirectionFileError(f"{name} cannot be read: there is no such file.")
         size = path.stat().st_size
-        if size > MAX_BYTES:
+        if size > most:
             raise DirectionFileError(
-                f"{path.name} has {size / 2**20:.1f} MiB; a direction file has at most {MAX_BYTES / 2**20:g} MiB."
+                f"{name} has {size / 2**20:.1f} MiB and is larger than what is taken, {most / 2**20:g} MiB."
             )
-        if suffix == ".npy":
-            return _read_npy(path)
-        if suffix == ".safetensors":
-            return _read_safetensors(path)
-        return _read_torch(path)
-    except OSError as error:
-        raise DirectionFileError(f"{path.name} cannot be read: {error.strerror or error}.") from error
-
-
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        with Shared.file(path) as shared:
+            return sandbox.call(
+                f"gra_core.directions.files:{function}",
+                [shared],
+                {"name": name, **arguments},
+                seconds=SECONDS,
+                memory=MARGIN_BYTES + 3 * size,
+                output=output,
             )
-            shape, _, dtype = read_header(file)
-            if dtype.hasobject:
-                raise DirectionFileError(f"{path.name} holds Python objects, which are not opened; save plain numbers.")
-            if int(np.prod(shape, dtype=object)) * dtype.itemsize > MAX_BYTES:  # the header alone may ask for terabytes
-                raise DirectionFileError(f"{path.name} holds numbers of shape {shape}: that is no direction.")
-            file.seek(0)
-            return np.lib.format.read_array(file, allow_pickle=False)
-    except (ValueError, EOFError, TypeError, SyntaxError, MemoryError) as error:
-        raise DirectionFileError(f"{path.name} is damaged or is no .npy file.") from error
-
-
-def _read_safetensors(path: Path) -> np.ndarray:
-    from safetensors import SafetensorError  # noqa: PLC0415
-    from safetensors.numpy import load  # noqa: PLC0415
-
-    try:
-        tensors = load(path.read_bytes())
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DirectionFileError(f"{path.name} is damaged or is no safetensors file of plain numbers.") from error
-    return np.asarray(_only(tensors, path.name))
-
-
-def _read_torch(path: Path) -> np.ndarray:
-    import torch  # noqa: PLC0415
-
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:  # a compressed bomb
-                raise DirectionFileError(f"{path.name} unpacks to more than {MAX_BYTES / 2**20:g} MiB: no direction.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "the path is not valid"
+        raise DirectionFileError(f"{name} cannot be read: {reason}.") from error
+    except SandboxError as error:
         raise DirectionFileError(
-            f"{path.name} is damaged or holds more than plain tensors, and is not opened for safety."
+            f"{name} takes more time or memory than such a file needs, and is not opened for safety."
         ) from error
-    value = _only(content, path.name) if isinstance(content, dict) else content
-    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_complex():
-        raise DirectionFileError(f"{path.name} holds no tensor of plain numbers.")
-    if value.numel() > MAX_BYTES:  # a tensor of zero stride may be larger than its file
-        raise DirectionFileError(f"{path.name} holds numbers of shape {tuple(value.shape)}: that is no direction.")
-    value = value.detach()
-    return (value.float() if value.is_floating_point() else value).numpy()
-
-
-def _only(tensors: dict, name: str) -> object:
-    if len(tensors) != 1:
-        raise DirectionFileError(f"{name} holds {len(tensors)} tensors; a direction file holds one.")
-    return next(iter(tensors.values()))

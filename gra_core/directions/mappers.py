@@ -6,7 +6,6 @@ file holds `state_dict` with `mapper.{course,medium,fine}_mapping.mapping.{1..4}
 and 8-17 of 18 (spelled so), and `opts`, which say which of the three are left out.
 """
 
-import pickle
 import re
 from pathlib import Path
 
@@ -16,22 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gra_core.constants import MAX_STRENGTH, NUM_STYLES, STYLE_DIM
-from gra_core.directions.importers import STYLEGAN2_ROWS, to_rows
+from gra_core.directions.files import LAYERS, LEVELS, MAX_MAPPER_BYTES, STYLEGAN2_ROWS, to_rows
+from gra_core.directions.importers import read_in_worker
 from gra_core.directions.registry import EditDirection
 from gra_core.errors import DirectionFileError, MissingPackageError
-
-LEVELS = {"course": slice(0, 4), "medium": slice(4, 8), "fine": slice(8, STYLEGAN2_ROWS)}
-"""The nets of a mapper by the name in its file, with the rows they read and write."""
 
 STEP = 0.1
 """What the published code multiplies a mapper's output by, which here is strength +100."""
 
-LAYERS = 4
 LR_MULTIPLIER = 0.01
 """Weights are kept divided by it, and multiplied by it in use, as are biases (StyleGAN's equalised learning rate)."""
-
-MAX_BYTES = 400 * 2**20
-"""Largest file taken: a published checkpoint, which carries the generator too, has about 170 MB."""
 
 
 class LevelMapper(nn.Module):
@@ -91,7 +84,7 @@ def load_mapper(
         MissingPackageError: it cannot be downloaded.
     """
     path = _locate(source, file)
-    mapper = _build(_state(path), path.name)
+    mapper = _read(path)
     label = (name or path.stem.replace("_", " ")).strip()[:60]
     code = np.broadcast_to(average.astype(np.float32), (NUM_STYLES, STYLE_DIM))
     return EditDirection(
@@ -122,7 +115,7 @@ def _locate(source: str | Path, file: str | None) -> Path:
     if path.is_dir() or isinstance(source, Path) or str(source).count("/") != 1:
         path = path / file if file else path
         if not path.is_file():
-            raise DirectionFileError(f"There is no mapper checkpoint {path}.")
+            raise DirectionFileError(f"There is no mapper checkpoint {path.name}.")
         return path
     if not file:
         raise DirectionFileError(f"Say which file of the Hub repository {source} the mapper is.")
@@ -135,33 +128,20 @@ def _locate(source: str | Path, file: str | None) -> Path:
         raise MissingPackageError(f"{file} could not be downloaded from {source} ({reason}).") from error
 
 
-def _state(path: Path) -> dict[str, Tensor]:
-    if path.stat().st_size > MAX_BYTES:
-        raise DirectionFileError(f"{path.name} is larger than {MAX_BYTES >> 20} MiB: that is no mapper checkpoint.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError) as error:
-        raise DirectionFileError(
-            f"{path.name} is damaged or holds more than plain tensors, and is not opened for safety."
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return {key: value for key, value in state.items() if isinstance(value, Tensor) and str(key).startswith("mapper.")}
-
-
-def _build(state: dict[str, Tensor], name: str) -> LevelsMapper:
-    levels = [level for level in LEVELS if f"mapper.{level}_mapping.mapping.1.weight" in state]
-    if not levels:
-        raise DirectionFileError(f"{name} holds no mapper with levels {', '.join(LEVELS)}.")
+def _read(path: Path) -> LevelsMapper:
+    """The mapper in a checkpoint. Raises DirectionFileError."""
+    shapes = [(STYLE_DIM, STYLE_DIM), (STYLE_DIM,)] * LAYERS
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    options = {"most": MAX_MAPPER_BYTES, "output": 4 * sum(sizes) * len(LEVELS)}
+    levels, content = read_in_worker("read_mapper", path, path.name, {}, **options)
     mapper = LevelsMapper(levels).requires_grad_(False).eval()
+    numbers = torch.from_numpy(np.frombuffer(content, np.float32).copy())
     scale = LR_MULTIPLIER / STYLE_DIM**0.5
-    for level in levels:
-        for i, layer in enumerate(mapper.levels[level].layers, start=1):
-            prefix = f"mapper.{level}_mapping.mapping.{i}"
-            weight, bias = state.get(f"{prefix}.weight"), state.get(f"{prefix}.bias")
-            if weight is None or bias is None or weight.shape != layer.weight.shape or bias.shape != layer.bias.shape:
-                raise DirectionFileError(f"{name} lacks {prefix}, or holds it in another shape.")
-            layer.weight.copy_(weight.float() * scale)
-            layer.bias.copy_(bias.float() * LR_MULTIPLIER)
+    for name, part in zip(mapper.levels, numbers.view(len(levels), -1), strict=True):
+        weights = [values.view(shape) for values, shape in zip(part.split(sizes), shapes, strict=True)]
+        for layer, weight, bias in zip(mapper.levels[name].layers, weights[::2], weights[1::2], strict=True):
+            layer.weight.copy_(weight * scale)
+            layer.bias.copy_(bias * LR_MULTIPLIER)
     if not all(parameter.isfinite().all() for parameter in mapper.parameters()):
-        raise DirectionFileError(f"{name} holds values that are not finite.")
+        raise DirectionFileError(f"{path.name} holds values that are not finite.")
     return mapper

@@ -11,11 +11,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from gra_core.constants import CHECKPOINT_DIR, MAX_STRENGTH, NUM_STYLES, STYLE_DIM
-from gra_core.errors import CheckpointError, StrengthError, UnknownEditError
+from gra_core.errors import CheckpointError, StrengthError, UnknownEditError, refusing
 
 DIRECTIONS_FILE = CHECKPOINT_DIR / "directions.safetensors"
 FILE_FORMAT = "gra-directions-1"
@@ -79,25 +79,23 @@ def load_directions(path: Path = DIRECTIONS_FILE) -> dict[str, EditDirection]:
         CheckpointError: the file is missing, is not a directions file, or holds values that cannot be right.
     """
     if not path.is_file():
-        raise CheckpointError(f"The directions file {path} is missing.")
-    try:
+        raise CheckpointError(f"The directions file {path.name} is missing. Fetch it again.")
+    with refusing(CheckpointError, f"The directions file {path.name} is damaged. Fetch it again."):
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             vectors = file.get_tensor(VECTORS)
         records = json.loads(metadata["edits"])
         edits = [_edit(record, vector) for record, vector in zip(records, _rows(vectors), strict=True)]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"The directions file {path} is damaged: {reason}. Fetch it again.") from error
     directions = {edit.key: edit for edit in edits}
     if len(directions) != len(edits):
-        raise CheckpointError(f"The directions file {path} names an edit twice. Fetch it again.")
+        raise CheckpointError(f"The directions file {path.name} names an edit twice. Fetch it again.")
     return directions
 
 
 def load_glasses_probe(path: Path = DIRECTIONS_FILE) -> np.ndarray | None:
     """Weights (F + 1,) of the `GlassesProbe` that a directions file was fitted with; None where it holds none."""
-    with safe_open(path, framework="numpy") as file:
+    wrong = f"The directions file {path.name} is damaged. Fetch it again."
+    with refusing(CheckpointError, wrong), safe_open(path, framework="numpy") as file:
         return file.get_tensor(GLASSES_PROBE) if GLASSES_PROBE in set(file.keys()) else None
 
 
