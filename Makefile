@@ -2,6 +2,7 @@
 # make test    create .venv, install the development tools and Chromium, run ruff and the whole test suite
 # make lint    ruff only
 # make pictures    remake the pictures of the README, with the weights as they are
+# make load    many simulated visitors at once
 # make clean   remove .venv and caches
 #
 # Variables: PORT and HOST of the editor; PYTHON (3.11 or newer) that creates .venv; CPU=1 takes PyTorch's small
@@ -21,7 +22,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: app test lint pictures clean browser
+.PHONY: app test lint pictures load clean browser
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.installed $(if $(WORDS),$(VENV)/.installed-words)
@@ -43,6 +44,10 @@ browser: $(VENV)/.installed-dev
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else $(BIN)/python -m playwright install chromium; fi
+
+# Many visitors on this computer, for about 15 minutes; prints what they saw.
+load: $(VENV)/.installed-dev
+	PYTHONPATH=.:tests $(BIN)/python tests/load/visitors.py --visitors 8 20
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

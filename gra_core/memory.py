@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 """Option numbers of glibc's `mallopt` (https://man7.org/linux/man-pages/man3/mallopt.3.html)."""
@@ -15,11 +16,24 @@ def keep_freed_memory() -> bool:
     their own give large blocks back all the same, a fifth of the time. Call it before threads are started; does nothing
     where the C library is another one.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
+    mallopt = _function("mallopt")
+    if mallopt is None:
         return False
     settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1))
     return all([mallopt(option, value) for option, value in settings])
+
+
+def give_back_memory() -> bool:
+    """Give freed memory back to the system; returns whether there was any. The next large blocks cost page faults."""
+    trim = _function("malloc_trim")
+    return trim is not None and bool(trim(0))
+
+
+def _function(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None where the C library is another one."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return getattr(ctypes.CDLL("libc.so.6"), name)
+    except (OSError, AttributeError):
+        return None

@@ -10,7 +10,7 @@ from serving import StandIn, difference, files_in, free_port, launched, many_edi
 
 from gra_core.alignment import FaceAligner, paste_back
 from gra_core.constants import PROJECT_ROOT
-from gra_core.ui import api, received
+from gra_core.ui import api, received, studio
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_photos_and_results_are_deleted_after_a_while(photo_file, tmp_path, monk
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     monkeypatch.setattr(api, "KEPT_SECONDS", 2.0)
     monkeypatch.setattr(received, "FRESH", 2.0)
-    monkeypatch.setattr(received, "SWEEP_SECONDS", 0.5)
+    monkeypatch.setattr(studio, "HOUSEKEEPING_SECONDS", 0.5)
     with launched(free_port()) as address:
         client = Client(address, verbose=False, download_files=str(tmp_path / "downloads"))
         client.predict(handle_file(photo_file), api_name="/align")

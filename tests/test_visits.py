@@ -20,7 +20,7 @@ from gra_core.constants import PROJECT_ROOT
 from gra_core.errors import GRAError
 from gra_core.ui import own_folder, widgets, words
 from gra_core.ui.history import GESTURE_SECONDS, LONGEST, History
-from gra_core.ui.line import AGED, MOST_CALLS, MOST_PLACES, MOST_WAITING, SEAT_SECONDS, BusyError, Line, Work
+from gra_core.ui.line import AGED, MOST_CALLS, MOST_PLACES, MOST_WAITING, SEAT_SECONDS, Line, LineFullError, Work
 from gra_core.ui.received import FRESH, UNUSED, Received, StorageFullError
 from gra_core.ui.shelf import KEPT_FILES, Shelf
 from gra_core.ui.uploads import UploadList
@@ -540,12 +540,12 @@ def test_a_full_line_asks_to_come_again(clock):
     serving.arrive()
     for index in range(MOST_WAITING):
         line.join(f"visitor {index}", Work.OPEN)
-    with pytest.raises(BusyError, match=r"try again in about \d+ (seconds|minutes)"):
+    with pytest.raises(LineFullError, match=r"try again in about \d+ (seconds|minutes)"):
         line.join("one too many", Work.OPEN)
     line.join("a")  # a slider move of somebody with a seat finds room
     programs = [line.join(work=Work.OPEN) for _ in range(MOST_CALLS)]
     for refuse in (line.check, lambda: line.join(work=Work.OPEN)):
-        with pytest.raises(BusyError):
+        with pytest.raises(LineFullError):
             refuse()
     programs[0].leave()
     line.check()
@@ -555,7 +555,7 @@ def test_one_visitor_cannot_fill_the_line():
     line = Line()
     for _ in range(MOST_PLACES):
         line.join("a", Work.OPEN)
-    with pytest.raises(BusyError):
+    with pytest.raises(LineFullError):
         line.join("a", Work.OPEN)
     line.join("b", Work.OPEN)
 

@@ -23,7 +23,7 @@ from gra_core.ui import session as work
 from gra_core.ui import words
 from gra_core.ui.examples import example_files
 from gra_core.ui.history import History
-from gra_core.ui.line import MODEL, BusyError, Work
+from gra_core.ui.line import MODEL, LineFullError, Work
 from gra_core.ui.own_fold import OwnFold
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Session
@@ -196,7 +196,7 @@ class EditTab:
         def answer_in_turn(request: gr.Request, *arguments: object) -> Iterator[dict]:
             try:
                 place = self.studio.line.join(request.session_hash, work)
-            except BusyError as error:
+            except LineFullError as error:
                 yield {**refused(), self.status: note("error", str(error))}
                 return
             with place:

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gra_core.ui import words
-from gra_core.ui.line import MODEL, BusyError
+from gra_core.ui.line import MODEL, LineFullError
 from gra_core.ui.received import StorageFullError
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ class Gate:
         if function.api_visibility != "private" and function.concurrency_id == MODEL["concurrency_id"]:
             try:
                 self.studio.line.check()
-            except BusyError as error:
+            except LineFullError as error:
                 raise Refusal(429, str(error), {"Retry-After": str(math.ceil(error.seconds))}) from error
 
     def _function(self, path: str, event: Mapping[str, Any]) -> Any:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self
 
-from gra_core.errors import GRAError
+from gra_core.errors import BusyError
 from gra_core.ui import words
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": None}
@@ -54,7 +54,7 @@ class Work(enum.Enum):
     OPEN = 5.0
 
 
-class BusyError(GRAError):
+class LineFullError(BusyError):
     """There are too many in the line already.
 
     Attributes:
@@ -96,6 +96,7 @@ class Line:
         self._taken: dict[object, tuple[float, float]] = {}  # visitor: when the seat was taken, and last used
         self._seconds = {work: work.value for work in Work}
         self._visit_seconds = 2 * SEAT_SECONDS
+        self._quiet_since = clock()
 
     def set_speed(self, move_seconds: float) -> None:
         """Give out as many seats as a machine can serve on which one slider move takes so many seconds.
@@ -117,21 +118,21 @@ class Line:
         ...     work()
 
         Raises:
-            BusyError: there are too many.
+            LineFullError: there are too many.
         """
         with self._moved:
             place = Place(self, visitor, work)
             own = sum(other.visitor == place.visitor for other in self._places)
             if own >= MOST_PLACES or self._crowded(program=visitor is None, newcomer=not self._at_once(place)):
-                raise BusyError(self._standing(place).seconds)
+                raise LineFullError(self._standing(place).seconds)
             self._places.append(place)
         return place
 
     def check(self) -> None:
-        """Raise BusyError if a program that came now would be refused."""
+        """Raise LineFullError if a program that came now would be refused."""
         with self._moved:
             if self._crowded(program=True, newcomer=True):
-                raise BusyError(self._standing(Place(self, None, Work.OPEN)).seconds)
+                raise LineFullError(self._standing(Place(self, None, Work.OPEN)).seconds)
 
     def give_way(self) -> None:
         """Called between two steps of long work by who is served: slider moves that wait go first."""
@@ -142,6 +143,11 @@ class Line:
             self._moved.notify_all()
         if place is not None:
             place.arrive()
+
+    def idle_seconds(self) -> float:
+        """How long nobody has been served or waited; 0 while somebody is."""
+        with self._moved:
+            return 0.0 if self._places else self.clock() - self._quiet_since
 
     def leave(self, visitor: str | None) -> None:
         """A visitor's seat is free again."""
@@ -191,7 +197,7 @@ class Line:
 
     def _served(self, place: Place) -> None:
         """A place is left; what is known of durations follows."""
-        now = self.clock()
+        now = self._quiet_since = self.clock()
         if self._serving is place:
             self._serving = None
             seconds = place.spent + now - place.begun

@@ -30,7 +30,7 @@ class Page(gr.Blocks):
 def launch_options(page: Page) -> dict[str, object]:
     """Arguments for `page.launch()`: looks, the gate, and nothing that would tell a third party of a visit."""
     discreet.install()
-    page.studio.received.start_sweeping()
+    page.studio.keep_house()
     return {
         "_app": GuardedApp(page, page.studio),
         "theme": PortraitTheme(),

@@ -40,8 +40,6 @@ RESERVE = 200_000_000
 STALE = 120.0
 """Seconds after the last write from which on a file that belongs to nobody is left over from a broken upload."""
 
-SWEEP_SECONDS = 15.0
-
 
 class StorageFullError(GRAError):
     """There is no room on disk for what a visitor sends."""
@@ -90,7 +88,6 @@ class Received:
         self._sent: dict[str, Sent] = {}
         self._arriving: dict[object, tuple[str, int]] = {}
         self._lock = threading.RLock()
-        self._sweeper: threading.Thread | None = None
 
     # --- room ------------------------------------------------------------------------------------------------------
 
@@ -209,19 +206,6 @@ class Received:
             if entry not in known and all(written < stale for written, _ in _files(entry)):
                 with contextlib.suppress(OSError):
                     shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-
-    def start_sweeping(self) -> None:
-        """`sweep` every SWEEP_SECONDS from now on, in a thread of its own."""
-
-        def run() -> None:
-            while True:
-                time.sleep(SWEEP_SECONDS)
-                with contextlib.suppress(OSError):  # the folder goes at the end of the run
-                    self.sweep()
-
-        if self._sweeper is None:
-            self._sweeper = threading.Thread(target=run, name="upload-sweeper", daemon=True)
-            self._sweeper.start()
 
     @staticmethod
     def _remove(sent: Sent) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -17,6 +18,7 @@ from gra_core.alignment import FaceAligner
 from gra_core.checkpoints import DIRECTIONS, GENERATOR, CheckpointSource
 from gra_core.directions.registry import EditDirection, load_directions
 from gra_core.images import load_image
+from gra_core.memory import give_back_memory
 from gra_core.ui import gpu, own_edits
 from gra_core.ui.examples import example_files
 from gra_core.ui.line import Line
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 MAPPERS = "GRA_MAPPERS"
 """Environment variable: StyleCLIP mapper checkpoints to offer as sliders; see `own_edits.load_mappers`."""
+
+HOUSEKEEPING_SECONDS = 15.0
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +131,22 @@ class Studio:
         """`function(editor, *arguments)`, on the card where one is lent."""
         editor = self.editor
         return editor.run(function, *arguments) if gpu.on_loan() else function(editor, *arguments)
+
+    def keep_house(self) -> None:
+        """From now on, every HOUSEKEEPING_SECONDS: old visits and files go, and in quiet times so does freed memory."""
+        threading.Thread(target=self._keep_house, name="housekeeping", daemon=True).start()
+
+    def _keep_house(self) -> None:
+        tidy = False
+        while True:
+            time.sleep(HOUSEKEEPING_SECONDS)
+            self.visitors.end_old_ones()
+            with contextlib.suppress(OSError):  # the folder goes at the end of the run
+                self.received.sweep()
+            quiet = self.line.idle_seconds() > HOUSEKEEPING_SECONDS
+            if quiet and not tidy:
+                give_back_memory()
+            tidy = quiet
 
     def warm_up(self) -> threading.Thread:
         """Load everything and run it once on an example, in the background; returns the running thread.

@@ -28,8 +28,6 @@ LIFETIME = 3600.0
 CAPACITY = 1_000_000_000
 """Bytes that the photos, inversions and own edits of all visitors may take together."""
 
-SWEEP_SECONDS = 60.0
-
 
 @dataclass
 class Opening:
@@ -81,7 +79,6 @@ class Visitors:
         self.capacity, self.lifetime, self.clock = capacity, lifetime, clock
         self._visits: OrderedDict[str, Visit] = OrderedDict()
         self._lock = threading.RLock()
-        self._sweeper: threading.Thread | None = None
 
     def __len__(self) -> int:
         """How many sessions there are."""
@@ -197,15 +194,4 @@ class Visitors:
         visit = self._visits.setdefault(key, Visit(self.clock()))
         visit.used = self.clock()
         self._visits.move_to_end(key)
-        self._sweeper = self._sweeper or self._start_sweeping()
         return visit
-
-    def _start_sweeping(self) -> threading.Thread:
-        def sweep() -> None:
-            while True:
-                time.sleep(SWEEP_SECONDS)
-                self.end_old_ones()
-
-        thread = threading.Thread(target=sweep, name="session-sweeper", daemon=True)
-        thread.start()
-        return thread
