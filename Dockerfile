@@ -4,16 +4,16 @@
 FROM python:3.11-slim
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# requirements-text.txt also brings edits in words.
-ARG REQUIREMENTS=requirements.txt
+# requirements-text.lock also brings edits in words.
+ARG REQUIREMENTS=requirements.lock
 
 # An ordinary user, as Hugging Face Spaces expects, by number: Kubernetes' runAsNonRoot does not look names up.
 RUN useradd --create-home --uid 1000 editor
 WORKDIR /home/editor/app
 
-COPY requirements.txt requirements-text.txt ./
+COPY requirements.txt requirements.lock requirements-text.lock ./
 RUN pip install --no-cache-dir --index-url "$TORCH_INDEX" "$(grep '^torch==' requirements.txt)" \
-    && pip install --no-cache-dir -r "$REQUIREMENTS"
+    && pip install --no-cache-dir --require-hashes -r "$REQUIREMENTS"
 
 COPY --chown=1000 . .
 USER 1000

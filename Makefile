@@ -3,6 +3,7 @@
 # make lint    ruff only
 # make pictures    remake the pictures of the README, with the weights as they are
 # make load    many simulated visitors at once
+# make lock    remake requirements*.lock, the hashes of all packages
 # make clean   remove .venv and caches
 #
 # Variables: PORT and HOST of the editor; PYTHON (3.11 or newer) that creates .venv; CPU=1 takes PyTorch's small
@@ -20,9 +21,10 @@ endif
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+TORCH = $(PIP) $(PIP_FLAGS) "$$(grep '^torch==' requirements.txt)"
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: app test lint pictures load clean browser
+.PHONY: app test lint pictures load lock clean browser
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.installed $(if $(WORDS),$(VENV)/.installed-words)
@@ -45,6 +47,10 @@ browser: $(VENV)/.installed-dev
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else $(BIN)/python -m playwright install chromium; fi
 
+# Versions and hashes of all packages, anew from requirements*.txt.
+lock: $(VENV)/.installed-dev
+	for name in requirements requirements-text requirements-dev; do $(BIN)/uv pip compile --quiet $$name.txt -o $$name.lock; done
+
 # Many visitors on this computer, for about 15 minutes; prints what they saw.
 load: $(VENV)/.installed-dev
 	PYTHONPATH=.:tests $(BIN)/python tests/load/visitors.py --visitors 8 20
@@ -59,15 +65,17 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.installed: requirements.txt $(VENV)/.created
+$(VENV)/.installed: requirements.lock requirements.txt $(VENV)/.created
 	@echo "Installing what the editor needs, once. This takes some minutes."
-	$(PIP) $(PIP_FLAGS) -r requirements.txt
+	$(TORCH)
+	$(PIP) $(PIP_FLAGS) --require-hashes -r requirements.lock
 	touch $@
 
-$(VENV)/.installed-words: requirements-text.txt $(VENV)/.installed
-	$(PIP) $(PIP_FLAGS) -r requirements-text.txt
+$(VENV)/.installed-words: requirements-text.lock $(VENV)/.installed
+	$(PIP) $(PIP_FLAGS) --require-hashes -r requirements-text.lock
 	touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt requirements.txt $(VENV)/.created
-	$(PIP) $(PIP_FLAGS) -r requirements-dev.txt
+$(VENV)/.installed-dev: requirements-dev.lock requirements.txt $(VENV)/.created
+	$(TORCH)
+	$(PIP) $(PIP_FLAGS) --require-hashes -r requirements-dev.lock
 	touch $@ $(VENV)/.installed
