@@ -41,13 +41,19 @@ def photo(width: int = 120, height: int = 90, mode: str = "RGB") -> Image.Image:
     return noise.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
 
+def colour_profile(space: str) -> bytes:
+    """A profile without the time at which it was made."""
+    content = ImageCms.ImageCmsProfile(ImageCms.createProfile(space)).tobytes()
+    return content[:24] + bytes(12) + content[36:]
+
+
 def healthy() -> dict[str, bytes]:
     """One good file of each kind that cameras, phones and programs write."""
     picture = photo()
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010F] = "Maker"
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = colour_profile("sRGB")
     return {
         "plain.jpg": encode(picture, "JPEG", exif=exif, icc_profile=profile),
         "progressive.jpg": encode(picture, "JPEG", progressive=True, quality=90),
@@ -117,7 +123,7 @@ def unusual() -> Files:
 def metadata() -> Files:
     """Broken profiles and EXIF blocks in good pictures."""
     picture, rng = photo(), np.random.default_rng(SEED)
-    good = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    good = colour_profile("LAB")
     profiles = {
         "empty": b"\0",
         "noise": rng.bytes(4000),
