@@ -6,6 +6,7 @@ large pictures are decoded into it and made RGB there, a strip at a time, so tha
 
 import contextlib
 import functools
+import importlib
 import io
 import mmap
 import re
@@ -13,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import pillow_heif
 from PIL import Image, ImageCms
 
 from gra_core.errors import UnreadableImageError, refusing
@@ -133,7 +133,10 @@ def _opened(source: Shared, name: str) -> Iterator[tuple[Image.Image, tuple[int,
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
     """Those of FORMATS that this installation knows; loads their readers."""
-    pillow_heif.register_heif_opener()
+    for package in ("pillow_heif", "pi_heif"):  # the second has no encoder, see NOTICE
+        with contextlib.suppress(ImportError):
+            importlib.import_module(package).register_heif_opener()
+            break
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
