@@ -6,6 +6,7 @@ large pictures are decoded into it and made RGB there, a strip at a time, so tha
 
 import contextlib
 import functools
+import importlib
 import io
 import mmap
 import re
@@ -13,7 +14,6 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import pillow_heif
 from PIL import Image, ImageCms
 
 from gra_core.errors import UnreadableImageError, refusing
@@ -22,21 +22,15 @@ from gra_core.sandbox import Shared
 MAX_PIXELS = 100_000_000
 """Largest picture that is opened, in pixels. A larger JPEG, up to four times as large, is opened at half its size."""
 
-FORMATS = {
-    "JPEG": 12,
-    "PNG": 6,
-    "TIFF": 8,
-    "BMP": 4,
-    "GIF": 6,
-    "WEBP": 22,
-    "AVIF": 16,
-    "HEIF": 16,
-}
-"""What Pillow may try -> most bytes that decoding takes for a pixel. Short on purpose: some of its other readers start
-external programs (EPS), and PPM is written by no camera."""
+MAX_BYTES = 480_000_000
+"""Most memory that decoding may take, but for a copy that turning needs: more than pixels of some kinds would take."""
 
-DECODER_PIXELS = {"WEBP": 25_000_000, "AVIF": 50_000_000, "HEIF": 50_000_000}
-"""Largest picture of formats whose decoders keep several copies."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+"""What Pillow may try. Short on purpose: some of its other readers start external programs (EPS), and PPM is written by
+no camera."""
+
+SEVERAL_COPIES = {"WEBP": (25_000_000, 20), "AVIF": (50_000_000, 16), "HEIF": (50_000_000, 16)}
+"""Formats whose decoders keep several copies: the largest picture of them, pixels, and bytes that each takes."""
 
 MAX_SCANS = 100
 """Scans of a JPEG, each of which goes over all of its pixels. Progressive ones have about ten."""
@@ -77,16 +71,18 @@ def read_header(source: Shared, name: str) -> dict[str, int]:
     Raises:
         UnreadableImageError: it is not a picture, too large, or made to take forever.
     """
-    with _opened(source, name) as image:
-        width, height = image.size
-        kind = "JPEG" if image.format == "MPO" else image.format
+    with _opened(source, name) as (image, full):
+        pixels, kind = image.width * image.height, _kind(image)
         if kind == "JPEG":
             _check_scans(source, name)
-        limit = DECODER_PIXELS.get(kind, MAX_PIXELS)
-        if width * height > limit:
+        limit, _ = SEVERAL_COPIES.get(kind, (MAX_PIXELS, 0))
+        need = _memory(image)
+        if pixels > limit or (need > MAX_BYTES and kind not in SEVERAL_COPIES):
+            width, height = full
+            limit = min(limit, MAX_BYTES * width * height // need)
             raise _too_large(name, f"{width} x {height} pixels", limit)
-        share = FORMATS[kind] if kind != "JPEG" or image.info.get("progressive") else 4
-        return {"pixels": width * height, "memory": width * height * share + source.size}
+        turning = pixels * 4 if _is_placed(image) and not _decodes_into_place(image) else 0
+        return {"pixels": pixels, "memory": need + turning + source.size}
 
 
 def read_pixels(source: Shared, target: Shared, name: str) -> list[int]:
@@ -99,7 +95,7 @@ def read_pixels(source: Shared, target: Shared, name: str) -> list[int]:
         UnreadableImageError: the file is damaged.
     """
     wrong = f"{name} is damaged or only partly there. Copy or download it again, or choose another photo."
-    with _opened(source, name) as image, refusing(UnreadableImageError, wrong):
+    with _opened(source, name) as (image, _), refusing(UnreadableImageError, wrong):
         return list(_decode(image, target.map()))
 
 
@@ -110,8 +106,8 @@ def picture_over(memory: mmap.mmap, size: tuple[int, int]) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _opened(source: Shared, name: str) -> Iterator[Image.Image]:
-    """The picture, its header read; a JPEG that is too large is set to decode at half its size."""
+def _opened(source: Shared, name: str) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
+    """The picture, its header read, and its full size; a JPEG that is too large is set to decode at half of it."""
     with source.open() as stream, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on metadata, and on sizes that MAX_PIXELS allows
         Image.MAX_IMAGE_PIXELS = 2 * MAX_PIXELS  # Pillow refuses twice as many on sight
@@ -129,17 +125,51 @@ def _opened(source: Shared, name: str) -> Iterator[Image.Image]:
                 raise _too_large(name, "far too many pixels", MAX_PIXELS) from error
         with image:
             width, height = image.size
-            if width * height > MAX_PIXELS and image.format in ("JPEG", "MPO") and not image.info.get("progressive"):
+            if _kind(image) == "JPEG" and (width * height > MAX_PIXELS or _memory(image) > MAX_BYTES):
                 image.draft(image.mode, (width // 2, height // 2))
-            yield image
+            yield image, (width, height)
 
 
 @functools.cache
 def readable_formats() -> tuple[str, ...]:
     """Those of FORMATS that this installation knows; loads their readers."""
-    pillow_heif.register_heif_opener()
+    for package in ("pillow_heif", "pi_heif"):  # the second has no encoder, see NOTICE
+        with contextlib.suppress(ImportError):
+            importlib.import_module(package).register_heif_opener()
+            break
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _kind(image: Image.Image) -> str:
+    return "JPEG" if image.format == "MPO" else image.format
+
+
+def _memory(image: Image.Image) -> int:
+    """Most bytes that decoding takes, the result included."""
+    pixels = image.width * image.height
+    if _kind(image) in SEVERAL_COPIES:
+        return pixels * SEVERAL_COPIES[_kind(image)][1]
+    need = pixels * (4 if _is_placed(image) else 4 + _STORED.get(image.mode, 4))
+    if image.info.get("progressive"):  # the coefficients of all scans, two bytes each, of the full size
+        widest, *_ = sorted((across * down for _, across, down, _ in image.layer), reverse=True)
+        samples = sum(across * down for _, across, down, _ in image.layer) / widest
+        scale = getattr(image, "decoderconfig", ())
+        full = pixels * (scale[0] ** 2 if scale else 1)
+        need += round(2 * samples * full)
+    if image.format == "TIFF":  # a strip or tile that libtiff unpacks
+        rows = min(image.tag_v2.get(278, image.height), image.height)
+        need += rows * image.width * min(len(image.tag_v2.get(258, (8,))), 4)
+    return need
+
+
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
+"""Bytes that Pillow takes for a pixel, where it is not four."""
+
+
+def _is_placed(image: Image.Image) -> bool:
+    """Whether pixels of this kind can be decoded to where the result goes: they take four bytes, too."""
+    return image.format in ("JPEG", "MPO", "PNG", "BMP", "TIFF") and image.mode in ("RGB", "RGBA", "CMYK")
 
 
 def _too_large(name: str, size: str, limit: int) -> UnreadableImageError:
@@ -192,12 +222,8 @@ def _decode(image: Image.Image, memory: mmap.mmap) -> tuple[int, int]:
 
 
 def _decodes_into_place(image: Image.Image) -> bool:
-    """Whether Pillow can decode it into given memory of 4 bytes a pixel: it must not replace it, as to turn it."""
-    return (
-        image.format in ("JPEG", "MPO", "PNG", "BMP", "TIFF")
-        and image.mode in ("RGB", "RGBA", "CMYK")
-        and (image.format == "PNG" or _orientation(image) not in _UPRIGHT)  # PNG may say it at its end
-    )
+    """Whether it is decoded to where the result goes: not where it has to be turned. PNG may say so at its end."""
+    return _is_placed(image) and (image.format == "PNG" or _orientation(image) not in _UPRIGHT)
 
 
 def _moved(box: tuple[int, int, int, int], size: tuple[int, int], operation: Image.Transpose | None) -> tuple:

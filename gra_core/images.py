@@ -47,7 +47,7 @@ def load_image(source: str | Path | bytes | BinaryIO | Shared) -> Image.Image:
 
     The EXIF orientation is applied, colours are brought from the picture's profile to sRGB, transparent parts become
     white, an animation gives its first frame, 16-bit and float greyscale is scaled to 8 bit. Nothing else of the file
-    comes along: `info` is empty. A JPEG of up to four times `MAX_PIXELS` is opened at half its size.
+    comes along: `info` is empty. A JPEG that is too large is opened at half its size where that helps.
 
     Decoding runs in a process of its own (`gra_core.sandbox`), within limits of time and memory, and pictures that do
     not fit in memory together wait for each other, first come, first served.
@@ -61,7 +61,8 @@ def load_image(source: str | Path | bytes | BinaryIO | Shared) -> Image.Image:
 
     Raises:
         UnreadableImageError: there is no such file, or it is empty, damaged, not a picture, takes too long,
-            or is of more than `MAX_PIXELS` pixels (known from its header, before anything is decoded).
+            or is of more than `MAX_PIXELS` pixels (known from its header, before anything is decoded), or of less
+            where its kind takes more memory for each.
         BusyError: other pictures were in the way for too long.
     """
     shared, name = _share(source)

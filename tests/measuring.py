@@ -39,6 +39,7 @@ def watched(*, stalls: bool = True) -> Iterator[Watch]:
             before = now
             if not stalls:
                 watch.peak = max(watch.peak, memory())
+                before = time.perf_counter()
 
     thread = threading.Thread(target=look)
     thread.start()

@@ -3,13 +3,13 @@
 import io
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
 import zipfile
 from pathlib import Path, PureWindowsPath
 
+import hostile
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -103,29 +103,6 @@ def test_unexpected_errors_are_reported_and_passed_over(photo_file, tmp_path):
     assert isinstance(told[0], ZeroDivisionError)
 
 
-HOSTILE = [
-    "//srv/x/authorized.webp",
-    "/etc/cron.d/a.png",
-    "../../a.png",
-    "a/../../b.png",
-    "C:a.png",
-    "C:\\Windows\\a.png",
-    "\\\\server\\share\\a.png",
-    "\\\\?\\C:\\a.png",
-    "..\\..\\a.png",
-    "a\0/b\0.png",
-    "CON/nul.png",
-    "com1.x/aux .png",
-    "a:stream/b.png",
-    "./.png/..png",
-    "trailing. /dots.../a.png",
-    "a-smile+40.png/a.png",
-    "not-edited.txt/a.png",
-    "\udcff/\ud800.png",
-    "x" * 300 + "/" + "ü" * 300 + ".png",
-    "/".join("d" * 20) + "/a.png",
-    "",
-]
 WORDS = [
     "..",
     ".",
@@ -155,7 +132,7 @@ def names_of_results(names: list[str]) -> list[str]:
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.one_of(st.text(), st.lists(st.sampled_from(WORDS)).map("".join)), min_size=1, max_size=4))
-@example(HOSTILE)
+@example(hostile.NAMES)
 def test_names_of_results_are_harmless_everywhere(names):
     results = names_of_results(names)
     assert len({name.casefold() for name in results}) == len(names)
@@ -178,11 +155,11 @@ def test_names_of_results_are_harmless_everywhere(names):
 
 def test_hostile_names_stay_in_the_folder_and_in_the_zip(photo_file, tmp_path):
     with zipfile.ZipFile(tmp_path / "hostile.zip", "w") as archive:
-        for name in HOSTILE:
+        for name in hostile.NAMES:
             if name.endswith(".png") and not any("\ud800" <= letter <= "\udfff" for letter in name):
                 archive.writestr(zipfile.ZipInfo(name), photo_file.read_bytes())
     place = tmp_path / "place"
-    items = [*list_items([tmp_path / "hostile.zip"]), *(batch.Item(name, lambda: photo_file) for name in HOSTILE)]
+    items = [*list_items([tmp_path / "hostile.zip"]), *(batch.Item(name, lambda: photo_file) for name in hostile.NAMES)]
     with FolderSink(place / "out") as sink:
         outcomes = run_quickly(items, sink)
     with ZipSink(place / "out.zip") as sink:
@@ -229,53 +206,15 @@ def run_quickly(items, sink, **options) -> list[batch.Outcome]:
     return list(edit_batch(StandIn(), Faces(), items, {"smile": 40.0}, sink, **options))
 
 
-def damaged_zip(change) -> bytes:
-    """A zip of one photo, changed by hand after it was made."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("a.png", b"photo" * 100)
-    content = bytearray(buffer.getvalue())
-    change(content, content.index(b"PK\x01\x02"))
-    return bytes(content)
-
-
-def put(offset: int, form: str, value: int, *, central: bool = True):
-    def change(content, directory):
-        struct.pack_into(form, content, directory + offset if central else offset, value)
-
-    return change
-
-
-ZIPS = {
-    "empty": b"",
-    "text": b"no zip",
-    "end only": b"PK\x05\x06" + bytes(18),
-    "cut": damaged_zip(lambda content, _: content.__delitem__(slice(40, None))),
-    "no entries where it says": b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 9, 9, 400, 0, 0),
-    "method unknown": damaged_zip(put(10, "<H", 77)),
-    "lzma without properties": damaged_zip(put(10, "<H", 14)),
-    "encrypted": damaged_zip(put(8, "<H", 1)),
-    "patched": damaged_zip(put(8, "<H", 0x20)),
-    "not utf-8": damaged_zip(lambda content, at: (put(8, "<H", 0x800)(content, at), put(46, "<B", 0xFF)(content, at))),
-    "wrong checksum": damaged_zip(put(16, "<I", 7)),
-    "larger than it says": damaged_zip(put(24, "<I", 3)),
-    "smaller than it says": damaged_zip(put(24, "<I", 5000)),
-    "terabytes": damaged_zip(put(24, "<I", 0xFFFFFFFE)),
-    "beyond its end": damaged_zip(put(42, "<I", 10**9)),
-    "damaged data": damaged_zip(put(40, "<I", 0xFFFFFFFF, central=False)),
-    "extra field cut": damaged_zip(put(30, "<H", 60000)),
-}
-
-
-@pytest.mark.parametrize("name", ZIPS)
-def test_hostile_zips_end_in_a_sentence(name, tmp_path):
-    (tmp_path / "x.zip").write_bytes(ZIPS[name])
+@pytest.mark.parametrize(("name", "content"), [pair for pair in hostile.zips() if len(pair[1]) < 10_000])
+def test_hostile_zips_end_in_a_sentence(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
     try:
-        outcomes = run_quickly(list_items([tmp_path / "x.zip"]), FolderSink(tmp_path / "out"), unexpected=pytest.fail)
+        outcomes = run_quickly(list_items([tmp_path / name]), FolderSink(tmp_path / "out"), unexpected=pytest.fail)
     except UnreadableImageError as error:
-        assert "x.zip" in str(error) or "no photos" in str(error)
+        assert name in str(error) or "no photos" in str(error)
     else:
-        assert all(outcome.error.startswith("a.png ") or "The file" in outcome.error for outcome in outcomes)
+        assert all(outcome.error is None or outcome.error.endswith(".") for outcome in outcomes)
 
 
 def test_a_zip_of_very_many_photos_is_refused_quickly(tmp_path):

@@ -368,7 +368,6 @@ def test_a_huge_jpeg_is_opened_at_half_its_size():
     loaded = load_image(content)
     assert loaded.size == (8_000, 4_000)
     assert loaded.getpixel((0, 0)) == (77, 77, 77)
-    assert "too large" in refused(encode(Image.new("L", (16_000, 8_000), 77), format="JPEG", progressive=True))
 
 
 def test_formats_that_no_camera_writes_are_refused(photo):
@@ -410,7 +409,7 @@ def test_huge_pictures_wait_for_each_other_and_their_memory_goes_back(monkeypatc
 def test_pictures_in_use_count_until_they_are_gone_or_old(photo, monkeypatch):
     content = encode(photo, format="PNG")
     need = photo.width * photo.height * 4
-    monkeypatch.setattr(images, "_budget", images._Budget(3 * need + len(content)))
+    monkeypatch.setattr(images, "_budget", images._Budget(2 * need + len(content)))
     monkeypatch.setattr(images, "PATIENCE", 0.3)
     first, second = load_image(content), load_image(content)
     with pytest.raises(BusyError):
