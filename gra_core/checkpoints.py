@@ -39,9 +39,10 @@ class CheckpointSource:
         """Choose the source.
 
         Args:
-            source: an existing folder, else the name of a Hub repository ("owner/name"); None means
-                `checkpoints/` and, for files missing there, the repository named by `GRA_HUB_REPO`.
+            source: an existing folder, else the name of a Hub repository ("owner/name", or "owner/name@revision");
+                None means `checkpoints/` and, for files missing there, the repository named by `GRA_HUB_REPO`.
         """
+        self.revision = None
         if source is None:
             self.folder, self.repository = CHECKPOINT_DIR, os.environ.get(HUB_VARIABLE)
         elif Path(source).is_dir():
@@ -49,7 +50,10 @@ class CheckpointSource:
         elif isinstance(source, Path) or str(source).startswith((".", "/")) or str(source).count("/") != 1:
             raise CheckpointError(f"There is no folder {source}. Give a folder of weights or a Hub name owner/name.")
         else:
-            self.folder, self.repository = None, source
+            self.folder, self.repository = None, str(source)
+        if self.repository:
+            self.repository, _, revision = self.repository.partition("@")
+            self.revision = revision or None
 
     def path(self, name: str) -> Path:
         """Local path of a weights file, downloaded if need be, its checksum verified.
@@ -99,7 +103,7 @@ class CheckpointSource:
         from huggingface_hub import hf_hub_download
 
         try:
-            return Path(hf_hub_download(self.repository, name))
+            return Path(hf_hub_download(self.repository, name, revision=self.revision))
         except Exception as error:  # the Hub client raises many kinds: network, HTTP, missing repository or file
             raise CheckpointError(f"{name} could not be downloaded from {self.repository}{_reason(error)}.") from error
 

@@ -129,7 +129,8 @@ def test_shipped_weights_fit_the_size_budget():
     assert sum(sizes) <= 110e6
 
 
-def test_weights_come_from_the_hub_when_they_are_not_here(folder, tmp_path_factory):
+@pytest.mark.parametrize(("repository", "revision"), [("someone/weights", "main"), ("someone/weights@v2", "v2")])
+def test_weights_come_from_the_hub_when_they_are_not_here(folder, tmp_path_factory, repository, revision):
     """The real Hub client, in a process of its own since it reads its settings on import."""
     content = (folder / NAME).read_bytes()
 
@@ -141,7 +142,7 @@ def test_weights_come_from_the_hub_when_they_are_not_here(folder, tmp_path_facto
             self.answer(True)
 
         def answer(self, with_body: bool):
-            found = self.path == f"/someone/weights/resolve/main/{NAME}"
+            found = self.path == f"/someone/weights/resolve/{revision}/{NAME}"
             self.send_response(200 if found else 404)
             body = content if found else b"{}"
             self.send_header("Content-Length", str(len(body)))
@@ -161,7 +162,7 @@ def test_weights_come_from_the_hub_when_they_are_not_here(folder, tmp_path_facto
     program = (
         "from gra_core.checkpoints import CheckpointSource\n"
         "from gra_core.errors import CheckpointError\n"
-        "source = CheckpointSource('someone/weights')\n"
+        f"source = CheckpointSource('{repository}')\n"
         f"print(source.path('{NAME}').read_bytes().hex())\n"
         "try:\n"
         "    source.path('other.safetensors')\n"
