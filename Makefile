@@ -51,9 +51,10 @@ browser: $(VENV)/.installed-dev
 lock: $(VENV)/.installed-dev
 	for name in requirements requirements-text requirements-dev; do $(BIN)/uv pip compile --quiet $$name.txt -o $$name.lock; done
 
-# Many visitors on this computer, for about 15 minutes; prints what they saw.
+# What may break around the page, then many visitors on this computer for about 20 minutes.
 load: $(VENV)/.installed-dev
-	PYTHONPATH=.:tests $(BIN)/python tests/load/visitors.py --visitors 8 20
+	$(BIN)/python -m pytest tests/load/faults.py
+	PYTHONPATH=.:tests $(BIN)/python tests/load/visitors.py --visitors 8 20 50
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

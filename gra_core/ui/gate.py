@@ -22,7 +22,7 @@ from gradio.routes import App, ORJSONResponse
 from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gra_core.ui import words
@@ -195,8 +195,9 @@ class Gate:
             await self._admit(scope, receive, answer)
         except HTTPException as refusal:
             if not started:
-                content = {"detail": refusal.detail}
-                response: Response = JSONResponse(content, refusal.status_code, refusal.headers)
+                response: Response = JSONResponse({"detail": refusal.detail}, refusal.status_code, refusal.headers)
+                if scope["path"] == UPLOAD:  # the page shows what it gets as it is
+                    response = PlainTextResponse(refusal.detail, refusal.status_code, refusal.headers)
                 await response(scope, receive, answer)
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:

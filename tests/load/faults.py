@@ -1,0 +1,149 @@
+"""What breaks around a running page, and what it does then: `make load`, or `pytest tests/load/faults.py`."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from serving import SERVER, files_in, free_port, launched, start, wait_until
+
+from gra_core.constants import CHECKPOINT_DIR, PROJECT_ROOT
+from gra_core.ui import received, studio, words
+from gra_core.ui.gate import CALL, UPLOAD
+
+EDIT = "/edit"
+
+
+@pytest.fixture
+def photo(astronaut, tmp_path) -> Path:
+    path = tmp_path / "astronaut.png"
+    astronaut.save(path)
+    return path
+
+
+def test_a_server_that_is_killed_in_the_middle_of_an_edit_starts_anew_and_clean(tmp_path, photo):
+    process, address = start(tmp_path, [SERVER])
+    client = Client(address, verbose=False, download_files=str(tmp_path / "downloads"))
+    job = client.submit(handle_file(photo), {"extra19": 100}, api_name=EDIT)  # takes five seconds
+    wait_until(lambda: files_in(tmp_path))
+    time.sleep(1)
+    process.kill()
+    process.wait()
+    with pytest.raises(Exception):  # noqa: B017 - the client has many
+        job.result(timeout=60)
+    assert files_in(tmp_path)
+    process, address = start(tmp_path, [SERVER])
+    try:
+        assert files_in(tmp_path) == []
+        client = Client(address, verbose=False, download_files=str(tmp_path / "downloads"))
+        assert Path(client.predict(handle_file(photo), {"smile": 60}, api_name=EDIT)).exists()
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounts a small disk")
+def test_a_full_disk_is_said_so_and_all_goes_on_when_there_is_room(tmp_path, photo):
+    disk = tmp_path / "gradio"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=260m", "tmpfs", disk], check=True)
+    try:
+        process, address = start(tmp_path, [SERVER])
+        try:
+            upload = {"files": ("me.png", photo.read_bytes())}
+            image = {"path": httpx.post(address + UPLOAD, files=upload).json()[0], "meta": {"_type": "gradio.FileData"}}
+
+            def edit() -> str:
+                called = httpx.post(f"{address}{CALL}edit", json={"data": [image, {"smile": 60}, 0, False, "png"]})
+                return httpx.get(f"{address}{CALL}edit/{called.json()['event_id']}", timeout=60).text
+
+            assert "event: complete" in edit()
+            with (disk / "filler").open("wb") as filler, pytest.raises(OSError, match="No space"):
+                while True:
+                    filler.write(bytes(2**20))
+                    filler.flush()
+            for _ in range(3):
+                assert words.NO_ROOM in edit()
+            answer = httpx.post(address + UPLOAD, files=upload)
+            assert (answer.status_code, answer.text) == (413, words.NO_ROOM)
+            assert [path for path in files_in(tmp_path) if path.suffix == ".png" and not path.stat().st_size] == []
+            (disk / "filler").unlink()
+            assert "event: complete" in edit()
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+        assert "Traceback" not in (tmp_path / "log").read_text()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_weights_that_are_exchanged_or_lost_do_not_reach_a_running_editor(tmp_path, face):
+    """Nor do they crash it: a file that is cut short while it is mapped into memory would."""
+    folder = tmp_path / "weights"
+    shutil.copytree(CHECKPOINT_DIR, folder)
+    program = f"""
+import pathlib, sys
+from PIL import Image
+from gra_core.editor import PortraitEditor
+editor = PortraitEditor.from_pretrained({str(folder)!r}, device="cpu")
+face = Image.open({str(tmp_path / "face.png")!r})
+before = editor.edit(editor.invert(face), {{"smile": 60}})
+for path in pathlib.Path({str(folder)!r}).glob("*.safetensors"):
+    with path.open("r+b") as file:
+        file.truncate(1000)
+after = editor.edit(editor.invert(face), {{"smile": 60}})
+before.save({str(tmp_path / "before.png")!r})
+after.save({str(tmp_path / "after.png")!r})
+"""
+    face.resize((1024, 1024)).save(tmp_path / "face.png")
+    environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=300)
+    from PIL import Image
+
+    before, after = (np.asarray(Image.open(tmp_path / name)) for name in ("before.png", "after.png"))
+    assert np.array_equal(before, after)
+    done = subprocess.run(
+        [sys.executable, "-m", "gra_core", "edit", str(tmp_path / "face.png"), "--checkpoints", str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_uploads_that_break_off_leave_nothing(tmp_path, photo, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    monkeypatch.setattr(received, "STALE", 1.0)
+    monkeypatch.setattr(received, "UNUSED", 1.0)
+    monkeypatch.setattr(studio, "HOUSEKEEPING_SECONDS", 0.5)
+    with launched(free_port()) as address:
+        host, port = address.removeprefix("http://").split(":")
+        head = (
+            f"POST {UPLOAD} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 5000000\r\n"
+            "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+            '--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        )
+
+        def break_off() -> None:
+            with socket.create_connection((host, int(port))) as connection:
+                connection.sendall(head.encode() + bytes(1_000_000))
+                time.sleep(0.2)
+
+        threads = [threading.Thread(target=break_off) for _ in range(30)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        wait_until(lambda: files_in(tmp_path) == [], 60)
+        assert httpx.post(address + UPLOAD, files={"files": ("me.png", photo.read_bytes())}).status_code == 200
