@@ -2,9 +2,10 @@
 
 A decoder may take minutes over a small file, ask for terabytes, or crash. Here that ends a worker and never the
 program: a worker that is over its time is killed, its address space and CPU time are limited where the system can do
-that, it may not write files, its environment holds no secrets, and it has no descriptor but those it is asked to read.
-Workers are fresh interpreters, not forks: they hold nothing of the program's memory and never wait for its locks.
-Large results go back through memory that both processes see, and small ones through a pipe.
+that, its environment holds no secrets, it has no descriptor but those it is asked to read, and it may open neither
+files nor connections (`landlock.py`), so that little is won by who gets in. Workers are fresh interpreters, not forks:
+they hold nothing of the program's memory and never wait for its locks. Large results go back through memory that both
+processes see, and small ones through a pipe.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from gra_core.errors import BusyError, GRAError
+from gra_core.landlock import confine
 
 try:
     import resource
@@ -46,10 +49,17 @@ START_SECONDS = 30.0
 PATIENCE = 60.0
 """How long a worker may take to start, and a call may wait for a place."""
 
-WARM = ("gra_core.decoding:readable_formats", "gra_core.directions.files:to_rows")
-"""What a worker imports before it is asked for anything; the first it calls, too."""
+WARM = (
+    "gra_core.decoding:readable_formats",
+    "gra_core.directions.files:to_rows",
+    "gra_core.archives:list_photos",
+)
+"""What a worker imports before it is confined; the first it calls, too."""
 
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "LC_ALL", "TMPDIR", "TEMP")
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Threads that libraries start on import would not be confined."""
+
 _LONGEST_LINE = 2**20
 _COPY_BYTES = 2**20
 
@@ -213,14 +223,14 @@ class _Worker:
         self._channel, theirs = socket.socketpair() if os.name != "nt" else (None, None)
         paths = [os.path.abspath(path) for path in sys.path]
         number = theirs.fileno() if theirs else -1
-        program = f"import sys; sys.path[:] = {paths!r}; from gra_core.sandbox import serve; serve({number})"
+        program = f"import sys; sys.path[:] = {paths!r}; from gra_core.sandbox import serve; serve({number}, {WARM!r})"
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-c", program],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
+                env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ} | _ONE_THREAD,
                 cwd=tempfile.gettempdir(),
                 pass_fds=[number] if theirs else (),
                 start_new_session=True,  # Ctrl+C is for the program
@@ -360,22 +370,29 @@ def _error_class(name: str) -> type[GRAError]:
 # --- the side of the worker ------------------------------------------------------------------------------------------
 
 
-def serve(channel: int) -> None:
-    """Answer requests from standard input until it ends. `channel` is a socket that brings descriptors, or -1."""
+def serve(channel: int, warm: Sequence[str]) -> None:
+    """Answer requests from standard input until it ends.
+
+    Args:
+        channel: number of a socket that brings descriptors, or -1.
+        warm: as WARM.
+    """
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1):  # what a library prints is no answer
         os.dup2(nothing, stream)
     descriptors = socket.socket(fileno=channel) if channel >= 0 else None
-    warm, *_ = map(_function, WARM)
-    warm()
+    first, *_ = map(_function, warm)
+    first()
     if resource:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    statm = os.open("/proc/self/statm", os.O_RDONLY) if sys.platform.startswith("linux") else None
+    confine(_own_folders())
     answers.write(b"ready\n")
     answers.flush()
     for line in requests:
-        answer, buffers = _answer(json.loads(line), descriptors)
+        answer, buffers = _answer(json.loads(line), descriptors, statm)
         with contextlib.suppress(BrokenPipeError):
             answers.write(json.dumps(answer).encode() + b"\n")
             for buffer in buffers:
@@ -389,13 +406,13 @@ def _function(place: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
-def _answer(request: dict, descriptors: socket.socket | None) -> tuple[dict, Sequence[memoryview]]:
+def _answer(request: dict, descriptors: socket.socket | None, statm: int | None) -> tuple[dict, Sequence[memoryview]]:
     handles, buffers, answer = request["shared"], (), {}
     numbers = socket.recv_fds(descriptors, 1, len(handles))[1] if handles and descriptors else [None] * len(handles)
     with contextlib.ExitStack() as stack:
         pairs = zip(handles, numbers, strict=True)
         shared = [stack.enter_context(Shared(handle["size"], number, handle["name"])) for handle, number in pairs]
-        stack.enter_context(_limited(request["seconds"], request["memory"]))
+        stack.enter_context(_limited(request["seconds"], request["memory"], _pages(statm)[0]))
         try:
             value = _function(request["function"])(*shared, **request["arguments"])
             value, buffers = value if isinstance(value, tuple) else (value, ())
@@ -405,20 +422,19 @@ def _answer(request: dict, descriptors: socket.socket | None) -> tuple[dict, Seq
             answer = {"refused": [type(error).__name__, str(error)]}
         except (Exception, RecursionError) as error:
             answer = {"error": type(error).__name__}
-    return answer | {"memory": _own_memory()}, buffers
+    return answer | {"memory": _pages(statm)[1] * mmap.PAGESIZE}, buffers
 
 
 @contextlib.contextmanager
-def _limited(seconds: float, memory: int) -> Iterator[None]:
-    """Limits of CPU time and address space, counted from now on, where the system has them."""
+def _limited(seconds: float, memory: int, pages: int) -> Iterator[None]:
+    """Limits of CPU time and address space beyond the `pages` in use, where the system has them."""
     if resource is None:
         yield
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
     limits = {resource.RLIMIT_CPU: math.ceil(used.ru_utime + used.ru_stime + seconds) + 1}
-    if sys.platform.startswith("linux"):
-        with open("/proc/self/statm", encoding="ascii") as file:
-            limits[resource.RLIMIT_AS] = int(file.read().split()[0]) * mmap.PAGESIZE + memory
+    if pages:
+        limits[resource.RLIMIT_AS] = pages * mmap.PAGESIZE + memory
     hard = {kind: resource.getrlimit(kind)[1] for kind in limits}
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, hard[kind]))
@@ -429,10 +445,16 @@ def _limited(seconds: float, memory: int) -> Iterator[None]:
             resource.setrlimit(kind, (hard[kind], hard[kind]))
 
 
-def _own_memory() -> int:
-    """Memory that this process has for itself, bytes; 0 where that cannot be known."""
-    if not sys.platform.startswith("linux"):
-        return 0
-    with open("/proc/self/statm", encoding="ascii") as file:
-        _, resident, shared, *_ = map(int, file.read().split())
-    return (resident - shared) * mmap.PAGESIZE
+def _pages(statm: int | None) -> tuple[int, int]:
+    """Pages of the address space, and those that this process has for itself; 0 where that cannot be known."""
+    if statm is None:
+        return 0, 0
+    size, resident, shared, *_ = map(int, os.pread(statm, 200, 0).split())
+    return size, resident - shared
+
+
+def _own_folders() -> set[str]:
+    """Folders of the standard library and of the packages that are loaded, for what they import later."""
+    packages = [module for name, module in list(sys.modules.items()) if "." not in name]
+    folders = {folder for package in packages for folder in getattr(package, "__path__", ())}
+    return folders | {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}

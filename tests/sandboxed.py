@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -65,3 +66,19 @@ def surroundings():
 
 def process():
     return os.getpid()
+
+
+def is_confined(path):
+    try:
+        Path(path).read_bytes()
+    except PermissionError:
+        return True
+    return False
+
+
+def connect(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except PermissionError:
+        return False
+    return True

@@ -264,7 +264,7 @@ def test_bomb_is_refused_at_its_header():
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert "too large" in message
-        assert "100 megapixels" in message
+        assert "megapixels first" in message
         assert seconds < 1.0
         assert peak < 10_000_000
 

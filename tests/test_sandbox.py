@@ -1,10 +1,13 @@
 """Work on files that people bring: whatever it does, the program gets an answer in time and stays as it was."""
 
 import io
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from measuring import watched
@@ -15,6 +18,16 @@ from gra_core.errors import UnknownEditError
 from gra_core.sandbox import SandboxError, Shared
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of Linux")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _workers_that_know_the_functions_of_these_tests():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sandbox, "WARM", (*sandbox.WARM, "sandboxed:echo"))
+        patch.setattr(sandbox, "_pool", sandbox._Pool())
+        yield
+        for worker in sandbox._pool.idle:
+            worker.close()
 
 
 def call(function, *shared, seconds=5.0, memory=100_000_000, output=0, **arguments):
@@ -106,6 +119,18 @@ def test_a_worker_has_no_secrets_and_no_descriptors(tmp_path, monkeypatch):
     found = answer["value"]
     assert "HF_TOKEN" not in found["environment"]
     assert not any("private" in name for name in found["descriptors"])
+
+
+@LINUX
+def test_a_worker_opens_neither_files_nor_connections(tmp_path):
+    if not call("is_confined", path=str(Path(__file__))):
+        pytest.skip("this kernel has no Landlock")
+    (tmp_path / "private").write_text("secret")
+    for path in (tmp_path / "private", "/etc/passwd", f"/proc/{os.getpid()}/environ"):
+        assert call("is_confined", path=str(path))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert not call("connect", port=server.getsockname()[1])
+    assert call("is_confined", path=json.__file__) is False  # it may import
 
 
 def test_workers_are_kept_until_they_hold_memory(monkeypatch):
