@@ -1,13 +1,20 @@
 """The web editor: `python app.py`, `make app`, or a Hugging Face Space."""
 
+import sys
+
 from gra_core.ui import own_folder
 
 if __name__ == "__main__":
     own_folder.claim()  # before Gradio is imported
 
+from gra_core.errors import GRAError
 from gra_core.ui.page import build_page, launch_options
 
-demo = build_page()
+try:
+    demo = build_page()
+except GRAError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
 
 if __name__ == "__main__":
     demo.launch(**launch_options(demo))

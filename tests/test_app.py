@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -682,6 +684,31 @@ def test_a_batch_that_has_to_wait_says_so(studio):
         tab = batch_tab.BatchTab(studio, EditPanel(studio.edits))
     assert words.BATCH_WAITING in tab.on_wait(None, '["a.png"]')
     assert words.BATCH_WAITING not in tab.on_wait(None, "[]")
+
+
+@pytest.mark.parametrize("manifest", [None, "{", "[]"])
+def test_a_start_without_usable_weights_is_one_sentence(tmp_path, manifest):
+    project = tmp_path / "project"
+    shutil.copytree(PROJECT_ROOT / "gra_core", project / "gra_core", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(PROJECT_ROOT / "assets", project / "assets")
+    shutil.copy(PROJECT_ROOT / "app.py", project)
+    (project / "checkpoints").mkdir()
+    if manifest is not None:
+        (project / "checkpoints" / "manifest.json").write_text(manifest)
+        shutil.copy(PROJECT_ROOT / "checkpoints" / "directions.safetensors", project / "checkpoints")
+    environment = os.environ | {"GRADIO_TEMP_DIR": str(tmp_path / "gradio"), "PYTHONPATH": str(project)}
+    done = subprocess.run(
+        [sys.executable, "app.py"],
+        cwd=project,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path) not in done.stderr
 
 
 def test_the_container_runs_as_a_number():

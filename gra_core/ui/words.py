@@ -80,15 +80,16 @@ DESCRIBING = "Looking for “{target}”. This takes some ten seconds, and longe
 REMOVED = "The slider was removed."
 
 PRIVACY = """
-The photo is processed by the computer that runs this page and is sent nowhere else. The file that you upload is read
-and deleted within seconds; the photo is then held in memory, with a few temporary pictures on disk for your browser to
-show. They are deleted when you close the page or choose another photo, at the latest about an hour after you last used
-the page. So are the files that you choose under Batch and Compare, and what is made of them. If the program is ended by
-force, what it had on disk is deleted when it next starts. Nothing is used for training, and no statistics are
-collected. Links and settings files hold slider positions only. Edits of your own are forgotten when you close the page.
+The photo is processed by the computer that runs this page and is sent nowhere else. It lies where nobody else can
+find it. The file that you upload is read and deleted within seconds; the photo is then held in memory, with a few
+temporary pictures on disk for your browser to show. They are deleted when you close the page or choose another photo,
+at the latest about an hour after you last used the page. So are the files that you choose under Batch and Compare,
+and what is made of them. If the program is ended by force, what it had on disk is deleted when it next starts.
+Nothing is used for training, and no statistics are collected. Links and settings files hold slider positions only.
+Edits of your own are forgotten when you close the page.
 
-What you download carries a note in its metadata that it was edited by AI (PNG text, XMP, the IPTC digital source type),
-and nothing of the original's metadata, such as place and time.
+What you download carries a note in its metadata that it was edited by AI (PNG text, XMP, the IPTC digital source
+type), and nothing of the original's metadata, such as place and time.
 """
 LICENCE = """
 The program is open source (Apache-2.0). The generator's weights are distilled from StyleGAN2-FFHQ, whose weights and
