@@ -1,4 +1,4 @@
-"""From a photo to aligned faces, and from an edited face back into the photo.
+"""From a photo to aligned faces.
 
 Faces are cropped as those of the FFHQ dataset are (https://github.com/NVlabs/ffhq-dataset), because the
 generator and the encoder know no others: an upright square, turned and sized by the eyes and the mouth.
@@ -9,8 +9,9 @@ All coordinates are continuous: the photo spans (0, 0) to (width, height), the c
 import functools
 import importlib.util
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import dlib
 import numpy as np
@@ -21,9 +22,6 @@ from gra_core.errors import CheckpointError, FaceTooSmallError, NoFaceError
 
 MIN_CROP_SIDE = 64.0
 """A crop with a shorter side, in photo pixels, shows too little of a face to edit."""
-
-FEATHER = 0.07
-"""Width of the soft border that `paste_back` blends over, as a share of the crop's side."""
 
 _SEARCH_SIDES = (1000, 2000, 4000)
 """Long side of the copy that is searched for faces, px; the next one only when nothing was found. The detector
@@ -57,6 +55,11 @@ class Face:
     landmarks: np.ndarray
     """Float (68, 2), x and y in photo pixels, in iBUG order: 36..41 and 42..47 eyes, 48 and 54 mouth corners."""
 
+    def scaled(self, scale: tuple[float, float]) -> Self:
+        """The face in a copy of the photo that is so many times as wide and high."""
+        box = tuple(round(value * factor) for value, factor in zip(self.box, 2 * scale, strict=True))
+        return replace(self, box=box, landmarks=self.landmarks * scale)
+
 
 @dataclass(frozen=True, eq=False)
 class AlignedFace:
@@ -68,6 +71,10 @@ class AlignedFace:
     """Float (4, 2): corners top left, bottom left, bottom right, top right of the crop in photo pixels. May lie
     outside the photo."""
     face: Face
+
+    def scaled(self, scale: tuple[float, float]) -> Self:
+        """As `Face.scaled`."""
+        return replace(self, quad=self.quad * scale, face=self.face.scaled(scale))
 
 
 class FaceAligner:
@@ -151,40 +158,18 @@ def ffhq_quad(landmarks: np.ndarray) -> np.ndarray:
     return np.stack([centre - across - down, centre - across + down, centre + across + down, centre + across - down])
 
 
-def paste_back(photo: Image.Image, edited: Image.Image, aligned: AlignedFace) -> Image.Image:
-    """Put an edited crop back where it was cut out.
-
-    Inside the quad the crop is blended in over a border of FEATHER x side, by smoothstep from 0 at the quad's
-    edge to 1. Pixels outside the quad are those of the photo, bit by bit.
+def crop_to_photo(quad: np.ndarray) -> np.ndarray:
+    """Where the points of a crop lie in its photo.
 
     Args:
-        photo: the RGB photo that was aligned.
-        edited: the crop after editing: RGB, square, of any size.
-        aligned: what `FaceAligner.align` gave for this photo.
+        quad: corners of the crop, as of `AlignedFace`; a parallelogram.
 
     Returns:
-        A new RGB picture of the photo's size.
+        The 3x3 matrix that takes (0, 0), (0, 1), (1, 1), (1, 0) to the corners.
     """
-    result = photo.convert("RGB").copy()
-    edited = edited.convert("RGB")
-    side = _side(aligned.quad)
-    # The transform reads single pixels. Against aliasing, an edit finer than the photo is shrunk with a filter to
-    # twice the photo's resolution, transformed at that, and averaged; this also keeps most detail.
-    oversampling = 2 if side < edited.width else 1
-    if oversampling * side < edited.width:
-        edited = edited.resize((max(1, round(oversampling * side)),) * 2, Image.Resampling.LANCZOS)
-
-    to_crop = np.linalg.inv(_unit_to_photo(aligned.quad))  # photo pixels -> [0, 1] x [0, 1] of the crop
-    left, top, right, bottom = _bounds(aligned.quad, photo.size)
-    for y in range(top, bottom, 256):  # in strips, so that a face that fills a 100 megapixel photo fits in memory
-        width, height = right - left, min(256, bottom - y)
-        strip_to_crop = to_crop @ np.array([[1, 0, left], [0, 1, y], [0, 0, 1.0]])
-        to_edited = np.diag([*edited.size, 1.0]) @ strip_to_crop
-        face = _transform(edited, to_edited, (width, height), oversampling)
-        background = np.asarray(result.crop((left, y, right, y + height)), dtype=np.float32)
-        blend = _feather(strip_to_crop, (width, height))[..., None]
-        result.paste(_to_image(background + blend * (face - background)), (left, y))
-    return result
+    matrix = np.eye(3)
+    matrix[:2] = np.stack([quad[3] - quad[0], quad[1] - quad[0], quad[0]], axis=1)
+    return matrix
 
 
 # --- detection -----------------------------------------------------------------------------------------------------
@@ -288,13 +273,6 @@ def _side(quad: np.ndarray) -> float:
     return float(np.hypot(*(quad[3] - quad[0])))
 
 
-def _unit_to_photo(quad: np.ndarray) -> np.ndarray:
-    """Return the 3x3 matrix that takes (0, 0), (0, 1), (1, 1), (1, 0) to the corners of the quad, a parallelogram."""
-    matrix = np.eye(3)
-    matrix[:2] = np.stack([quad[3] - quad[0], quad[1] - quad[0], quad[0]], axis=1)
-    return matrix
-
-
 def _resize(image: Image.Image, region: tuple[int, int, int, int], scale: float) -> Image.Image:
     size = (max(1, round((region[2] - region[0]) * scale)), max(1, round((region[3] - region[1]) * scale)))
     return image.resize(size, Image.Resampling.BICUBIC, box=region, reducing_gap=3.0)
@@ -348,7 +326,7 @@ def _crop(photo: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
         patch = _extend(patch, reach, _side(quad))
         quad = quad + reach[0]
 
-    to_patch = _unit_to_photo(quad) @ np.diag([1 / size, 1 / size, 1.0])
+    to_patch = crop_to_photo(quad) @ np.diag([1 / size, 1 / size, 1.0])
     return _to_image(_transform(patch, to_patch, (size, size), oversampling))
 
 
@@ -378,12 +356,3 @@ def _extend(patch: Image.Image, reach: np.ndarray, side: float) -> Image.Image:
     filled += (np.asarray(blurred, dtype=np.float32) - filled) * np.minimum(3 * away, 1)
     filled += (np.median(pixels, axis=(0, 1)).astype(np.float32) - filled) * np.minimum(away, 1)
     return _to_image(filled)
-
-
-def _feather(to_crop: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the weight of the edited face: float32 (height, width), 0 outside the quad, 1 deep inside."""
-    x, y = np.arange(size[0]) + 0.5, np.arange(size[1])[:, None] + 0.5
-    u, v = (row[0] * x + row[1] * y + row[2] for row in to_crop[:2])
-    inside = np.minimum(np.minimum(u, 1 - u), np.minimum(v, 1 - v))
-    step = np.clip(inside / FEATHER, 0, 1).astype(np.float32)
-    return step * step * (3 - 2 * step)

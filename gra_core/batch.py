@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from gra_core import sandbox
-from gra_core.alignment import FaceAligner, paste_back
+from gra_core.alignment import FaceAligner
 from gra_core.archives import SUFFIXES, is_photo
+from gra_core.compositing import compose
 from gra_core.errors import GRAError, UnreadableImageError
 from gra_core.export import FORMATS, PROGRAM, describe, not_reserved, result_name, save_picture
 from gra_core.images import load_image
@@ -197,10 +196,10 @@ def _edit(
     suffix: str,
 ) -> bytes:
     photo = load_image(item.read())
-    aligned = aligner.align(photo, aligner.detect(photo)[0])
-    result: Image.Image = editor.edit(editor.invert(aligned.image), strengths, edits)
-    if whole_photo:
-        result = paste_back(photo, result, aligned)
+    faces = aligner.detect(photo)
+    aligned = aligner.align(photo, faces[0])
+    output = editor.render(editor.invert(aligned.image), strengths, edits)
+    result = compose(photo, [(aligned, output)], faces) if whole_photo else output.image
     buffer = io.BytesIO()
     save_picture(result, buffer, suffix, describe(strengths, edits))
     return buffer.getvalue()

@@ -151,7 +151,8 @@ def run_edit(args: argparse.Namespace) -> None:
         editor.edits |= own
         result = editor.edit(editor.invert(photo), strengths)
     else:
-        from gra_core.alignment import FaceAligner, paste_back
+        from gra_core.alignment import FaceAligner
+        from gra_core.compositing import compose
 
         aligner = FaceAligner()
         faces = aligner.detect(photo)
@@ -161,9 +162,8 @@ def run_edit(args: argparse.Namespace) -> None:
         aligned = aligner.align(photo, faces[args.face - 1])
         editor = _load_editor(args)
         editor.edits |= own
-        result = editor.edit(editor.invert(aligned.image), strengths)
-        if args.paste_back:
-            result = paste_back(photo, result, aligned)
+        output = editor.render(editor.invert(aligned.image), strengths)
+        result = compose(photo, [(aligned, output)], faces) if args.paste_back else output.image
     write_image(result, args.output, describe(strengths, registry | own))
     print(f"Wrote {args.output} ({result.width} x {result.height})")
 

@@ -95,7 +95,7 @@ def compare(
         "low_rate": editor.low_rate(inversion, strengths, edits),
         "one_shot": tensor_to_image(_one_shot(editor, photo, inversion.codes, codes)),
         "gradual": tensor_to_image(_gradual(editor, inversion, codes)),
-        "gra": tensor_to_image(editor.finish(edit, inversion, strengths)),
+        "gra": tensor_to_image(editor.finish(edit, inversion, strengths).picture),
     }
     stages = []
     for side, residual in zip(STAGES, inversion.source.residuals, strict=True):
@@ -160,7 +160,8 @@ def _gradual(editor: PortraitEditor, inversion: Inversion, codes: Tensor) -> Ten
 
     plain = injected_picture(editor.generator, codes, inject)
     still = plain.new_zeros((len(plain), 2, STAGES[-1], STAGES[-1]))
-    return stream.pixels(plain, features[source.image.shape[-1]], source, still)
+    picture, _ = stream.pixels(plain, features[source.image.shape[-1]], source, still)
+    return picture
 
 
 def _one_shot(editor: PortraitEditor, photo: Tensor, codes: Tensor, edited_codes: Tensor) -> Tensor:

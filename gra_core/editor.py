@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gra_core import checkpoints
 from gra_core.checkpoints import CheckpointSource
+from gra_core.compositing import EditOutput
 from gra_core.constants import IMAGE_SIZE, MAX_STRENGTH
 from gra_core.directions.registry import GLASSES, EditDirection, edit_offset, load_directions, load_glasses_probe
 from gra_core.images import image_to_tensor, tensor_to_image
@@ -182,6 +183,16 @@ class PortraitEditor:
         strengths: Mapping[str, float],
         edits: Mapping[str, EditDirection] | None = None,
     ) -> Image.Image:
+        """The picture of `render`."""
+        return self.render(inversion, strengths, edits).image
+
+    @torch.inference_mode()
+    def render(
+        self,
+        inversion: Inversion,
+        strengths: Mapping[str, float],
+        edits: Mapping[str, EditDirection] | None = None,
+    ) -> EditOutput:
         """Render an edit: the Editing Stream once, and the room where that uncovers it.
 
         Args:
@@ -191,7 +202,7 @@ class PortraitEditor:
             edits: the edits to choose from, by key, such as a visitor's own beside `self.edits`, the default.
 
         Returns:
-            RGB picture, 1024 x 1024.
+            RGB picture, 1024 x 1024, and what `compositing.compose` needs to draw it on the photo.
 
         Raises:
             UnknownEditError: A key is not in `edits`.
@@ -199,15 +210,18 @@ class PortraitEditor:
         """
         codes = self.edited_codes(inversion, strengths, edits)
         edit = self.streams.editing(self.generator, codes, inversion.source)
-        return tensor_to_image(self.finish(edit, inversion, strengths))
+        edit = self.finish(edit, inversion, strengths)
+        finest = max(edit.flows)
+        flow, keep = (x[0].float().permute(1, 2, 0).cpu().numpy() for x in (edit.flows[finest] / finest, edit.keep))
+        return EditOutput(tensor_to_image(edit.picture), flow, keep[..., 0])
 
-    def finish(self, edit: Edit, inversion: Inversion, strengths: Mapping[str, float]) -> Tensor:
-        """What `edit` shows of what the Editing Stream makes of these strengths: (1, 3, 1024, 1024), about [-1, 1]."""
+    def finish(self, edit: Edit, inversion: Inversion, strengths: Mapping[str, float]) -> Edit:
+        """What `edit` shows of what the Editing Stream makes of these strengths."""
         room, original, kept = inversion.room, inversion.original, keeping(strengths)
         if original is not None:
             edit = moved_along(edit, inversion.source, original, still=kept)
         if room is None:
-            return edit.picture
+            return edit
         turned = kept * min(turning(strengths) / TURNS_FROM, 1.0)
         return finished(self.person, edit, room, turned=turned)
 

@@ -22,6 +22,8 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 from torch import nn
 
+from gra_core.alignment import AlignedFace
+from gra_core.compositing import EditOutput, compose
 from gra_core.constants import PROJECT_ROOT
 from gra_core.directions.registry import EditDirection, load_directions
 from gra_core.errors import GRAError
@@ -55,6 +57,10 @@ def many_edits() -> dict[str, EditDirection]:
     return edits
 
 
+STILL = np.zeros((16, 16, 2), np.float32), np.ones((16, 16), np.float32)
+"""Nothing moves, and all detail holds."""
+
+
 class StandIn:
     """In the editor's place: smile makes the picture brighter, age takes colour out, edits of one's own mirror it.
 
@@ -78,6 +84,9 @@ class StandIn:
             inversion = ImageOps.mirror(inversion)
         bright = ImageEnhance.Brightness(inversion).enhance(1 + strengths.get("smile", 0) / 200)
         return ImageEnhance.Color(bright).enhance(1 - max(strengths.get("age", 0), 0) / 100)
+
+    def render(self, *arguments: object) -> EditOutput:
+        return EditOutput(self.edit(*arguments), *STILL)
 
 
 class HeldStandIn(StandIn):
@@ -185,6 +194,12 @@ def wait_until(condition, seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.02)
+
+
+def whole(photo: Image.Image, *edits: tuple[AlignedFace, Image.Image]) -> Image.Image:
+    """A photo with edited faces, as the page shows it of the stand-in."""
+    outputs = [(aligned, EditOutput(edited, *STILL)) for aligned, edited in edits]
+    return compose(photo, outputs, [aligned.face for aligned, _ in edits])
 
 
 @contextlib.contextmanager

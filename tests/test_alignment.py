@@ -5,11 +5,11 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 from skimage import data
 
 from gra_core import alignment
-from gra_core.alignment import AlignedFace, Face, FaceAligner, ffhq_quad, paste_back
+from gra_core.alignment import AlignedFace, Face, FaceAligner, ffhq_quad
 from gra_core.constants import IMAGE_SIZE
 from gra_core.errors import CheckpointError, FaceTooSmallError, NoFaceError
 from gra_core.images import load_image
@@ -155,8 +155,6 @@ def test_crop_geometry_is_exact():
         )
         assert np.allclose(crop.quad, quad)
         assert centroid(crop.image) == pytest.approx(dot * IMAGE_SIZE, abs=0.1 * IMAGE_SIZE / side + 0.1)
-        pasted = paste_back(Image.new("RGB", (800, 600)), crop.image, crop)
-        assert centroid(pasted) == pytest.approx(place, abs=0.1)
 
 
 def centroid(image: Image.Image) -> np.ndarray:
@@ -257,53 +255,3 @@ def test_crop_beyond_the_photo_is_filled(aligner, photo, aligned):
     edge = np.asarray(crop.image, dtype=float)[:8]
     assert np.abs(np.diff(edge, axis=1)).max() < 8  # blurred out there
     assert edge.max() > 0
-
-    pasted = paste_back(corner, crop.image, crop)
-    assert psnr(pasted, corner, np.s_[:]) > 38  # no blur comes back, not even at the photo's edge
-    assert psnr(pasted, corner, np.s_[:4]) > 36
-
-
-def test_paste_back_changes_only_the_quad(photo, aligned):
-    for factor in (1, 7):  # a crop far smaller, and one larger than the edit
-        large = photo.resize((512 * factor, 512 * factor), Image.Resampling.BICUBIC)
-        target = AlignedFace(aligned.image, aligned.quad * factor, aligned.face)
-        before = large.tobytes()
-        green = Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), (0, 255, 0))
-        pasted = paste_back(large, green, target)
-        assert large.tobytes() == before
-        assert pasted.size == large.size
-        touched = (np.asarray(pasted) != np.asarray(large)).any(axis=2)
-        assert not touched[~share_inside(target.quad, large.size, 0)].any()
-        assert touched[share_inside(target.quad, large.size, 0.03)].mean() > 0.99
-        assert (np.asarray(pasted)[share_inside(target.quad, large.size, 0.09)] == (0, 255, 0)).all()
-
-
-def test_paste_back_border_is_soft(photo, aligned):
-    pasted = paste_back(Image.new("RGB", photo.size), Image.new("RGB", (IMAGE_SIZE, IMAGE_SIZE), "white"), aligned)
-    levels = np.asarray(pasted, dtype=int)[..., 0]
-    assert max(np.abs(np.diff(levels, axis=axis)).max() for axis in (0, 1)) < 50
-    assert levels.max() == 255
-
-
-def test_paste_back_of_the_crop_itself_is_the_photo(aligner, photo, aligned):
-    inside = share_inside(aligned.quad, photo.size, 0.08)
-    assert psnr(paste_back(photo, aligned.image, aligned), photo, inside) > 44
-    large = photo.resize((3000, 3000), Image.Resampling.BICUBIC)
-    crop = aligner.align_photo(large)
-    assert psnr(paste_back(large, crop.image, crop), large, share_inside(crop.quad, large.size, 0.08)) > 44
-
-
-def test_paste_back_shrinks_with_a_filter(aligned):
-    """An edit with detail finer than the photo's pixels comes back as its mean, not as a moire pattern."""
-    checker = Image.fromarray((np.indices((IMAGE_SIZE, IMAGE_SIZE)).sum(axis=0) % 2 * 255).astype(np.uint8))
-    grey = Image.new("RGB", (512, 512), (128, 128, 128))
-    assert np.abs(np.asarray(paste_back(grey, checker, aligned), dtype=int) - 128).max() < 8
-
-
-def test_other_modes_and_sizes(photo, aligned):
-    drawn = Image.new("RGB", (64, 64), "white")
-    ImageDraw.Draw(drawn).rectangle((16, 16, 47, 47), fill="black")
-    pasted = paste_back(photo.convert("L"), drawn, aligned)
-    assert pasted.mode == "RGB"
-    centre = aligned.quad.mean(axis=0).round().astype(int)
-    assert max(pasted.getpixel(tuple(centre.tolist()))) < 8

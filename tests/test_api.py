@@ -6,9 +6,9 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import StandIn, difference, files_in, free_port, launched, many_edits, wait_until
+from serving import StandIn, difference, files_in, free_port, launched, many_edits, wait_until, whole
 
-from gra_core.alignment import FaceAligner, paste_back
+from gra_core.alignment import FaceAligner
 from gra_core.constants import PROJECT_ROOT
 from gra_core.ui import api, received, studio
 
@@ -37,11 +37,11 @@ def test_edit(client, photo_file, astronaut):
     expected = StandIn().edit(aligned.image, {"smile": 60})
     face = client.predict(handle_file(photo_file), {"smile": 60}, api_name="/edit")
     assert difference(Image.open(face), expected) == 0
-    whole = client.predict(
+    photo = client.predict(
         handle_file(photo_file), {"smile": 60}, whole_photo=True, file_format="webp", api_name="/edit"
     )
-    assert Image.open(whole).format == "WEBP"
-    assert difference(Image.open(whole).convert("RGB"), paste_back(astronaut, expected, aligned)) < 3
+    assert Image.open(photo).format == "WEBP"
+    assert difference(Image.open(photo).convert("RGB"), whole(astronaut, (aligned, expected))) < 3
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,11 @@ from serving import (
     set_slider,
     upload,
     wait_until,
+    whole,
 )
 
 from gra_core import settings
-from gra_core.alignment import AlignedFace, FaceAligner, paste_back
+from gra_core.alignment import AlignedFace, FaceAligner
 from gra_core.export import SOURCE_TYPE
 from gra_core.ui import words
 
@@ -228,8 +229,8 @@ def test_faces_are_picked_and_keep_their_edits(tab, pair_file):
     assert faces.nth(1).get_attribute("aria-pressed") == "true"
     set_slider(tab, "smile", "-40")
     tab.get_by_label("Whole photo").click()
-    both = paste_back(photo, StandIn().edit(crops[0].image, {"smile": 40}), crops[0])
-    both = paste_back(both, StandIn().edit(crops[1].image, {"smile": -40}), crops[1])
+    edited = (StandIn().edit(crop.image, {"smile": smile}) for crop, smile in zip(crops, (40, -40), strict=True))
+    both = whole(photo, *zip(crops, edited, strict=True))
     eventually(tab, like(both, 2))
     faces.nth(0).click()
     eventually(tab, lambda _: slider_value(tab, "smile") == "40")
@@ -308,7 +309,7 @@ def test_a_view_switched_at_once_keeps_the_preset(ready, render, astronaut, alig
     """The switch used to carry the sliders as they stood before the preset."""
     ready.get_by_role("button", name="Big smile").click()
     ready.get_by_label("Whole photo").click()
-    eventually(ready, like(paste_back(astronaut, render(smile=100), aligned), 3))
+    eventually(ready, like(whole(astronaut, (aligned, render(smile=100))), 3))
     assert slider_value(ready, "smile") == "100"
     assert "Smile +100" in ready.locator("#summary").inner_text()
 
@@ -608,10 +609,10 @@ def test_downloads_open_and_say_that_they_are_edited(ready, render, tmp_path):
 
 
 def test_the_whole_photo_comes_back(ready, render, astronaut, aligned, tmp_path):
-    whole = paste_back(astronaut, render(smile=70), aligned)
+    expected = whole(astronaut, (aligned, render(smile=70)))
     set_slider(ready, "smile", "70")
     ready.get_by_label("Whole photo").click()
-    eventually(ready, like(whole, 3))
+    eventually(ready, like(expected, 3))
     assert picture(ready, ORIGINAL).size == picture(ready).size
     assert ready.locator("#download").inner_text() == words.DOWNLOAD_PHOTO
     with ready.expect_download() as download:
@@ -619,7 +620,7 @@ def test_the_whole_photo_comes_back(ready, render, astronaut, aligned, tmp_path)
     download.value.save_as(tmp_path / "photo.png")
     with Image.open(tmp_path / "photo.png") as photo:
         assert photo.size == astronaut.size
-        assert difference(photo, whole) < 0.1
+        assert difference(photo, expected) < 0.1
 
 
 def test_the_visible_mark(ready, render, tmp_path):

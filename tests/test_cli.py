@@ -209,10 +209,11 @@ def test_paste_back_keeps_the_photo_around_the_face(edited, astronaut):
     photo = np.asarray(astronaut)
     assert result.shape == photo.shape
     quad = FaceAligner().align_photo(astronaut).quad
+    quad = quad + (quad - quad.mean(axis=0)) * 0.7  # what moves at the crop's edge moves a third of its side beyond
     (left, top), (right, bottom) = np.floor(quad.min(axis=0)).astype(int), np.ceil(quad.max(axis=0)).astype(int)
     outside = np.ones(photo.shape[:2], dtype=bool)
     outside[max(top, 0) : bottom, max(left, 0) : right] = False
-    assert outside.mean() > 0.5
+    assert outside.mean() > 0.4
     assert (result[outside] == photo[outside]).all()
     assert (result[~outside] != photo[~outside]).any()
 

@@ -7,11 +7,13 @@ import struct
 import subprocess
 
 import av
+import numpy as np
 import pillow_heif
 import pytest
-from PIL import Image, ImageCms, IptcImagePlugin, PngImagePlugin
+from PIL import Image, ImageChops, ImageCms, IptcImagePlugin, PngImagePlugin
 
-from gra_core.alignment import FaceAligner, paste_back
+from gra_core.alignment import FaceAligner
+from gra_core.compositing import EditOutput, compose
 from gra_core.export import FORMATS, SOURCE_TYPE, animation_formats, save_picture, save_sweep
 from gra_core.images import load_image
 
@@ -139,10 +141,12 @@ def check_result(content: bytes) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_pictures_carry_nothing_of_the_original(source, suffix, aligned):
     photo = load_image(source)
+    maps = np.zeros((8, 8, 2), np.float32), np.ones((8, 8), np.float32)
+    edit = aligned, EditOutput(ImageChops.invert(aligned.image), *maps)
     with Image.open(io.BytesIO(source)) as plain:  # a caller of the library may read photos without us
         plain.load()
         brought = plain if plain.mode == "RGB" else photo
-        for picture in (photo, paste_back(photo, aligned.image, aligned), paste_back(brought, aligned.image, aligned)):
+        for picture in (photo, compose(photo, [edit]), compose(brought, [edit])):
             buffer = io.BytesIO()
             save_picture(picture, buffer, suffix, "Smile +60", visible_mark=True)
             check_result(buffer.getvalue())

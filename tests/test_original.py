@@ -38,7 +38,13 @@ def source_of(photo: torch.Tensor) -> AlignmentSource:
 
 def edit_of(drawn: torch.Tensor, flow: torch.Tensor, picture: torch.Tensor | None = None) -> Edit:
     """An edit without pixels, unless `picture` has them."""
-    return Edit(drawn if picture is None else picture, drawn, {64: flow[..., ::2, ::2] / 2, 128: flow}, {})
+    return Edit(
+        drawn if picture is None else picture,
+        drawn,
+        {64: flow[..., ::2, ::2] / 2, 128: flow},
+        {},
+        torch.zeros(1, 1, 256, 256),
+    )
 
 
 def shifted(positions: float) -> torch.Tensor:

@@ -74,7 +74,8 @@ def shown(
     """An edit whose pixels stay in their places, finished."""
     still = torch.zeros(1, 2, 128, 128)
     before_pixels = picture if before_pixels is None else before_pixels
-    return finished(net, Edit(picture, before_pixels, {64: still[..., :64, :64], 128: still}, {}), room, turned=turned)
+    edit = Edit(picture, before_pixels, {64: still[..., :64, :64], 128: still}, {}, torch.zeros(1, 1, 256, 256))
+    return finished(net, edit, room, turned=turned).picture
 
 
 def test_what_a_person_who_moves_uncovers_is_room():

@@ -89,12 +89,14 @@ class Edit:
         before_pixels: the same without the pixel residual.
         flows: correspondence by side of the stage, (B, 2, m, m): source position minus own, x and y, in positions.
         aligned: aligned F_m by side of the stage.
+        keep: how far the photo's finest detail, moved along the finest flow, holds, 0 to 1, (B, 1, 256, 256).
     """
 
     picture: Tensor
     before_pixels: Tensor
     flows: dict[int, Tensor]
     aligned: dict[int, Tensor]
+    keep: Tensor
 
 
 @dataclass(eq=False)
@@ -263,8 +265,8 @@ class PixelAlignmentModule(nn.Module):
             nn.Conv2d(PIXEL_GATE_CHANNELS, 2, 3, 1, 1),
         )
 
-    def forward(self, edited: Tensor, feature: Tensor, source: AlignmentSource, flow: Tensor) -> Tensor:
-        """Edited picture (B, 3, 1024, 1024), its 256 px feature, the source, the finest flow -> final picture."""
+    def forward(self, edited: Tensor, feature: Tensor, source: AlignmentSource, flow: Tensor) -> tuple[Tensor, Tensor]:
+        """Edited picture (B, 3, 1024, 1024), its 256 px feature, source, finest flow -> final picture, fine gate."""
         size = edited.shape[-1]
         pixels = sample_at(source.pixels, upscale_flow(flow, size // flow.shape[-1]))
         pool = size // PIXEL_GATE_SIDE
@@ -278,9 +280,10 @@ class PixelAlignmentModule(nn.Module):
             project_at_unit_scale(self.from_feature, feature, inverse_magnitude(feature)),
         )
         closed = torch.sigmoid(-self.gate(torch.cat(seen, 1))) * changing(small_edited - moved)
-        gates = upscale(1 - closed, pool)
+        opened = 1 - closed
+        gates = upscale(opened, pool)
         low = averaged(pixels, PIXEL_LOW_PASS)
-        return edited + gates[:, :1] * low + gates[:, 1:] * (pixels - low)
+        return edited + gates[:, :1] * low + gates[:, 1:] * (pixels - low), opened[:, 1:]
 
 
 def changing(difference: Tensor) -> Tensor:
@@ -325,11 +328,11 @@ class EditingStream(nn.Module):
             source: of the photo, from `prepare`.
         """
         run = self._run(generator, codes, source.residuals, source.keys)
-        picture = run.picture
+        picture, keep = run.picture, torch.zeros_like(source.image[:, :1])
         if self.design.pixels:
             finest = run.flows[self.design.stages[-1]]
-            picture = self.pixels(run.picture, run.features[PIXEL_GATE_SIDE], source, finest)
-        return Edit(picture, run.picture, run.flows, run.aligned)
+            picture, keep = self.pixels(run.picture, run.features[PIXEL_GATE_SIDE], source, finest)
+        return Edit(picture, run.picture, run.flows, run.aligned, keep)
 
     def correspondence(self, generator: Generator, before: Tensor, after: Tensor) -> Tensor:
         """Where each position after an edit comes from, by the finest stage, without any photo.

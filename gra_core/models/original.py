@@ -104,7 +104,8 @@ def moved_along(edit: Edit, source: AlignmentSource, original: Original, *, stil
         return edit
     photo = sample_at(from_bytes(original.photo), upscale_flow(flow, IMAGE_SIZE // finest))
     photo = photo + upscale(around(after - before, COLOUR_WINDOW), factor)
-    return replace(edit, picture=torch.lerp(edit.picture, photo, upscale(share, factor)))
+    picture = torch.lerp(edit.picture, photo, upscale(share, factor))
+    return replace(edit, picture=picture, keep=torch.maximum(edit.keep, share))
 
 
 def trusted(flow: Tensor) -> Tensor:

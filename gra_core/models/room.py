@@ -5,7 +5,7 @@ head that was there do not help. Painting over takes away what of its hair they 
 stretched (`stretching`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -188,8 +188,8 @@ def colour_around(picture: Tensor, weight: Tensor) -> Tensor:
     return paint_over(total / share.clamp_min(HOLE), (share > HOLE).float())
 
 
-def finished(net: PersonNet, edit: Edit, room: Room, *, turned: float) -> Tensor:
-    """An edit's picture (B, 3, 1024, 1024), with the room where it no longer shows the person, and only there.
+def finished(net: PersonNet, edit: Edit, room: Room, *, turned: float) -> Edit:
+    """An edit with the room where it no longer shows the person, and only there.
 
     `turned`: how far the edit does nothing to the outline but move it, 0 to 1: the generator may take a wall for hair.
     """
@@ -197,7 +197,7 @@ def finished(net: PersonNet, edit: Edit, room: Room, *, turned: float) -> Tensor
     person = net(small)
     side = max(edit.flows)
     flow = upscale_flow(edit.flows[side], PERSON_SIZE // side)
-    picture = kept_apart(edit, person, sample_at(room.person, flow))
+    edit = kept_apart(edit, person, sample_at(room.person, flow))
     believed = person
     if turned:
         moved = sample_at(room.surely, flow)
@@ -207,11 +207,12 @@ def finished(net: PersonNet, edit: Edit, room: Room, *, turned: float) -> Tensor
             again = torch.maximum(look_again(net, small), inside)
             outline = torch.where(room.beside.busy, torch.minimum(outline, again), outline)
         believed = torch.lerp(person, torch.minimum(person, outline), turned)
-    return uncover(picture, person, believed, room)
+    picture, share = uncover(edit.picture, person, believed, room)
+    return replace(edit, picture=picture, keep=edit.keep * (1 - share))
 
 
-def kept_apart(edit: Edit, person: Tensor, before: Tensor) -> Tensor:
-    """An edit's picture; without its pixels where they are the photo's of the room and it shows the person.
+def kept_apart(edit: Edit, person: Tensor, before: Tensor) -> Edit:
+    """An edit without its pixels where they are the photo's of the room and it shows the person.
 
     Args:
         edit: the edit.
@@ -220,13 +221,16 @@ def kept_apart(edit: Edit, person: Tensor, before: Tensor) -> Tensor:
     """
     wrong = (person > SOMEBODY) & (before < NOBODY)
     if not wrong.any():
-        return edit.picture
+        return edit
     share = softened(widened(wrong, RIM))
-    return torch.lerp(edit.picture, edit.before_pixels, upscale(share, IMAGE_SIZE // PERSON_SIZE))
+    picture = torch.lerp(edit.picture, edit.before_pixels, upscale(share, IMAGE_SIZE // PERSON_SIZE))
+    return replace(edit, picture=picture, keep=edit.keep * (1 - share))
 
 
-def uncover(picture: Tensor, person: Tensor, believed: Tensor, room: Room) -> Tensor:
+def uncover(picture: Tensor, person: Tensor, believed: Tensor, room: Room) -> tuple[Tensor, Tensor]:
     """A picture (B, 3, 1024, 1024), about [-1, 1], with the room where it no longer shows the person.
+
+    And how far it shows the room there, (B, 1, 256, 256).
 
     The room is in the light that the edit has given to what is seen of it. A busy one is stretched, unless that would
     be too far; where little is known of what is painted, it is what the generator has drawn, out of focus.
@@ -256,7 +260,8 @@ def uncover(picture: Tensor, person: Tensor, believed: Tensor, room: Room) -> Te
         wider, share = beside
         plate = torch.lerp(plate, wider + tint, upscale(share, IMAGE_SIZE // PERSON_SIZE))
         place = torch.maximum(place, share)
-    return torch.lerp(picture, plate, upscale(place, IMAGE_SIZE // PERSON_SIZE) * along_edges(nobody, picture))
+    share = upscale(place, IMAGE_SIZE // PERSON_SIZE) * along_edges(nobody, picture)
+    return torch.lerp(picture, plate, share), F.avg_pool2d(share, IMAGE_SIZE // PERSON_SIZE)
 
 
 def out_of_focus(picture: Tensor, seen: Tensor, blur: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import gradio as gr
 from gradio.data_classes import FileData
 from PIL import Image
 
-from gra_core.alignment import AlignedFace, paste_back
+from gra_core.alignment import AlignedFace
+from gra_core.compositing import compose
 from gra_core.directions.registry import edit_offset
 from gra_core.errors import GRAError
 from gra_core.export import FORMATS, describe, result_name, save_picture
@@ -70,9 +71,8 @@ def add_endpoints(studio: Studio) -> None:
                 photo = _photo(studio, image)
                 faces = studio.aligner.detect(photo)
                 aligned: AlignedFace = studio.aligner.align(photo, faces[_index(face, len(faces))])
-                result = studio.editor.edit(studio.editor.invert(aligned.image), strengths)
-            if whole_photo:
-                result = paste_back(photo, result, aligned)
+                output = studio.editor.render(studio.editor.invert(aligned.image), strengths)
+            result = compose(photo, [(aligned, output)], faces) if whole_photo else output.image
             suffix, about = f".{file_format}", describe(strengths, studio.edits)
             name = result_name("portrait", strengths, suffix)
             path = _shelf().write(name, lambda part: save_picture(result, part, suffix, about))

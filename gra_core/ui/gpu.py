@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 if TYPE_CHECKING:
+    from gra_core.compositing import EditOutput
     from gra_core.directions.registry import EditDirection
     from gra_core.editor import Inversion, PortraitEditor
 
@@ -71,22 +72,26 @@ class LoanedEditor:
             return move(borrowed().invert(aligned), "cpu")
 
         @spaces.GPU(duration=SECONDS)
-        def lent_edit(
+        def lent_render(
             inversion: Inversion, strengths: Mapping[str, float], edits: Mapping[str, EditDirection] | None
-        ) -> Image.Image:
-            return borrowed().edit(move(inversion, device), strengths, edits)
+        ) -> EditOutput:
+            return borrowed().render(move(inversion, device), strengths, edits)
 
-        def edit(
+        def render(
             inversion: Inversion,
             strengths: Mapping[str, float],
             edits: Mapping[str, EditDirection] | None = None,
-        ) -> Image.Image:
+        ) -> EditOutput:
             if edits is not None:
                 edits = {key: edits[key] for key in strengths if key in edits}  # only what has to be copied
-            return lent_edit(inversion, strengths, edits)
+            return lent_render(inversion, strengths, edits)
 
         @spaces.GPU(duration=SECONDS)
         def run(function: Callable[..., Any], *arguments: Any) -> Any:
             return move(function(borrowed(), *arguments), "cpu")
 
-        self.invert, self.edit, self.run = invert, edit, run
+        self.invert, self.render, self.run = invert, render, run
+
+    def edit(self, *arguments: Any) -> Image.Image:
+        """The picture of `render`, as of `PortraitEditor`."""
+        return self.render(*arguments).image

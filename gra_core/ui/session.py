@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from gra_core import export
-from gra_core.alignment import AlignedFace, Face, paste_back
+from gra_core.alignment import AlignedFace, Face
+from gra_core.compositing import EditOutput, compose
 from gra_core.directions.registry import EditDirection
 from gra_core.images import load_image
 from gra_core.ui.gpu import size_in_bytes
@@ -65,7 +66,7 @@ class Session:
     edits: Mapping[str, EditDirection]
     index: int = 0
     portraits: dict[int, Portrait] = field(default_factory=dict)
-    _backgrounds: dict[str, tuple[object, Image.Image]] = field(default_factory=dict)
+    _others: dict[int, tuple[Mapping[str, float], EditOutput]] = field(default_factory=dict)
     _drafts: list[Image.Image] = field(default_factory=list)
 
     @property
@@ -89,9 +90,9 @@ class Session:
             size_in_bytes(portrait.inversion) + size_in_bytes(portrait.aligned.image)
             for portrait in list(self.portraits.values())
         )
-        backgrounds = sum(size_in_bytes(picture) for _, picture in list(self._backgrounds.values()))
+        others = sum(size_in_bytes(output) for _, output in list(self._others.values()))
         drafts = sum(map(size_in_bytes, list(self._drafts)))
-        return size_in_bytes(self.photo) + portraits + backgrounds + drafts
+        return size_in_bytes(self.photo) + portraits + others + drafts
 
     @cached_property
     def preview(self) -> Image.Image:
@@ -165,14 +166,15 @@ def render(
     the bytes, for what is looked at in passing; `settle` then gives the face without loss.
     """
     portrait = session.portrait
+    if view == PHOTO_VIEW:
+        session.drop_draft()
+        whole = _whole_photo(studio, session, session.preview, strengths)
+        return session.shelf.keep(session.preview, "photo.jpg"), session.shelf.put(whole, ".jpg")
     result = studio.editor.edit(portrait.inversion, strengths, session.edits)
-    session._drafts[:] = [result] if quick and view == FACE_VIEW else []
+    session._drafts[:] = [result] if quick else []
     if session._drafts:
         return show_crop(session, portrait.aligned, session.index), session.shelf.put(result, ".jpg")
-    if view == FACE_VIEW:
-        return show_crop(session, portrait.aligned, session.index), session.shelf.put(result)
-    whole = _into_photo(studio, session, session.preview, result, "preview")
-    return session.shelf.keep(session.preview, "photo.jpg"), session.shelf.put(whole, ".jpg")
+    return show_crop(session, portrait.aligned, session.index), session.shelf.put(result)
 
 
 def settle(session: Session, draft: Image.Image) -> tuple[str, str]:
@@ -190,9 +192,10 @@ def export_result(
     visible_mark: bool = False,
 ) -> str:
     """Path of a picture of the result at full size, named after the photo and the edits."""
-    result = studio.editor.edit(session.portrait.inversion, strengths, session.edits)
     if view == PHOTO_VIEW:
-        result = _into_photo(studio, session, session.photo, result, "photo")
+        result = _whole_photo(studio, session, session.photo, strengths)
+    else:
+        result = studio.editor.edit(session.portrait.inversion, strengths, session.edits)
     note = export.describe(strengths, session.edits)
     return session.shelf.put_file(
         export.result_name(session.name, strengths, suffix),
@@ -218,26 +221,21 @@ def animate(
     yield len(frames), session.shelf.put_file(name, lambda part: export.save_sweep(frames, part, note))
 
 
-def _into_photo(studio: Studio, session: Session, photo: Image.Image, result: Image.Image, size: str) -> Image.Image:
-    """Paste the chosen face's result into the photo (or a smaller copy), in which other faces are as edited before."""
-    scale = (photo.width / session.photo.width, photo.height / session.photo.height)
-
-    def place(aligned: AlignedFace) -> AlignedFace:
-        return replace(aligned, quad=aligned.quad * scale)
-
+def _whole_photo(studio: Studio, session: Session, photo: Image.Image, strengths: Mapping[str, float]) -> Image.Image:
+    """The photo, or a smaller copy of it, with the chosen face edited and the others as they were edited before."""
+    outputs = {session.index: studio.editor.render(session.portrait.inversion, strengths, session.edits)}
     others = session.settings_of_others()
-    known, background = session._backgrounds.get(size, (None, photo))
-    if known != others:
-        background = photo
-        for index, strengths in others.items():
-            portrait = session.portraits[index]
-            edited = studio.editor.edit(portrait.inversion, strengths, session.edits)
-            background = paste_back(background, edited, place(portrait.aligned))
-        if others:
-            session._backgrounds[size] = (others, background)
-        else:
-            session._backgrounds.clear()
-    return paste_back(background, result, place(session.portrait.aligned))
+    for index, settings in others.items():
+        known, output = session._others.get(index, (None, None))
+        if known != settings:
+            output = studio.editor.render(session.portraits[index].inversion, settings, session.edits)
+            session._others[index] = settings, output
+        outputs[index] = output
+    for index in session._others.keys() - others.keys():
+        del session._others[index]
+    scale = (photo.width / session.photo.width, photo.height / session.photo.height)
+    edits = [(session.portraits[index].aligned.scaled(scale), output) for index, output in outputs.items()]
+    return compose(photo, edits, [face.scaled(scale) for face in session.faces])
 
 
 def _thumbnail(photo: Image.Image, face: Face) -> Image.Image:

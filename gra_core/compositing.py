@@ -1,0 +1,309 @@
+"""Draws edits on the photo, at the photo's own size.
+
+An edit is made at 1024 px. Drawn over the photo as it is, it would replace every pixel of the crop by a resampled one.
+Here the photo stays, and only what the edit does to it is drawn:
+
+    result = warp(photo) + R(edit - warp(crop)) - (1 - keep) * (warp(photo) - R(warp(crop)))
+
+`warp` samples along the edit's flow, `R` resamples from the crop to the photo. The second term is the change that the
+edit makes to what it moves. The last one takes away the photo's fine detail, which 1024 px do not hold, where the edit
+shows something else (`keep` is 0 for new teeth, frames, wrinkles); grain of the photo's strength takes its place. Where
+nothing moves and nothing changes, the pixels are the photo's, bit by bit.
+
+Beyond the crop the flow goes on and dies away (a membrane: it solves Laplace's equation), so that hair, necks and
+collars that cross the edge stay whole; the change fades out before the edge.
+
+Blending is in sRGB levels: the change is a difference of levels, and no seam showed that linear light would hide.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from gra_core.alignment import AlignedFace, Face, crop_to_photo
+from gra_core.constants import IMAGE_SIZE
+from gra_core.images import image_to_tensor
+from gra_core.models.maps import around, between, length, paint_over, sample_at, upscale, widened
+
+SIDE = 128
+"""Positions along the crop's side at which flow and masks are kept."""
+BEYOND = 43
+"""Positions beyond the crop, a third of its side, over which the flow dies away."""
+FADE = 0.1
+"""Share of the crop's side, at its edge, over which the change fades out."""
+STILL = (0.15, 0.6)
+"""Pixels of 1024 up to which a place counts as still, and from which on it moves as the flow says."""
+SAME = (2.0, 5.0)
+"""Levels up to which a change counts as none, and from which on it is drawn whole."""
+SAME_MARGIN = 3
+"""Pixels of 1024 around a change that count as changed."""
+FREE = 0.3
+"""Of the longer side of somebody else's face box: distance over which an edit ends before it."""
+TILE = 256
+"""Side of the tiles, in photo pixels, in which the result is drawn: memory does not grow with the photo."""
+GRAIN_TILES = 24
+RELAXATIONS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class EditOutput:
+    """What an edit makes of an aligned face.
+
+    Attributes:
+        image: RGB, 1024 x 1024.
+        flow: float32 (S, S, 2), x and y: where each place comes from, minus the place, in shares of the crop's side.
+        keep: float32 (K, K), 0 to 1: how far the photo's own detail, moved by the flow, holds at each place.
+    """
+
+    image: Image.Image
+    flow: np.ndarray
+    keep: np.ndarray
+
+
+def compose(
+    photo: Image.Image, edits: Sequence[tuple[AlignedFace, EditOutput]], faces: Sequence[Face] = ()
+) -> Image.Image:
+    """Draw edits of faces on the photo that they were cut from.
+
+    All edits are drawn at once from the photo as it is, so that their order changes nothing.
+
+    Args:
+        photo: the RGB photo that was aligned, or a smaller copy with the quads scaled likewise.
+        edits: edited faces.
+        faces: everybody found in the photo, in its pixels. The boxes of others are left as they are by an edit.
+
+    Returns:
+        A new RGB picture of the photo's size.
+    """
+    result = photo.convert("RGB").copy()
+    layers = [_Layer(result, aligned, output, faces) for aligned, output in edits]
+    layers.sort(key=lambda layer: layer.aligned.quad.tolist())
+    layers = [layer for layer in layers if layer.draws]
+    if not layers:
+        return result
+    source = _Source(result)
+    changed: list[tuple[tuple[int, int], Image.Image]] = []
+    for left, top, right, bottom in _tiles(layers, result.size):
+        tile = _draw(source, layers, (left, top, right, bottom))
+        if tile is not None:
+            changed.append(((left, top), tile))
+    for place, tile in changed:
+        result.paste(tile, place)
+    return result
+
+
+class _Source:
+    """A photo from which tiles are sampled."""
+
+    def __init__(self, photo: Image.Image) -> None:
+        self.pixels = np.asarray(photo)
+
+    def warp(self, where: Tensor) -> Tensor:
+        """Sample at positions (H, W, 2) in photo pixels -> (1, 3, H, W) in levels; bicubic, edges reflected."""
+        height, width = self.pixels.shape[:2]
+        margin = 3
+        low = where.amin((0, 1)).floor().long().sub(margin).tolist()
+        high = where.amax((0, 1)).ceil().long().add(margin).tolist()
+        x0, y0 = max(low[0], 0), max(low[1], 0)
+        x1, y1 = min(max(high[0], x0 + 4), width), min(max(high[1], y0 + 4), height)
+        x0, y0 = min(x0, x1 - 1), min(y0, y1 - 1)
+        patch = torch.from_numpy(np.ascontiguousarray(self.pixels[y0:y1, x0:x1])).permute(2, 0, 1)[None].float()
+        size = torch.tensor([x1 - x0, y1 - y0], dtype=torch.float32)
+        grid = 2 * (where - torch.tensor([x0, y0])) / size - 1
+        return F.grid_sample(patch, grid[None], "bicubic", "reflection", align_corners=False)
+
+
+class _Layer:
+    """One edited face, as maps around its crop."""
+
+    def __init__(self, photo: Image.Image, aligned: AlignedFace, output: EditOutput, faces: Sequence[Face]) -> None:
+        self.aligned = aligned
+        to_photo = crop_to_photo(aligned.quad)
+        self.linear = torch.tensor(to_photo[:2, :2], dtype=torch.float32)
+        self.to_crop = torch.tensor(np.linalg.inv(to_photo)[:2], dtype=torch.float32)
+        self.side = float(np.hypot(*to_photo[:2, 0]))
+        crop, edited = (image_to_tensor(image).add(1).mul(127.5) for image in (aligned.image, output.image))
+        inside = _inside(SIDE)
+        free = self._free(photo.size, faces)
+        flow = torch.from_numpy(np.ascontiguousarray(output.flow)).permute(2, 0, 1)[None].float()
+        flow = F.interpolate(flow, size=SIDE, mode="bilinear", align_corners=False)
+        flow = flow * between(IMAGE_SIZE * length(flow), *STILL)
+        self.flow = free * _beyond(flow, inside)  # in shares of the side, on the wide grid
+        moved = sample_at(crop, IMAGE_SIZE * self._on_crop(self.flow))
+        change = edited - moved
+        fade = _inside(IMAGE_SIZE) * self._on_crop(free)
+        shown = widened(around(change.abs().amax(1, keepdim=True), 3), SAME_MARGIN)
+        shown = around(between(shown, *SAME), 2 * SAME_MARGIN + 1) * fade
+        keep = torch.from_numpy(np.ascontiguousarray(output.keep))[None, None].float()
+        keep = F.interpolate(keep, size=IMAGE_SIZE, mode="bilinear", align_corners=False)
+        size = min(IMAGE_SIZE, max(1, round(self.side)))
+        layers = torch.cat((change * shown, moved, shown * (1 - keep), shown), 1)
+        if size < IMAGE_SIZE:
+            layers = F.interpolate(layers, size=size, mode="bilinear", antialias=True, align_corners=False)
+        self.layers = layers
+        self.coarse = F.pad(F.adaptive_max_pool2d(self.layers[:, 7:], SIDE), (BEYOND,) * 4)
+        self.grain = self._grain(photo, crop) if size == IMAGE_SIZE and (self.layers[:, 6:7] > 0.1).any() else None
+
+    @property
+    def draws(self) -> bool:
+        """Whether anything is to be drawn at all."""
+        return bool(self.flow.any() or self.coarse.any())
+
+    @cached_property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of all that it may change, in photo pixels."""
+        some = (length(self.flow)[0, 0] > 0) | (self.coarse[0, 0] > 0)
+        rows, columns = (torch.nonzero(some.any(axis)).flatten() for axis in (1, 0))
+        u = (torch.tensor([columns[0], columns[-1] + 1]) - BEYOND - 1) / SIDE + torch.tensor([0, 2 / SIDE])
+        v = (torch.tensor([rows[0], rows[-1] + 1]) - BEYOND - 1) / SIDE + torch.tensor([0, 2 / SIDE])
+        corners = torch.cartesian_prod(u, v).T
+        points = self.linear @ corners + torch.tensor(self.aligned.quad[0], dtype=torch.float32)[:, None]
+        return (*points.amin(1).tolist(), *points.amax(1).tolist())
+
+    def at(self, places: Tensor) -> Tensor:
+        """Positions (H, W, 2) in photo pixels -> in shares of the crop's side."""
+        return places @ self.to_crop[:, :2].T + self.to_crop[:, 2]
+
+    def _on_crop(self, wide: Tensor) -> Tensor:
+        """A map on the wide grid at IMAGE_SIZE, without what lies beyond the crop."""
+        return upscale(wide, IMAGE_SIZE // SIDE)[..., *(slice(8 * BEYOND, 8 * BEYOND + IMAGE_SIZE),) * 2]
+
+    def _free(self, size: tuple[int, int], faces: Sequence[Face]) -> Tensor:
+        """How far the edit may reach, 0 to 1, on the wide grid: not to other faces, nor to the picture's edge."""
+        count = SIDE + 2 * BEYOND
+        steps = (torch.arange(count, dtype=torch.float32) + 0.5 - BEYOND) / SIDE
+        grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1)
+        places = grid @ self.linear.T + torch.tensor(self.aligned.quad[0], dtype=torch.float32)
+        free = torch.ones(count, count)
+        own = self.aligned.face.box
+        cell = 1.5 * self.side / SIDE
+        for face in faces:
+            if _overlap(face.box, own) > 0.5:
+                continue
+            left, top, right, bottom = face.box
+            x, y = places.unbind(-1)
+            away_x = torch.maximum(left - x, x - right).clamp_min(0)
+            away_y = torch.maximum(top - y, y - bottom).clamp_min(0)
+            away = torch.hypot(away_x, away_y) - cell
+            free = torch.minimum(free, _smooth(away / (FREE * max(right - left, bottom - top))))
+        return free[None, None]
+
+    def _grain(self, photo: Image.Image, crop: Tensor) -> Tensor:
+        """Standard deviation of what 1024 px do not hold of the photo, in levels, (3,): the smallest of many places."""
+        source, generator = _Source(photo), np.random.default_rng(0)
+        found = []
+        for u, v in generator.uniform(0.1, 0.9, (GRAIN_TILES, 2)):
+            centre = (
+                self.linear @ torch.tensor([u, v], dtype=torch.float32) + torch.tensor(self.aligned.quad[0]).float()
+            )
+            left, top = centre.round().sub(16).tolist()
+            if not (0 <= left < photo.width - 32 and 0 <= top < photo.height - 32):
+                continue
+            places = _places(int(left), int(top), int(left) + 32, int(top) + 32)
+            fine = source.warp(places) - _sample(crop, self.at(places))
+            found.append(fine.std((0, 2, 3)))
+        return torch.stack(found).quantile(0.25, 0) if found else torch.zeros(3)
+
+
+def _draw(source: _Source, layers: Sequence[_Layer], tile: tuple[int, int, int, int]) -> Image.Image | None:
+    """One tile of the result; None where it is the photo's."""
+    left, top, right, bottom = tile
+    places = _places(left, top, right, bottom)
+    offset, change, less = torch.zeros_like(places), 0.0, 0.0
+    touched = torch.zeros(places.shape[:2], dtype=torch.bool)
+    for layer in layers:
+        where = layer.at(places)
+        wide = (where * SIDE + BEYOND) / (SIDE + 2 * BEYOND)
+        flow = _sample(layer.flow, wide, "bilinear")[0].permute(1, 2, 0)
+        if not flow.any() and not _sample(layer.coarse, wide, "bilinear").any():
+            continue
+        offset = offset + flow @ layer.linear.T
+        touched |= (flow != 0).any(-1)
+        values = _sample(layer.layers, where, "bilinear")
+        inside = ((where >= 0) & (where <= 1)).all(-1)
+        values = values * inside
+        part, moved, lost, shown = values.split((3, 3, 1, 1), 1)
+        change = change + part
+        touched |= shown[0, 0] > 0
+        if (lost > 0).any():
+            less = less + lost * (source.warp(places + flow @ layer.linear.T) - moved)
+            if layer.grain is not None:
+                noise = np.random.default_rng([left, top]).standard_normal((3, *places.shape[:2]), dtype=np.float32)
+                change = change + lost * layer.grain[:, None, None] * torch.from_numpy(noise)
+    if not touched.any():
+        return None
+    drawn = source.warp(places + offset) + change - less
+    drawn = drawn[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
+    before = source.pixels[top:bottom, left:right]
+    return Image.fromarray(np.where(touched.numpy()[..., None], drawn, before))
+
+
+def _tiles(layers: Sequence[_Layer], size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """The tiles of a photo that an edit may change."""
+    found = set()
+    for layer in layers:
+        left, top, right, bottom = layer.bounds
+        for y in range(max(0, int(top // TILE) * TILE), min(size[1], int(bottom) + 1), TILE):
+            for x in range(max(0, int(left // TILE) * TILE), min(size[0], int(right) + 1), TILE):
+                found.add((x, y, min(x + TILE, size[0]), min(y + TILE, size[1])))
+    return sorted(found)
+
+
+def _beyond(flow: Tensor, inside: Tensor) -> Tensor:
+    """A flow (1, 2, SIDE, SIDE) on the wide grid: smooth near the crop's edge, dying away beyond it.
+
+    Near the edge what moves carries what it uncovers along: there is no picture of the edit to cover that with.
+    """
+    weight = length(flow) + 1e-4
+    carried = around(flow * weight, 15) / around(weight, 15)
+    flow = torch.lerp(carried, flow, inside)
+    wide = F.pad(flow, (BEYOND,) * 4)
+    known = F.pad(torch.ones_like(flow[:, :1]), (BEYOND,) * 4)
+    known[..., 0, :] = known[..., -1, :] = known[..., :, 0] = known[..., :, -1] = 1
+    size = 256
+    margin = size - wide.shape[-1]
+    square, counts = (F.pad(x, (0, margin, 0, margin), value=v) for x, v in ((wide, 0.0), (known, 1.0)))
+    filled = paint_over(square, counts)[..., : wide.shape[-1], : wide.shape[-1]]
+    for _ in range(RELAXATIONS):
+        mean = F.avg_pool2d(F.pad(filled, (1, 1, 1, 1)), (3, 3), 1)
+        filled = torch.where(known > 0, wide, mean)
+    return filled
+
+
+def _inside(side: int) -> Tensor:
+    """0 at the crop's edge, 1 from FADE of its side inwards, (1, 1, side, side)."""
+    steps = (torch.arange(side) + 0.5) / side
+    one = _smooth(torch.minimum(steps, 1 - steps) / FADE)
+    return (one[:, None] * one[None])[None, None]
+
+
+def _smooth(x: Tensor) -> Tensor:
+    """Smoothstep from 0 at 0 to 1 at 1."""
+    x = x.clamp(0, 1)
+    return x * x * (3 - 2 * x)
+
+
+def _sample(maps: Tensor, where: Tensor, mode: str = "bicubic") -> Tensor:
+    """Maps (1, C, S, S) at positions (H, W, 2) in shares of their side -> (1, C, H, W); edges repeated."""
+    return F.grid_sample(maps, (2 * where - 1)[None], mode, "border", align_corners=False)
+
+
+def _places(left: int, top: int, right: int, bottom: int) -> Tensor:
+    """Centres of pixels, (bottom - top, right - left, 2)."""
+    x, y = (torch.arange(first, last, dtype=torch.float32) + 0.5 for first, last in ((left, right), (top, bottom)))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
+
+
+def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
+    """Shared area of two boxes over all area."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(width, 0) * max(height, 0)
+    areas = [(right - left) * (bottom - top) for left, top, right, bottom in (one, other)]
+    return shared / max(sum(areas) - shared, 1)
