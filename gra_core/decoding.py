@@ -40,6 +40,7 @@ MARGIN_BYTES = 200_000_000
 
 STRIP_PIXELS = 2**16
 
+_DAMAGED = "{} is damaged or only partly there. Copy or download it again, or choose another photo."
 _USE_INSTEAD = "Save it as a JPEG, PNG or WebP file and try again."
 
 _ORIENTATION_TAG = 0x0112
@@ -71,7 +72,7 @@ def read_header(source: Shared, name: str) -> dict[str, int]:
     Raises:
         UnreadableImageError: it is not a picture, too large, or made to take forever.
     """
-    with _opened(source, name) as (image, full):
+    with refusing(UnreadableImageError, _DAMAGED.format(name)), _opened(source, name) as (image, full):
         pixels, kind = image.width * image.height, _kind(image)
         if kind == "JPEG":
             _check_scans(source, name)
@@ -94,8 +95,7 @@ def read_pixels(source: Shared, target: Shared, name: str) -> list[int]:
     Raises:
         UnreadableImageError: the file is damaged.
     """
-    wrong = f"{name} is damaged or only partly there. Copy or download it again, or choose another photo."
-    with _opened(source, name) as (image, _), refusing(UnreadableImageError, wrong):
+    with refusing(UnreadableImageError, _DAMAGED.format(name)), _opened(source, name) as (image, _):
         return list(_decode(image, target.map()))
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from gra_core import sandbox
 from gra_core.decoding import MARGIN_BYTES, MAX_PIXELS, picture_over
-from gra_core.errors import BusyError, UnreadableImageError
+from gra_core.errors import BusyError, UnreadableImageError, refusing
 from gra_core.sandbox import SandboxError, Shared
 
 __all__ = ["MAX_PIXELS", "from_bytes", "image_to_tensor", "load_image", "tensor_to_image", "to_bytes"]
@@ -40,6 +40,8 @@ PATIENCE = 60.0
 """How long a picture waits for its share of the budget."""
 
 BYTES_PER_PIXEL = 4
+
+_DAMAGED = "{} is damaged or needs too much memory. Copy or download it again, or choose another photo."
 
 
 def load_image(source: str | Path | bytes | BinaryIO | Shared) -> Image.Image:
@@ -63,20 +65,21 @@ def load_image(source: str | Path | bytes | BinaryIO | Shared) -> Image.Image:
         UnreadableImageError: there is no such file, or it is empty, damaged, not a picture, takes too long,
             or is of more than `MAX_PIXELS` pixels (known from its header, before anything is decoded), or of less
             where its kind takes more memory for each.
-        BusyError: other pictures were in the way for too long.
+        BusyError: other pictures were in the way for too long, or there is no memory left.
     """
     shared, name = _share(source)
-    with shared:
+    with shared, refusing(UnreadableImageError, _DAMAGED.format(name)):
         header = _ask("read_header", [shared], name, HEADER_SECONDS, MARGIN_BYTES + shared.size)
         room = header["pixels"] * BYTES_PER_PIXEL
-        with _budget.taken(header["memory"]) as taken, Shared.memory(room) as target:
+        no_room = "There is no memory for this photo just now. Try again in a minute."
+        with _budget.taken(header["memory"]) as taken, refusing(BusyError, no_room), Shared.memory(room) as target:
             memory = header["memory"] + MARGIN_BYTES
             width, height = _ask("read_pixels", [shared, target], name, PIXEL_SECONDS, memory)
-            if width * height * BYTES_PER_PIXEL != room:
-                raise _damaged(name)
             pixels = target.map(writable=False)
             taken.keep(pixels, room)
-    return picture_over(pixels, (width, height))
+        if width * height * BYTES_PER_PIXEL != room:
+            raise ValueError("not the size that was said")
+        return picture_over(pixels, (width, height))
 
 
 def image_to_tensor(image: Image.Image) -> torch.Tensor:
@@ -143,14 +146,8 @@ def _ask(function: str, shared: list[Shared], name: str, seconds: float, memory:
             raise UnreadableImageError(
                 f"{name} takes too long to open. Save it as a JPEG, PNG or WebP file and try again."
             ) from error
-        raise _damaged(name) from error
+        raise UnreadableImageError(_DAMAGED.format(name)) from error
     return answer
-
-
-def _damaged(name: str) -> UnreadableImageError:
-    return UnreadableImageError(
-        f"{name} is damaged or needs too much memory. Copy or download it again, or choose another photo."
-    )
 
 
 class _Budget:

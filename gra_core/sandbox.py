@@ -99,7 +99,8 @@ class Shared:
             import fcntl  # noqa: PLC0415 - not on Windows
 
             # Of a fixed size: a worker that made it shorter would crash whoever reads the end.
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            with contextlib.suppress(OSError):  # a system that only resembles Linux
+                fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         return cls(size, descriptor)
 
     @classmethod

@@ -213,6 +213,7 @@ def bombs() -> Files:
         yield f"size-{width}x{height}.jpg", jpeg[: frame + 5] + struct.pack(">HH", height, width) + jpeg[frame + 9 :]
     progressive = encode(photo(), "JPEG", progressive=True)
     frame = progressive.index(b"\xff\xc2")
+    yield "sampling.jpg", progressive[: frame + 11] + b"\0" + progressive[frame + 12 :]
     yield "size-progressive.jpg", progressive[: frame + 5] + struct.pack(">HH", 9_990, 9_990) + progressive[frame + 9 :]
     yield "markers.jpg", jpeg[:2] + b"\xff\xfe\x00\x02" * 400_000 + jpeg[2:]
     yield "fill.jpg", jpeg[:2] + b"\xff" * 2_000_000 + jpeg[2:]
