@@ -69,3 +69,9 @@ def _read(path: Path) -> str:
 def _pss(number: str) -> int:
     lines = _read(Path(f"/proc/{number}/smaps_rollup")).splitlines()
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def memory_of(process: int) -> float:
+    """Resident memory of a process in megabytes."""
+    fields = Path(f"/proc/{process}/status").read_text().split("VmRSS:")[1].split()
+    return int(fields[0]) / 1000

@@ -1,5 +1,6 @@
 """What breaks around a running page, and what it does then: `make load`, or `pytest tests/load/faults.py`."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -8,12 +9,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
+import hostile
 import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
+from measuring import memory_of
 from serving import SERVER, files_in, free_port, launched, start, wait_until
 
 from gra_core.constants import CHECKPOINT_DIR, PROJECT_ROOT
@@ -147,3 +151,35 @@ def test_uploads_that_break_off_leave_nothing(tmp_path, photo, monkeypatch):
             thread.join()
         wait_until(lambda: files_in(tmp_path) == [], 60)
         assert httpx.post(address + UPLOAD, files={"files": ("me.png", photo.read_bytes())}).status_code == 200
+
+
+def test_hostile_files_through_the_api(tmp_path):
+    """Each is answered with a picture or a sentence, in time, and the server goes on."""
+    corpus = hostile.write_corpus(tmp_path / "corpus")
+    process, address = start(tmp_path, [SERVER])
+    outcomes, slow, times = Counter(), [], []
+    try:
+        before = memory_of(process.pid)
+        for path in itertools.chain.from_iterable(corpus.values()):
+            begun = time.monotonic()
+            sent = httpx.post(address + UPLOAD, files={"files": (path.name, path.read_bytes())}, timeout=60)
+            if sent.status_code != 200:
+                outcomes[f"refused: {sent.status_code}"] += 1
+                continue
+            image = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
+            called = httpx.post(f"{address}{CALL}align", json={"data": [image, 0]}, timeout=60)
+            answer = httpx.get(f"{address}{CALL}align/{called.json()['event_id']}", timeout=60).text
+            assert str(tmp_path) not in answer or "event: complete" in answer
+            assert words.UNEXPECTED not in answer, path
+            outcomes["picture" if "event: complete" in answer else "sentence"] += 1
+            times.append(time.monotonic() - begun)
+            if times[-1] > 10:
+                slow.append(path.name)
+        time.sleep(20)
+        after = memory_of(process.pid)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+    print(f"{outcomes}, longest {max(times):.1f} s, memory {before:.0f} MB, then {after:.0f} MB")
+    assert slow == []
+    assert "Traceback" not in (tmp_path / "log").read_text()

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+from measuring import memory_of
 from serving import start
 
 from gra_core.constants import PROJECT_ROOT
@@ -151,12 +152,6 @@ def crowd(address: str, visitors: int, seconds: float) -> Seen:
     for thread in threads:
         thread.join(seconds + 60)
     return seen
-
-
-def memory_of(process: int) -> float:
-    """Resident memory of a process in megabytes."""
-    fields = Path(f"/proc/{process}/status").read_text().split("VmRSS:")[1].split()
-    return int(fields[0]) / 1000
 
 
 def main() -> None:
