@@ -250,8 +250,11 @@ def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
 
     def flatten(strip: Image.Image) -> Image.Image:
         strip = strip.convert("RGBA")
+        alpha, colours = strip.getchannel("A"), to_srgb(strip.convert("RGB"))
+        if alpha.getextrema() == (255, 255):  # as in most screenshots
+            return colours
         page = Image.new("RGB", strip.size, "white")
-        page.paste(to_srgb(strip.convert("RGB")), mask=strip.getchannel("A"))
+        page.paste(colours, mask=alpha)
         return page
 
     return flatten

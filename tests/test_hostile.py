@@ -13,6 +13,7 @@ from measuring import watched
 from PIL import Image
 from serving import StandIn
 
+from gra_core import sandbox
 from gra_core.batch import FolderSink, edit_batch, list_items
 from gra_core.directions.importers import import_direction
 from gra_core.directions.mappers import load_mapper
@@ -67,6 +68,7 @@ def read(path: Path, out: Path) -> str | Image.Image:
 
 def send_through(path: Path, out: Path) -> Result:
     """What becomes of one file."""
+    sandbox.call("os:getpid", [], {}, seconds=9, memory=10**8)  # a worker that is ready: its start does not count
     started = time.perf_counter()
     with watched(stalls=False) as watch:
         try:
@@ -76,7 +78,7 @@ def send_through(path: Path, out: Path) -> Result:
             if picture:
                 assert read_of.mode == "RGB"
                 assert read_of.info == {}
-                read_of.getextrema()
+                read_of.resize((32, 32), Image.Resampling.BOX)  # looks at every pixel
             del read_of
         except GRAError as error:
             said = str(error)
