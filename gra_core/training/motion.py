@@ -1,0 +1,171 @@
+"""Pairs of pictures of one person who moves, out of real clips: what no generated pair shows the streams.
+
+The generator explains its own faces by itself; a real head that turns takes a hat and a hand along. Of a pair
+the streams are given the residuals of one frame and the code of the other, and are to draw the other.
+
+A folder of clips has a file `index.csv` with a row a frame, and the frames of clip C as `C/K.webp` (or .png, .jpg)
+beside it. Columns (others are left alone):
+
+- `clip`, `frame`: folder and file name, without the suffix. All frames of a clip are cut by one window.
+- `quad`: corners of the aligned face in pixels of the stored picture, x and y in turn: top left, bottom left, bottom
+  right, top right; a square, which may be turned.
+- `picture_box`: left, top, right, bottom of what is picture; beyond it the stored picture is made up (reflected).
+- `split`: "train" or "val"; a person must not be in both.
+"""
+
+import csv
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from gra_core.constants import ENCODER_SIZE, IMAGE_SIZE
+from gra_core.errors import UnreadableImageError
+from gra_core.images import from_bytes
+
+INDEX = "index.csv"
+
+SAME_QUAD = 0.06
+"""Largest distance between corners of two frames' quads, as a share of their side, at which both are cut by the mean of
+the two, so that what is behind stands still; else each is cut by its own."""
+
+FLOW_SIDE = 128
+
+
+@dataclass(frozen=True, eq=False)
+class MotionPairs:
+    """Pairs of frames of one clip each.
+
+    Attributes:
+        source: aligned frames whose residuals are taken, (B, 3, 1024, 1024) in [-1, 1].
+        target: aligned frames to be drawn, the same shape.
+        valid: where the target is picture and not made up, 0 or 1, (B, 1, 256, 256).
+        flow: from the target to the source, of what stands still before the camera: source position minus own, x and
+            y, in positions, (B, 2, 128, 128).
+    """
+
+    source: Tensor
+    target: Tensor
+    valid: Tensor
+    flow: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A frame of a clip.
+
+    Attributes:
+        picture: (3, H, W), uint8.
+        square: affine map (2, 3) from places in the aligned face, 0 to 1, to pixels of the picture.
+        box: left, top, right, bottom of what is picture, in pixels, (4,).
+    """
+
+    picture: Tensor
+    square: Tensor
+    box: Tensor
+
+    @classmethod
+    def read(cls, folder: Path, row: dict[str, str], device: torch.device) -> Self:
+        """The frame of a row of the index."""
+        (path,) = (folder / row["clip"]).glob(f"{row['frame']}.*")
+        pixels = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+        quad, box = (torch.tensor([float(x) for x in row[name].split()]) for name in ("quad", "picture_box"))
+        first, below, _, beside = quad.view(4, 2)
+        square = torch.stack((beside - first, below - first, first), 1)
+        return cls(pixels.to(device), square.to(device), box.to(device))
+
+
+class Clips:
+    """The frames of all clips of one split, decoded once, on the device."""
+
+    def __init__(self, folder: Path, device: torch.device, split: str = "train") -> None:
+        """Read a folder of clips.
+
+        Raises:
+            UnreadableImageError: It has no index, or no clip of the split has two frames.
+        """
+        path = folder / INDEX
+        if not path.is_file():
+            raise UnreadableImageError(f"There is no {INDEX} in {folder}. Give a folder of clips as `train` wants it.")
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == split]
+        with ThreadPoolExecutor() as pool:
+            frames = list(pool.map(lambda row: Frame.read(folder, row, device), rows))
+        clips: dict[str, list[Frame]] = {}
+        for row, frame in zip(rows, frames, strict=True):
+            clips.setdefault(row["clip"], []).append(frame)
+        self.clips = [clip for clip in clips.values() if len(clip) > 1]
+        self.device = device
+        if not self.clips:
+            raise UnreadableImageError(f"No clip in {folder} is of '{split}' and has two frames.")
+
+    def sample(self, count: int) -> MotionPairs:
+        """Random pairs, every clip as often as another, half of them mirrored."""
+        pairs = []
+        for clip, turn in zip(torch.randint(len(self.clips), (count,)), torch.rand(count), strict=True):
+            frames = self.clips[clip]
+            first, second = torch.randperm(len(frames))[:2]
+            pairs.append(pair_of(frames[first], frames[second], mirrored=bool(turn < 0.5)))
+        return join(pairs)
+
+
+def pair_of(source: Frame, target: Frame, *, mirrored: bool = False) -> MotionPairs:
+    """A pair (B = 1) of two frames of one clip."""
+    squares = [source.square, target.square]
+    if distance(*squares) < SAME_QUAD:
+        squares = [(squares[0] + squares[1]) / 2] * 2
+    if mirrored:
+        squares = [mirror(square) for square in squares]
+    pictures = [cut(frame.picture, square) for frame, square in zip((source, target), squares, strict=True)]
+    valid = inside(places(squares[1], ENCODER_SIZE), target.box)
+    return MotionPairs(*pictures, valid[None, None].float(), known_flow(*squares, FLOW_SIDE))
+
+
+def join(pairs: list[MotionPairs]) -> MotionPairs:
+    """Pairs as one batch."""
+    return MotionPairs(*(torch.cat(x) for x in zip(*(vars(pair).values() for pair in pairs), strict=True)))
+
+
+def distance(first: Tensor, second: Tensor) -> float:
+    """Largest distance between corners of two squares (2, 3), as a share of the second's side."""
+    corners = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 1], [1, 0, 1]], device=first.device).T
+    return ((first - second) @ corners).norm(dim=0).amax().item() / second[:, 0].norm().item()
+
+
+def mirror(square: Tensor) -> Tensor:
+    """A square (2, 3) that shows what it shows as a mirror does."""
+    across, down, start = square.unbind(1)
+    return torch.stack((-across, down, start + across), 1)
+
+
+def places(square: Tensor, side: int) -> Tensor:
+    """Pixels, x and y, (side, side, 2), that the places of an aligned face show."""
+    axis = (torch.arange(side, device=square.device) + 0.5) / side
+    v, u = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack((u, v, torch.ones_like(u)), -1) @ square.T
+
+
+def inside(points: Tensor, box: Tensor) -> Tensor:
+    """Which of the points (..., 2) lie in a box (left, top, right, bottom)."""
+    return ((points >= box[:2]) & (points <= box[2:])).all(-1)
+
+
+def cut(picture: Tensor, square: Tensor) -> Tensor:
+    """The aligned face (1, 3, 1024, 1024) in [-1, 1] that a square (2, 3) shows of a picture (3, H, W), uint8."""
+    size = torch.tensor([picture.shape[2], picture.shape[1]], device=picture.device)
+    grid = 2 * places(square, IMAGE_SIZE) / size - 1
+    found = F.grid_sample(from_bytes(picture[None]), grid[None], "bicubic", "reflection", align_corners=False)
+    return found.clamp(-1, 1)
+
+
+def known_flow(source: Tensor, target: Tensor, side: int) -> Tensor:
+    """Where in the source what stands still is that the target shows, (1, 2, side, side), by their squares (2, 3)."""
+    origin = torch.linalg.solve(source[:, :2], (places(target, side) - source[:, 2]).flatten(0, 1).T)
+    own = places(torch.eye(2, 3, device=target.device), side)
+    return side * (origin.T.view(side, side, 2) - own).permute(2, 0, 1)[None]
