@@ -62,23 +62,22 @@ class Frame:
 
     Attributes:
         picture: (3, H, W), uint8.
-        square: affine map (2, 3) from places in the aligned face, 0 to 1, to pixels of the picture.
-        box: left, top, right, bottom of what is picture, in pixels, (4,).
+        square: affine map (2, 3) from places in the aligned face, 0 to 1, to pixels of the picture; in main memory.
+        box: left, top, right, bottom of what is picture, in pixels.
     """
 
     picture: Tensor
     square: Tensor
-    box: Tensor
+    box: list[float]
 
     @classmethod
     def read(cls, folder: Path, row: dict[str, str], device: torch.device) -> Self:
         """The frame of a row of the index."""
         (path,) = (folder / row["clip"]).glob(f"{row['frame']}.*")
         pixels = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
-        quad, box = (torch.tensor([float(x) for x in row[name].split()]) for name in ("quad", "picture_box"))
-        first, below, _, beside = quad.view(4, 2)
-        square = torch.stack((beside - first, below - first, first), 1)
-        return cls(pixels.to(device), square.to(device), box.to(device))
+        quad, box = ([float(x) for x in row[name].split()] for name in ("quad", "picture_box"))
+        first, below, _, beside = torch.tensor(quad).view(4, 2)
+        return cls(pixels.to(device), torch.stack((beside - first, below - first, first), 1), box)
 
 
 class Clips:
@@ -123,8 +122,9 @@ def pair_of(source: Frame, target: Frame, *, mirrored: bool = False) -> MotionPa
     if mirrored:
         squares = [mirror(square) for square in squares]
     pictures = [cut(frame.picture, square) for frame, square in zip((source, target), squares, strict=True)]
-    valid = inside(places(squares[1], ENCODER_SIZE), target.box)
-    return MotionPairs(*pictures, valid[None, None].float(), known_flow(*squares, FLOW_SIDE))
+    device = target.picture.device
+    valid = inside(places(squares[1], ENCODER_SIZE, device), target.box)
+    return MotionPairs(*pictures, valid[None, None].float(), known_flow(*squares, FLOW_SIDE, device))
 
 
 def join(pairs: list[MotionPairs]) -> MotionPairs:
@@ -134,7 +134,7 @@ def join(pairs: list[MotionPairs]) -> MotionPairs:
 
 def distance(first: Tensor, second: Tensor) -> float:
     """Largest distance between corners of two squares (2, 3), as a share of the second's side."""
-    corners = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 1], [1, 0, 1]], device=first.device).T
+    corners = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 1], [1, 0, 1]]).T
     return ((first - second) @ corners).norm(dim=0).amax().item() / second[:, 0].norm().item()
 
 
@@ -144,28 +144,31 @@ def mirror(square: Tensor) -> Tensor:
     return torch.stack((-across, down, start + across), 1)
 
 
-def places(square: Tensor, side: int) -> Tensor:
-    """Pixels, x and y, (side, side, 2), that the places of an aligned face show."""
-    axis = (torch.arange(side, device=square.device) + 0.5) / side
+def places(square: Tensor, side: int, device: torch.device) -> Tensor:
+    """Pixels, x and y, (side, side, 2), that the places of an aligned face show, by its square (2, 3)."""
+    axis = (torch.arange(side, device=device) + 0.5) / side
     v, u = torch.meshgrid(axis, axis, indexing="ij")
-    return torch.stack((u, v, torch.ones_like(u)), -1) @ square.T
+    (a, b, c), (d, e, f) = square.tolist()
+    return torch.stack((a * u + b * v + c, d * u + e * v + f), -1)
 
 
-def inside(points: Tensor, box: Tensor) -> Tensor:
+def inside(points: Tensor, box: list[float]) -> Tensor:
     """Which of the points (..., 2) lie in a box (left, top, right, bottom)."""
-    return ((points >= box[:2]) & (points <= box[2:])).all(-1)
+    (x, y), (left, top, right, bottom) = points.unbind(-1), box
+    return (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
 
 
 def cut(picture: Tensor, square: Tensor) -> Tensor:
     """The aligned face (1, 3, 1024, 1024) in [-1, 1] that a square (2, 3) shows of a picture (3, H, W), uint8."""
-    size = torch.tensor([picture.shape[2], picture.shape[1]], device=picture.device)
-    grid = 2 * places(square, IMAGE_SIZE) / size - 1
+    height, width = picture.shape[1:]
+    to_grid = torch.tensor([[2 / width], [2 / height]])
+    grid = places(to_grid * square, IMAGE_SIZE, picture.device) - 1
     found = F.grid_sample(from_bytes(picture[None]), grid[None], "bicubic", "reflection", align_corners=False)
     return found.clamp(-1, 1)
 
 
-def known_flow(source: Tensor, target: Tensor, side: int) -> Tensor:
+def known_flow(source: Tensor, target: Tensor, side: int, device: torch.device) -> Tensor:
     """Where in the source what stands still is that the target shows, (1, 2, side, side), by their squares (2, 3)."""
-    origin = torch.linalg.solve(source[:, :2], (places(target, side) - source[:, 2]).flatten(0, 1).T)
-    own = places(torch.eye(2, 3, device=target.device), side)
-    return side * (origin.T.view(side, side, 2) - own).permute(2, 0, 1)[None]
+    there = torch.cat((target[:, :2], target[:, 2:] - source[:, 2:]), 1)
+    step = torch.linalg.solve(source[:, :2], there) - torch.eye(2, 3)
+    return side * places(step, side, device).permute(2, 0, 1)[None]

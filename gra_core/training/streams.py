@@ -87,8 +87,8 @@ LOSS_WEIGHTS = {
     "still": 0.1,
     "realism": 0.05,
 }
-"""`rec_*`: the Reconstruction Stream's picture. `edit_*`: the final picture of all pairs but free ones. `features_*`: the
-same picture before the pixel residual. `unedited_*`: the Editing Stream's picture without an edit, before the pixel
+"""`rec_*`: the Reconstruction Stream's picture. `edit_*`: the final picture of all pairs but free ones. `features_*`:
+the same picture before the pixel residual. `unedited_*`: the Editing Stream's picture without an edit, before the pixel
 residual. `*_detail*`: L1 and ST-LPIPS on a 256 px window at full size, not of clips, whose fine detail is compression.
 `flow`: correspondence of misaligned pairs. `photometric`: source picture moved by the finest correspondence against the
 target of exact, returned and motion pairs. Of free edits, `change` and `extent`: the person; `found`: what the encoder
@@ -241,9 +241,10 @@ class StreamTraining(Training):
         truth = sample_codes(self.generator, count, mixed=0.3) + random_glasses(self.named, count, GLASSES_SHARE)
         both = self.run_generator(torch.cat((truth, truth + offset))).float().clamp(-1, 1)
         masks = person_masks(self.person, both)
-        elsewhere = torch.arange(count, device=device).lt(BACKGROUND_SHARE * count).repeat(2)
-        plates = self.backgrounds.sample(int(elsewhere.sum()) // 2, IMAGE_SIZE)
-        both[elsewhere] = set_before(both[elsewhere], masks[elsewhere], torch.cat((plates, plates)))
+        elsewhere = slice(math.ceil(BACKGROUND_SHARE * count))
+        plates = self.backgrounds.sample(elsewhere.stop, IMAGE_SIZE)
+        for pictures, persons in zip(both.chunk(2), masks.chunk(2), strict=True):
+            pictures[elsewhere] = set_before(pictures[elsewhere], persons[elsewhere], plates)
         tone = [torch.cat((t, t)) for t in random_tone(count, device, 0.7)]
         toned = torch.rand(count, 1, 1, 1, device=device).lt(0.6).repeat(2, 1, 1, 1)
         both = torch.where(toned, apply_tone(both, tone), both)
