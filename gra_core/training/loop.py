@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gra_core.constants import CHECKPOINT_DIR
-from gra_core.models.editing import GlobalAlignmentModule, PixelAlignmentModule
+from gra_core.models.editing import PixelAlignmentModule
 from gra_core.models.generator import Generator, SynthesisBlock
 from gra_core.models.person import PersonNet
-from gra_core.models.reconstruction import DetailEncoder, GradualResidualModule
 from gra_core.training.losses import load_face_net
 from gra_core.training.perceptual import ShiftTolerantLPIPS, load_published
 from gra_core.training.runtime import (
@@ -35,13 +34,8 @@ from gra_core.training.runtime import (
 COMPILERS = ("inductor", "eager", "none")
 """What compiles the nets; "eager" traces them as the first does and runs them as they are, to try things out."""
 
-COMPILED_PARTS = (
-    SynthesisBlock,
-    DetailEncoder,
-    GradualResidualModule,
-    GlobalAlignmentModule,
-    PixelAlignmentModule,
-)
+COMPILED_PARTS = (SynthesisBlock, PixelAlignmentModule)
+"""Those that work on large maps: what is won by compiling smaller ones takes longer to compile."""
 
 LOG_EVERY = 100
 SAVE_EVERY = 500
