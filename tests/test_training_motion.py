@@ -1,15 +1,15 @@
 """Pairs of frames of clips: cut by the right squares, and what stands still found again."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from gra_core.errors import UnreadableImageError
-from gra_core.models.maps import sample_at, upscale_flow
-from gra_core.training.motion import SAME_QUAD, Clips, distance, mirror, pair_of, places
-from gra_core.training.streams import KINDS, counts_of_kinds, spans_of_kinds
+from gra_core.training.motion import SAME_QUAD, Clips, MotionPairs, distance, mirror, pair_of, places
+from gra_core.training.streams import KINDS, StreamTraining, counts_of_kinds, spans_of_kinds
 
 CPU = torch.device("cpu")
-INSIDE = (slice(None), slice(None), slice(200, 824), slice(200, 824))
 
 
 def test_frames_with_nearly_the_same_quad_are_cut_alike(clips):
@@ -18,21 +18,9 @@ def test_frames_with_nearly_the_same_quad_are_cut_alike(clips):
     assert distance(first.square, turned.square) > SAME_QUAD
     pair = pair_of(first, second)
     assert torch.equal(pair.source, pair.target)
-    assert not pair.flow.any()
+    assert not pair.apart.any()
     assert pair.valid.all()
-
-
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_what_stands_still_is_found_where_it_is_in_the_other_frame(clips, mirrored):
-    first, _, turned = Clips(clips, CPU).clips[0]
-    pair = pair_of(first, turned, mirrored=mirrored)
-    assert pair.source.shape == pair.target.shape == (1, 3, 1024, 1024)
-    moved = sample_at(pair.source, upscale_flow(pair.flow, 8))[INSIDE]
-    apart, found = ((x - pair.target[INSIDE]).abs().mean() for x in (pair.source[INSIDE], moved))
-    assert found < 0.05 * apart
-    straight = pair_of(first, turned)
-    if mirrored:
-        torch.testing.assert_close(pair.target, straight.target.flip(3), atol=0.01, rtol=0)
+    assert pair_of(first, turned).apart.all()
 
 
 def test_a_square_shows_the_pixels_of_its_quad(clips):
@@ -46,9 +34,35 @@ def test_a_square_shows_the_pixels_of_its_quad(clips):
 def test_what_is_made_up_is_told_from_the_picture(clips):
     torch.manual_seed(0)
     pairs = Clips(clips, CPU, "val").sample(3)
-    assert len(pairs.source) == len(pairs.flow) == 3
+    assert pairs.source.shape == pairs.target.shape == (3, 3, 1024, 1024)
     assert not pairs.valid[:, :, :120].any()
     assert pairs.valid[:, :, 136:].all()
+
+
+def test_a_mirrored_pair_shows_what_a_mirror_does(clips):
+    first, _, turned = Clips(clips, CPU).clips[0]
+    straight, mirrored = (pair_of(first, turned, mirrored=x) for x in (False, True))
+    torch.testing.assert_close(mirrored.target, straight.target.flip(3), atol=0.01, rtol=0)
+    torch.testing.assert_close(mirrored.source, straight.source.flip(3), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1.0])
+def test_what_is_behind_stays_where_the_source_has_it(apart):
+    """A white person steps from left to right; walls are grey, light in the target."""
+    source, target = torch.full((1, 3, 1024, 1024), -0.4), torch.full((1, 3, 1024, 1024), 0.4)
+    source[..., 200:400], target[..., 500:700] = 1, 1
+    training = SimpleNamespace(person=lambda pictures: (pictures[:, :1] > 0.9).float())
+    pairs = MotionPairs(source, target, torch.ones(1, 1, 256, 256), torch.full((1, 1, 1, 1), apart))
+    found, valid, behind = StreamTraining.before_what_was_behind(training, pairs)
+    assert torch.equal(behind[0, 0, 0, ::25], torch.tensor([1.0, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1]))
+    assert (found[..., 510:690] == 1).all()
+    if apart:
+        assert (found[..., :160] == -0.4).all()  # the source's wall
+        assert not valid[..., 52:98].any()  # what the person has uncovered
+        assert valid[..., :40].all() and valid[..., 130:170].all()
+    else:
+        assert torch.equal(found, target)
+        assert valid.all()
 
 
 def test_a_folder_without_clips_is_an_error(tmp_path, clips):

@@ -33,9 +33,7 @@ INDEX = "index.csv"
 
 SAME_QUAD = 0.06
 """Largest distance between corners of two frames' quads, as a share of their side, at which both are cut by the mean of
-the two, so that what is behind stands still; else each is cut by its own."""
-
-FLOW_SIDE = 128
+the two, so that what is behind stands still; else each is cut by its own, as codes are of faces in one place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +44,13 @@ class MotionPairs:
         source: aligned frames whose residuals are taken, (B, 3, 1024, 1024) in [-1, 1].
         target: aligned frames to be drawn, the same shape.
         valid: where the target is picture and not made up, 0 or 1, (B, 1, 256, 256).
-        flow: from the target to the source, of what stands still before the camera: source position minus own, x and
-            y, in positions, (B, 2, 128, 128).
+        apart: whether the two are cut by squares of their own, so that what is behind moves, 0 or 1, (B, 1, 1, 1).
     """
 
     source: Tensor
     target: Tensor
     valid: Tensor
-    flow: Tensor
+    apart: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,14 +114,15 @@ class Clips:
 def pair_of(source: Frame, target: Frame, *, mirrored: bool = False) -> MotionPairs:
     """A pair (B = 1) of two frames of one clip."""
     squares = [source.square, target.square]
-    if distance(*squares) < SAME_QUAD:
+    apart = distance(*squares) >= SAME_QUAD
+    if not apart:
         squares = [(squares[0] + squares[1]) / 2] * 2
     if mirrored:
         squares = [mirror(square) for square in squares]
     pictures = [cut(frame.picture, square) for frame, square in zip((source, target), squares, strict=True)]
     device = target.picture.device
     valid = inside(places(squares[1], ENCODER_SIZE, device), target.box)
-    return MotionPairs(*pictures, valid[None, None].float(), known_flow(*squares, FLOW_SIDE, device))
+    return MotionPairs(*pictures, valid[None, None].float(), torch.full((1, 1, 1, 1), float(apart), device=device))
 
 
 def join(pairs: list[MotionPairs]) -> MotionPairs:
@@ -165,10 +163,3 @@ def cut(picture: Tensor, square: Tensor) -> Tensor:
     grid = places(to_grid * square, IMAGE_SIZE, picture.device) - 1
     found = F.grid_sample(from_bytes(picture[None]), grid[None], "bicubic", "reflection", align_corners=False)
     return found.clamp(-1, 1)
-
-
-def known_flow(source: Tensor, target: Tensor, side: int, device: torch.device) -> Tensor:
-    """Where in the source what stands still is that the target shows, (1, 2, side, side), by their squares (2, 3)."""
-    there = torch.cat((target[:, :2], target[:, 2:] - source[:, 2:]), 1)
-    step = torch.linalg.solve(source[:, :2], there) - torch.eye(2, 3)
-    return side * places(step, side, device).permute(2, 0, 1)[None]

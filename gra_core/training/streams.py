@@ -9,7 +9,7 @@ Generator and encoder are frozen. No edited photo with a label exists, so each b
 - returned: the residuals of an edited photo (`training.variants`), brought back to the photo itself. The source has
   the flaws of the weights that edited it; the label has none, for it is a photo.
 - motion: the residuals of one frame of a clip, brought to the code of another (`training.motion`). This is what an edit
-  should look like that moves a real face, with all that it wears and all that is behind.
+  should look like that moves a real face and all that it wears. What is behind is to stay.
 - misaligned: the residuals of a warped photo, brought back to the photo itself. The warp is known, so the
   correspondence has a label as well (the paper's misalignment augmentation and aligner loss).
 - free: an edit of a real photo. There is no label, but the person must change as much as, and where, the
@@ -35,7 +35,7 @@ from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changi
 from gra_core.models.encoder import CodeEstimator, Encoder, to_encoder_size
 from gra_core.models.generator import Generator
 from gra_core.models.glasses import GlassesProbe, strengths_to_agree
-from gra_core.models.maps import sample_at, upscale, upscale_flow, widened
+from gra_core.models.maps import narrowed, sample_at, upscale, upscale_flow, widened
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
 from gra_core.training.backgrounds import CERTAIN, Backgrounds, person_masks, set_before, unpacked
@@ -126,9 +126,8 @@ HELD_NEAREST = 0.15
 
 BACKGROUND_MARGIN = 5
 """So many pixels of 256 around a person do not count as background."""
-
-STANDS_STILL = 0.1
-"""Mean difference between two frames of a clip, in [-1, 1], up to which what is behind has not changed."""
+OUTLINE = 2
+"""So many pixels of 256 within a person's outline may show what is behind."""
 
 TINT = 0.1
 """Mean change of the background, in [-1, 1], from which on an edit is one of the light and not of the person."""
@@ -288,8 +287,7 @@ class StreamTraining(Training):
 
         `source` and `target` are pictures, targets of all pairs but free ones; `valid` is where targets are known,
         (P, 1, 256, 256). `codes` and `edited` are those of source and target. `flow` is the known flow of misaligned
-        pairs, `still_flow` that of what is behind in motion and free ones, (S, 2, 128, 128), and `still` where, (S, 1,
-        128, 128).
+        pairs, `still` where nothing moves in motion and free ones, (S, 1, 128, 128).
 
         Of free pairs, `person` and `behind` are where they show the person before and after the edit, and where
         neither does, (F, 1, 128, 128); `offset` is the edit and `read` what the encoder finds in their photos, (F, 16,
@@ -323,11 +321,10 @@ class StreamTraining(Training):
         before, after = unpacked(masks), person_masks(self.person, low_after.clamp(-1, 1))
         behind = F.avg_pool2d(nobody(before, after), 2)
         valid = torch.ones_like(target[:, :1, :ENCODER_SIZE, :ENCODER_SIZE])
-        still, still_flow = behind, torch.zeros_like(behind).expand(-1, 2, -1, -1)
+        still = behind
         if moving:
-            valid[spans["motion"]] = moving.valid
-            still = torch.cat((self.standing(moving), still))
-            still_flow = torch.cat((moving.flow, still_flow))
+            target[spans["motion"]], valid[spans["motion"]], standing = self.before_what_was_behind(moving)
+            still = torch.cat((F.avg_pool2d(standing, 2), still))
         return {
             "source": source,
             "target": target,
@@ -336,7 +333,6 @@ class StreamTraining(Training):
             "edited": edited,
             "flow": inverse_flow(flow),
             "still": still,
-            "still_flow": still_flow,
             "change": F.avg_pool2d(low_after - low_before, IMAGE_SIZE // CHANGE_SIDE),
             "offset": free_offset,
             "read": read[spans["free"]],
@@ -345,14 +341,24 @@ class StreamTraining(Training):
             "behind": behind,
         }
 
-    def standing(self, pairs: MotionPairs) -> Tensor:
-        """Where the targets of motion pairs show what stands still behind the person, (B, 1, 128, 128)."""
-        source, target = to_encoder_size(pairs.source), to_encoder_size(pairs.target)
-        flow = upscale_flow(pairs.flow, ENCODER_SIZE // CHANGE_SIDE)
-        person = person_masks(self.person, torch.cat((source, target))).chunk(2)
-        moved = sample_at(torch.cat((source, person[0]), 1), flow)
-        same = (moved[:, :3] - target).abs().mean(1, keepdim=True) < STANDS_STILL
-        return F.avg_pool2d(nobody(moved[:, 3:], person[1]) * same * pairs.valid, 2)
+    def before_what_was_behind(self, pairs: MotionPairs) -> tuple[Tensor, Tensor, Tensor]:
+        """Targets of motion pairs before what was behind the source, since an edit is to leave that as it is.
+
+        What the camera shows behind a head moves with the square that the head is cut by.
+
+        Returns:
+            the targets, (B, 3, 1024, 1024);
+            where they are known, which is not where the source shows somebody and the target nobody, 0 or 1, (B, 1,
+            256, 256);
+            where both show nobody, 0 or 1, likewise.
+        """
+        before, after = person_masks(self.person, torch.cat((pairs.source, pairs.target))).chunk(2)
+        behind = nobody(before, after)
+        shown = narrowed((after > CERTAIN).float(), OUTLINE)
+        known = torch.maximum(behind, shown * pairs.valid)
+        stays = F.interpolate(behind * pairs.apart, size=IMAGE_SIZE)
+        targets = torch.where(stays > 0, pairs.source, pairs.target)
+        return targets, torch.where(pairs.apart > 0, known, pairs.valid), behind
 
     def returned_pairs(self) -> tuple[Tensor, Tensor]:
         """Edits of photos, and the photos."""
@@ -432,9 +438,9 @@ class StreamTraining(Training):
     def correspondence(self, flows: dict[int, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Aligner losses: known flows, and what the finest flow makes of the sources of pairs that have no known one.
 
-        Behind the person of free pairs nothing moves, behind that of motion pairs what does is known.
+        Behind the person of free and of motion pairs nothing moves.
         """
-        known, moving = self.spans["misaligned"], slice(self.spans["motion"].start, None)
+        known, standing = self.spans["misaligned"], slice(self.spans["motion"].start, None)
         matched = slice(known.stop, len(batch["target"]))
         finest = max(flows)
         flow = upscale_flow(flows[finest][matched], ENCODER_SIZE // finest)
@@ -445,9 +451,8 @@ class StreamTraining(Training):
         for side, found in flows.items():
             factor = CHANGE_SIDE // side
             off = (found[known] - resized_flow(batch["flow"], side)).abs()
-            strayed = (found[moving] - resized_flow(batch["still_flow"], side)).abs()
             terms["flow"] += off.mean() * 16 / side
-            terms["still"] += weighted_mean(strayed, F.avg_pool2d(batch["still"], factor)) * 16 / side
+            terms["still"] += weighted_mean(found[standing].abs(), F.avg_pool2d(batch["still"], factor)) * 16 / side
         return terms | {"photometric": weighted_mean(difference.abs(), batch["valid"][matched])}
 
     def realism(self, pictures: Tensor, photos: Tensor) -> Tensor:
