@@ -24,7 +24,6 @@ from gra_core.models.streams import Streams
 
 GENERATOR = "generator.safetensors"
 ENCODER = "encoder.safetensors"
-REFINER = "refiner.safetensors"
 STREAMS = "streams.safetensors"
 DIRECTIONS = "directions.safetensors"
 PERSON = "person.safetensors"

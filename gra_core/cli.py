@@ -111,8 +111,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model(benchmark)
     benchmark.set_defaults(run=run_benchmark)
 
-    train = commands.add_parser("train", help="train the encoder, the refiner or the two streams")
-    train.add_argument("part", choices=["encoder", "refiner", "streams"])
+    train = commands.add_parser("train", help="train the encoder or the two streams")
+    train.add_argument("part", choices=["encoder", "streams"])
     train.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of that part; try --help")
     train.set_defaults(run=run_train)
 
@@ -236,7 +236,7 @@ def run_benchmark(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> int | None:
-    """`train encoder|refiner|streams`: hands the remaining options to the trainer."""
+    """`train encoder|streams`: hands the remaining options to the trainer."""
     return import_module(f"gra_core.training.{args.part}").main(args.rest)
 
 

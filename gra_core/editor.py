@@ -1,7 +1,7 @@
 """The editor: invert a photo once, then edit it as often as you like.
 
 >>> editor = PortraitEditor.from_pretrained()
->>> inversion = editor.invert(aligned_face)            # encoder, refiner, Reconstruction Stream, once
+>>> inversion = editor.invert(aligned_face)            # encoder, Reconstruction Stream, once
 >>> smiling = editor.edit(inversion, {"smile": 60})    # Editing Stream only
 """
 
@@ -24,12 +24,11 @@ from gra_core.directions.registry import GLASSES, EditDirection, edit_offset, lo
 from gra_core.images import image_to_tensor, tensor_to_image
 from gra_core.memory import keep_freed_memory
 from gra_core.models.editing import AlignmentSource, Edit
-from gra_core.models.encoder import Encoder, to_encoder_size
+from gra_core.models.encoder import CodeEstimator, Encoder, to_encoder_size
 from gra_core.models.generator import Generator
 from gra_core.models.glasses import GlassesProbe, strengths_to_agree
 from gra_core.models.original import Original, moved_along
 from gra_core.models.person import PersonNet
-from gra_core.models.refiner import CodeEstimator, Refiner
 from gra_core.models.room import Room, finished, look_behind
 from gra_core.models.streams import Streams
 
@@ -71,8 +70,7 @@ class Inversion:
     """All that an edit needs to know of one photo. Immutable; keep it as long as the photo is being edited.
 
     Attributes:
-        codes: W+ code from which edits start, (1, 16, 512).
-        refined: W+ code whose picture is nearest to the photo, (1, 16, 512).
+        codes: W+ code, (1, 16, 512).
         source: residuals, comparison keys and fine detail of the photo.
         original: the photo itself; None for streams that find no correspondence.
         room: what is behind the person; None of an editor without a person net.
@@ -80,7 +78,6 @@ class Inversion:
     """
 
     codes: Tensor
-    refined: Tensor
     source: AlignmentSource
     original: Original | None
     room: Room | None
@@ -94,7 +91,6 @@ class PortraitEditor:
         self,
         generator: Generator,
         encoder: Encoder,
-        refiner: Refiner,
         streams: Streams,
         person: PersonNet | None,
         edits: Mapping[str, EditDirection],
@@ -103,11 +99,11 @@ class PortraitEditor:
         """Assemble the editor from loaded parts, all on one device. Most callers want `from_pretrained`.
 
         Without a person net edits are left as they come from the Editing Stream, without a probe for glasses codes as
-        they come from the refiner.
+        they come from the encoder.
         """
-        self.generator, self.encoder, self.refiner = generator, encoder, refiner
+        self.generator, self.encoder = generator, encoder
         self.streams, self.person = streams, person
-        self.estimate_codes = CodeEstimator(generator, encoder, refiner)
+        self.estimate_codes = CodeEstimator(generator, encoder)
         self.edits, self.glasses = dict(edits), glasses if GLASSES in edits else None
         self.device = generator.mean_w.device
 
@@ -128,19 +124,18 @@ class PortraitEditor:
         edits, weights = load_directions(directions), load_glasses_probe(directions)
         generator = files.load(checkpoints.GENERATOR, Generator())
         encoder = files.load(checkpoints.ENCODER, Encoder())
-        refiner = files.load(checkpoints.REFINER, Refiner())
         streams = files.load_streams()
         person = files.load(checkpoints.PERSON, PersonNet())
         if torch.device(device).type == "cpu":
             keep_freed_memory()
         layout = torch.channels_last
-        parts = (part.to(memory_format=layout).to(device) for part in (generator, encoder, refiner, streams, person))
+        parts = (part.to(memory_format=layout).to(device) for part in (generator, encoder, streams, person))
         return cls(*parts, edits, GlassesProbe.of(weights, device))
 
     @property
     def nets(self) -> tuple[nn.Module | None, ...]:
         """All nets, in the order in which they are given."""
-        return self.generator, self.encoder, self.refiner, self.streams, self.person
+        return self.generator, self.encoder, self.streams, self.person
 
     @torch.inference_mode()
     def invert(self, aligned: Image.Image) -> Inversion:
@@ -154,27 +149,27 @@ class PortraitEditor:
             image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
         photo = image_to_tensor(image).to(self.device)
         room = None if self.person is None else look_behind(self.person, photo)
-        codes, refined, source, glasses = self._invert(photo)
+        codes, source, glasses = self._invert(photo)
         moves = self.person is not None and self.streams.design.alignment != "none"
         original = Original.of(photo, source) if moves else None
-        return Inversion(codes, refined, source, original, room, glasses.item())
+        return Inversion(codes, source, original, room, glasses.item())
 
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
-        codes, _, source, _ = self._invert(photos)
+        codes, source, _ = self._invert(photos)
         return codes, source
 
-    def _invert(self, photos: Tensor) -> tuple[Tensor, Tensor, AlignmentSource, Tensor]:
-        """Codes, refined codes, source, and the strength of the edit for glasses that is in both, (B,)."""
+    def _invert(self, photos: Tensor) -> tuple[Tensor, AlignmentSource, Tensor]:
+        """Codes, source, and the strength of the edit for glasses that is in the codes, (B,)."""
         small = to_encoder_size(photos)
-        refined, codes, preview = self.estimate_codes.estimate(small)
+        codes = self.estimate_codes(small)
         glasses = photos.new_zeros(len(photos))
         if self.glasses is not None:
-            glasses = strengths_to_agree(self.glasses, small, preview)
+            glasses = strengths_to_agree(self.glasses, small, self.generator.small_picture(codes))
             offset = glasses[:, None, None] / MAX_STRENGTH * torch.tensor(self.edits[GLASSES].vector).to(codes)
-            codes, refined = codes + offset, refined + offset
+            codes = codes + offset
         residuals = self.streams.reconstruction.residuals(self.generator, codes, photos)
-        return codes, refined, self.streams.editing.prepare(self.generator, codes, photos, residuals), glasses
+        return codes, self.streams.editing.prepare(self.generator, codes, photos, residuals), glasses
 
     @torch.inference_mode()
     def edit(
@@ -232,7 +227,7 @@ class PortraitEditor:
         strengths: Mapping[str, float] | None = None,
         edits: Mapping[str, EditDirection] | None = None,
     ) -> Image.Image:
-        """The generator's picture of the (edited) refined code, without residuals; for comparison. As `edit`."""
+        """The generator's picture of the (edited) code, without residuals; for comparison. As `edit`."""
         return tensor_to_image(self.generator(self.edited_codes(inversion, strengths or {}, edits, alone=True)))
 
     @property
@@ -250,9 +245,9 @@ class PortraitEditor:
     ) -> Tensor:
         """The photo's W+ code after an edit, (1, 16, 512), for the Editing Stream; as `edit`.
 
-        `alone`: for the generator without residuals: of the refined code, and as far as the sliders say.
+        `alone`: for the generator without residuals: as far as the sliders say.
         """
-        codes, edits = inversion.refined if alone else inversion.codes, self.edits if edits is None else edits
+        codes, edits = inversion.codes, self.edits if edits is None else edits
         code = codes[0].float().cpu().numpy()
         offset = edit_offset(edits, strengths, code)
         if not alone:

@@ -1,11 +1,13 @@
 """Fixtures that several test files share."""
 
+import csv
 import os
 import signal
 import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from skimage import data
@@ -99,3 +101,20 @@ def _png_of(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     pixels = zlib.compress(bytes(1000))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """A folder of clips of a still picture: one for training, whose last quad is turned and moved, and one held out."""
+    folder = tmp_path_factory.mktemp("clips")
+    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((160, 160), Image.Resampling.BICUBIC)
+    quads = ["30 30 30 130 130 130 130 30", "32 30 32 130 132 130 132 30", "50 25 40 125 140 135 150 35"]
+    rows = [("a", i, quad, "0 0 160 160", "train") for i, quad in enumerate(quads)]
+    rows += [("b", i, quads[0], "0 80 160 160", "val") for i in range(2)]
+    for clip, frame, *_ in rows:
+        (folder / clip).mkdir(exist_ok=True)
+        picture.save(folder / clip / f"{frame}.png")
+    with (folder / "index.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("clip", "frame", "quad", "picture_box", "split"), *rows])
+    return folder

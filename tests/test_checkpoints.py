@@ -119,7 +119,7 @@ def test_the_manifest_names_every_shipped_file_and_fits():
     manifest = json.loads((CHECKPOINT_DIR / checkpoints.MANIFEST).read_text())
     shipped = {path.name: checkpoints.file_sha256(path) for path in CHECKPOINT_DIR.glob("*.safetensors")}
     assert manifest == shipped
-    nets = (checkpoints.ENCODER, checkpoints.REFINER, checkpoints.STREAMS, checkpoints.GENERATOR, checkpoints.PERSON)
+    nets = (checkpoints.ENCODER, checkpoints.STREAMS, checkpoints.GENERATOR, checkpoints.PERSON)
     assert set(shipped) == {*nets, checkpoints.DIRECTIONS}
 
 

@@ -11,11 +11,10 @@ from gra_core.models.editing import (
     window_similarity,
     without_lattice,
 )
-from gra_core.models.encoder import Encoder, LatentSpace, to_encoder_size
+from gra_core.models.encoder import CodeEstimator, Encoder, LatentSpace, to_encoder_size
 from gra_core.models.generator import Generator, broadcast_w
 from gra_core.models.layers import GENERATOR_CHANNELS, RESIDUAL_CHANNELS, STAGES, GateFusion, StreamsDesign
 from gra_core.models.reconstruction import GradualResidualModule, ReconstructionStream
-from gra_core.models.refiner import CodeEstimator, Refiner, eye_difference, eye_weights
 from gra_core.models.streams import DESIGNS, Streams
 
 
@@ -60,78 +59,13 @@ def some_w() -> torch.Tensor:
     return torch.nn.functional.leaky_relu(3 + torch.randn(2000, 512, generator=random), 0.2)
 
 
-@pytest.fixture
-def estimator(generator) -> CodeEstimator:
-    """Untrained nets, but for the latent space; the perceptual net sees random features."""
-    torch.manual_seed(0)
-    encoder, refiner = Encoder().eval(), Refiner().eval()
+def test_encoder_starts_at_the_average_face(generator):
+    encoder = Encoder().eval()
     encoder.latent_space.fit(some_w())
-    for name, head in refiner.distance.named_buffers():
-        if name.startswith("head"):
-            head.fill_(1e-3)
-    return CodeEstimator(generator, encoder.requires_grad_(False), refiner.requires_grad_(False))
-
-
-def test_encoder_starts_at_the_average_face(estimator):
-    estimator.refiner.descent.zero_()
-    space = estimator.encoder.latent_space
-    codes = estimator(torch.rand(1, 3, 256, 256))
-    torch.testing.assert_close(codes, space(torch.zeros(1, 16, 512)))
+    with torch.no_grad():
+        codes = CodeEstimator(generator, encoder)(torch.rand(1, 3, 256, 256))
+    torch.testing.assert_close(codes, encoder.latent_space(torch.zeros(1, 16, 512)))
     torch.testing.assert_close(codes, broadcast_w(some_w().mean(0, keepdim=True)), atol=0.02, rtol=0)
-
-
-def first_step(estimator: CodeEstimator, photo: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Arguments of the refiner's first step on a photo."""
-    start = estimator.latents(photo)
-    gradient, _ = estimator.gradient(start, estimator.wanted(photo))
-    return gradient, start, torch.zeros(1, dtype=torch.int64), estimator.refiner.nothing(1)
-
-
-def test_an_untrained_refiner_descends_and_a_trained_one_goes_its_own_way(estimator):
-    photo = torch.rand(1, 3, 256, 256) - 0.5
-    estimator.refiner.scale.fill_(1e-6)
-
-    def distance(latents: torch.Tensor) -> float:
-        return estimator.total_distance(latents, *estimator.wanted(photo))[0].item()
-
-    gradient, start, *rest = first_step(estimator, photo)
-    change, _ = estimator.refiner(gradient, start, *rest)
-    assert change.shape == start.shape == (1, 16, 512)
-    assert distance(start + change) < distance(start)
-    with torch.inference_mode():  # as the editor does
-        descended = estimator(photo.clone())
-    torch.testing.assert_close(descended, estimator(photo))
-    wake(estimator.refiner.requires_grad_(True))
-    assert (estimator(photo) - descended).abs().max() > 0.01
-
-
-def test_a_refiners_step_depends_on_how_many_came_before_and_on_what_it_remembers(estimator):
-    wake(estimator.refiner.requires_grad_(True))
-    gradient, start, first, nothing = first_step(estimator, torch.rand(1, 3, 256, 256) - 0.5)
-    change, memory = estimator.refiner(gradient, start, first, nothing)
-    later, _ = estimator.refiner(gradient, start, first + 1, nothing)
-    remembering, _ = estimator.refiner(gradient, start, first, memory.detach())
-    assert memory.shape == nothing.shape == (1, 16, 128)
-    assert not torch.equal(later, change)
-    assert not torch.equal(remembering, change)
-    remembering.square().sum().backward()
-    apart = ("distance.", "preview.")
-    learned = [p for name, p in estimator.refiner.named_parameters() if not name.startswith(apart)]
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in learned)
-
-
-def test_eyes_of_another_colour_are_further_apart_than_darker_ones():
-    weights = eye_weights(torch.device("cpu"))
-    assert weights.sum() == pytest.approx(1)
-    nothing = torch.zeros(2, 3, 256, 256)
-    blue = torch.tensor([-0.2, 0.0, 0.2])[:, None, None]
-    eye, cheek = (slice(117, 128), slice(90, 104)), (slice(160, 171), slice(90, 104))
-    darker, bluer, elsewhere = nothing.clone(), nothing.clone(), nothing.clone()
-    darker[0, :, *eye], bluer[0, :, *eye], elsewhere[0, :, *cheek] = -0.2, blue, blue
-    shade, colour, none = (eye_difference(x, weights) for x in (darker, bluer, elsewhere))
-    assert colour[0] > 3 * shade[0] > 0
-    assert none[0] < 1e-3 * colour[0]
-    assert shade[1] == colour[1] == 0
 
 
 def test_latents_of_the_generators_own_w_are_standard_normal():

@@ -56,7 +56,7 @@ def trained_methods(editor: PortraitEditor, folder: Path) -> dict[str, Method]:
     for name in DESIGNS:
         if (folder / f"{name}.safetensors").is_file():
             streams = files.load_streams(f"{name}.safetensors").to(editor.device)
-            nets = editor.generator, editor.encoder, editor.refiner, streams
+            nets = editor.generator, editor.encoder, streams
             other = PortraitEditor(*nets, None, editor.edits, editor.glasses)
             methods[name + EQUAL_BUDGET if name == GRA else name] = Method(other.invert, other.edit)
     if not methods:

@@ -4,7 +4,7 @@ A residual network reads the photo beside the picture that the current code give
 collect from its maps what has to change in their style vector. They also see what a face recognition net, trained on
 far more people than we have, makes of both pictures. The current code is that of the average face: run again, beside
 its own first reconstruction, as ReStyle does (Alaluf et al., ICCV 2021, https://arxiv.org/abs/2104.02699), it gains
-little; `gra_core.models.refiner` corrects its codes.
+little.
 """
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gra_core.constants import ENCODER_SIZE, NUM_STYLES, STYLE_DIM
 from gra_core.models.face import EMBEDDING_DIM, MAP_SIDE, FaceNet
+from gra_core.models.generator import Generator, broadcast_w
 
 STAGE_CHANNELS = (64, 128, 256, 384)
 STAGE_DEPTHS = (3, 4, 6, 3)
@@ -181,6 +182,29 @@ class Encoder(nn.Module):
         for layer in self.layers:
             queries = layer(queries, tokens)
         return torch.einsum("bqd,qdo->bqo", self.out_norm(queries), self.out_weight) + self.out_bias
+
+
+class CodeEstimator:
+    """W+ codes of photos: what the encoder finds beside the picture of the average face.
+
+    Attributes:
+        average_face: the picture of the mean w, (1, 3, 256, 256).
+    """
+
+    def __init__(self, generator: Generator, encoder: Encoder) -> None:
+        """Take the nets, both on one device."""
+        self.encoder = encoder
+        self.average_face = average_face(generator)
+
+    def __call__(self, photo: Tensor) -> Tensor:
+        """Codes (B, 16, 512) of aligned faces (B, 3, 256, 256) in [-1, 1], differentiable."""
+        return self.encoder.latent_space(self.encoder(photo, self.average_face.expand_as(photo))).float()
+
+
+@torch.no_grad()
+def average_face(generator: Generator) -> Tensor:
+    """The picture of the mean w, (1, 3, 256, 256), beside which the encoder sees photos."""
+    return generator.small_picture(broadcast_w(generator.mean_w[None])).clamp(-1, 1)
 
 
 def to_encoder_size(image: Tensor) -> Tensor:

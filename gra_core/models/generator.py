@@ -203,6 +203,14 @@ class Generator(nn.Module):
         """Picture (B, 3, 1024, 1024), RGB, about [-1, 1] (not clamped), for W+ codes (B, 16, 512)."""
         return inverse_haar(self.synthesize_bands(codes, hook))
 
+    def half_picture(self, codes: Tensor) -> Tensor:
+        """As `forward` at 512 px, (B, 3, 512, 512): half the low band, so nothing finer is made."""
+        return 0.5 * self.synthesize_bands(codes)[:, :3]
+
+    def small_picture(self, codes: Tensor) -> Tensor:
+        """As `forward` at 256 px, (B, 3, 256, 256)."""
+        return F.avg_pool2d(self.half_picture(codes), 2)
+
 
 def broadcast_w(w: Tensor) -> Tensor:
     """One w for all layers: (B, 512) -> W+ (B, 16, 512)."""

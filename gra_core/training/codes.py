@@ -1,8 +1,7 @@
-"""What training the encoder and training the refiner have in common: pictures with codes to be found, and losses."""
+"""What finding codes is learned from: pictures with codes to be found, and losses."""
 
 import argparse
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,10 +11,7 @@ from torch import Tensor, nn
 from gra_core.constants import ENCODER_SIZE, NUM_STYLES, STYLE_DIM
 from gra_core.images import from_bytes
 from gra_core.models.encoder import LatentSpace, to_encoder_size
-from gra_core.models.generator import Generator
 from gra_core.models.maps import sample_at, upscale_flow
-from gra_core.models.perceptual import ShiftTolerantAlexNet, load_published
-from gra_core.models.refiner import eye_difference, eye_weights, half_picture, small_picture
 from gra_core.training.backgrounds import Backgrounds, packed, person_masks, set_before, unpacked
 from gra_core.training.data import (
     RealFaces,
@@ -27,7 +23,8 @@ from gra_core.training.data import (
     sample_codes,
 )
 from gra_core.training.loop import Training
-from gra_core.training.losses import excess_texture
+from gra_core.training.losses import excess_texture, eye_difference, eye_weights
+from gra_core.training.perceptual import ShiftTolerantAlexNet, load_published
 from gra_core.training.report import save_grid
 from gra_core.training.variants import add_variant_options, edited_photos
 
@@ -40,13 +37,12 @@ LOSS_WEIGHTS = {
     "eyes": 3.0,
     "texture": 300.0,
     "code": 0.5,
-    "preview": 1.0,
     "spread": 0.05,
     "latent": 3e-3,
 }
-"""`code`: distance to the known code of generated faces. `preview`: of the refiner's from the generator's picture.
-`spread`: variance of a code over its 16 rows, which keeps it near W, where edits work (e4e, Tov et al. 2021, section
-4.1). `latent`: square of the latents, 1 for the generator's own w."""
+"""`code`: distance to the known code of generated faces. `spread`: variance of a code over its 16 rows, which keeps it
+near W, where edits work (e4e, Tov et al. 2021, section 4.1). `latent`: square of the latents, 1 for the generator's own
+w."""
 
 PICTURE_SIZE = 2 * ENCODER_SIZE
 """Textures are compared at this size, too: a lattice of four pixels is one of two in what the nets see."""
@@ -59,7 +55,7 @@ BACKGROUND_SHARE = 0.4
 
 
 def add_code_options(options: argparse.ArgumentParser) -> None:
-    """Options of both programs beyond those of all training."""
+    """Options beyond those of all training."""
     options.add_argument("--perceptual-alex", type=Path, help="alex_shift_tolerant.pth: a second perceptual loss")
     add_variant_options(options)
 
@@ -81,7 +77,7 @@ class CodeTraining(Training):
             masks = [packed(person_masks(self.person, from_bytes(batch))) for batch in variants.split(16)]
             self.masks = torch.cat((self.masks, *masks))
         self.process.log(f"{len(self.real.pictures)} photos and variants")
-        self.run_generator = self.compile(partial(half_picture_and_feature, self.generator))
+        self.run_generator = self.compile(self.generator.half_picture)
         self.run_faces = self.compile(self.faces.embed)
         self.run_perceptual = {"lpips": self.compile(self.perceptual)}
         if args.perceptual_alex:
@@ -103,7 +99,7 @@ class CodeTraining(Training):
         """Generated pictures, their codes, and whether the picture is still exactly that code's (count,)."""
         device = self.device
         codes = sample_codes(self.generator, count)
-        clean = self.run_generator(codes)[0].float().clamp(-1, 1)
+        clean = self.run_generator(codes).float().clamp(-1, 1)
         moved = sample_at(clean, upscale_flow(random_flow(count, device, 0.6), 4))
         changed = apply_tone(moved, random_tone(count, device, 0.6))
         mask = random_patch_mask(count, PICTURE_SIZE, device) * (torch.rand(count, 1, 1, 1, device=device) < 0.5)
@@ -146,15 +142,9 @@ class CodeTraining(Training):
         photos = from_bytes(RealFaces(self.args.val, ENCODER_SIZE, self.device).pictures)
         rows, sums = [], torch.zeros(len(finders), 3, device=photos.device)
         for batch in photos.split(8):
-            pictures = [small_picture(self.generator, find(batch)).clamp(-1, 1) for find in finders.values()]
+            pictures = [self.generator.small_picture(find(batch)).clamp(-1, 1) for find in finders.values()]
             sums += torch.stack([self.distances(picture, batch) for picture in pictures])
             rows.append(torch.stack((batch, *pictures), 1))
         for name, values in zip(finders, (sums / len(photos)).tolist(), strict=True):
             print(f"held-out {name}: mse {values[0]:.4f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
         save_grid(torch.cat(rows)[:24], self.args.out / f"{self.name}.jpg", columns=4)
-
-
-def half_picture_and_feature(generator: Generator, codes: Tensor) -> tuple[Tensor, Tensor]:
-    """The picture of codes at 512 px and the feature map of 256 px that it comes from."""
-    feature = generator.feature(codes, ENCODER_SIZE)
-    return half_picture(generator, feature, codes), feature

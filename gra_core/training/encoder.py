@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gra_core.images import from_bytes
-from gra_core.models.encoder import LATENT_SAMPLES, Encoder, to_encoder_size
-from gra_core.models.refiner import average_face
+from gra_core.models.encoder import LATENT_SAMPLES, Encoder, average_face, to_encoder_size
 from gra_core.training.codes import GENERATED_SHARE, LOSS_WEIGHTS, CodeTraining, add_code_options
 from gra_core.training.data import sample_w
 from gra_core.training.loop import training_options
@@ -42,8 +41,7 @@ class EncoderTraining(CodeTraining):
 
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__(args, partial(new_encoder, args.face_net))
-        with torch.no_grad():
-            self.average_face = average_face(self.generator)
+        self.average_face = average_face(self.generator)
         if args.fit_latents or not args.init:
             w = sample_w(self.generator, LATENT_SAMPLES, truncation=1.0)
             if args.init:
@@ -69,7 +67,7 @@ class EncoderTraining(CodeTraining):
         codes = self.latent_space(latents)
         terms = {"code": self.code_error(codes[: len(known)], known, exact)}
         if not regression_only:
-            terms |= self.likeness(latents, codes, self.run_generator(codes)[0].float(), photo)
+            terms |= self.likeness(latents, codes, self.run_generator(codes).float(), photo)
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
     def report(self) -> None:

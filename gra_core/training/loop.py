@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from gra_core.constants import CHECKPOINT_DIR
-from gra_core.models.generator import Generator
-from gra_core.models.perceptual import ShiftTolerantLPIPS, load_published
+from gra_core.models.editing import PixelAlignmentModule
+from gra_core.models.generator import Generator, SynthesisBlock
 from gra_core.models.person import PersonNet
 from gra_core.training.losses import load_face_net
+from gra_core.training.perceptual import ShiftTolerantLPIPS, load_published
 from gra_core.training.runtime import (
     AverageWeights,
     Clock,
@@ -33,9 +34,15 @@ from gra_core.training.runtime import (
 COMPILERS = ("inductor", "eager", "none")
 """What compiles the nets; "eager" traces them as the first does and runs them as they are, to try things out."""
 
+COMPILED_PARTS = (SynthesisBlock, PixelAlignmentModule)
+"""Those that work on large maps: what is won by compiling smaller ones takes longer to compile."""
+
 LOG_EVERY = 100
 SAVE_EVERY = 500
 """Steps between two saves; a stream training that runs beside takes over each save of the encoder."""
+
+LAST_SUFFIX = "_last"
+"""In the name of the file that holds the weights as they are, not their average: a run can go on from them."""
 
 
 def training_options(program: str, description: str, batch: int, seed: int) -> argparse.ArgumentParser:
@@ -94,6 +101,19 @@ class Training(ABC):
         if args.compiler == "none":
             self.compile = lambda function: function
         load_compiled(args.compile_cache)
+
+    def compile_parts(self, *modules: nn.Module) -> None:
+        """Compile the blocks of modules, where they are, each by itself.
+
+        What compiling takes grows faster than what is compiled, and the same block serves every run of a net.
+        """
+        if self.args.compiler == "none":
+            return
+        torch._dynamo.config.recompile_limit = 64  # one form for each size, with and without gradient
+        for module in modules:
+            for part in module.modules():
+                if isinstance(part, COMPILED_PARTS):
+                    part.compile(dynamic=False, backend=self.args.compiler)
 
     @abstractmethod
     def loss(self, minutes: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -157,5 +177,6 @@ class Training(ABC):
 
     def _save(self, step: int) -> None:
         if self.process.leads:
-            path = self.args.out / f"{self.name}.safetensors"
-            save_weights(self.average.average, path, {"steps": str(step), **self.metadata})
+            for module, suffix in ((self.average.average, ""), (self.module, LAST_SUFFIX)):
+                path = self.args.out / f"{self.name}{suffix}.safetensors"
+                save_weights(module, path, {"steps": str(step), **self.metadata})

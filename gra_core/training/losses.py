@@ -1,4 +1,4 @@
-"""What training compares pictures by, besides the distances of `gra_core.models.perceptual`."""
+"""What training compares pictures by, besides the distances of `gra_core.training.perceptual`."""
 
 from pathlib import Path
 
@@ -9,7 +9,16 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from gra_core.checkpoints import load_in_order
+from gra_core.constants import ENCODER_SIZE
 from gra_core.models.face import FaceNet
+
+EYES = ((96.5, 122.0), (160.5, 122.0))
+"""Where aligned faces have their eyes: x and y in pixels of 256."""
+EYE_RADII = (10.0, 6.0)
+EYE_STRIP = (slice(96, 148), slice(60, 197))
+"""Rows and columns beyond which next to nothing counts."""
+EYE_SHADE = 0.6
+"""What light and dark count for beside the colour."""
 
 STRIPE_WIDTHS = (16, 48)
 """Widths of the strips in which stripes are looked for, in pixels."""
@@ -45,6 +54,26 @@ def _texture(picture: Tensor) -> Tensor:
     """Energy of what is finer than 7 pixels, (B, 1, 16, 16)."""
     fine = picture - F.avg_pool2d(picture, 7, 1, 3, count_include_pad=False)
     return F.avg_pool2d(fine.square().mean(1, keepdim=True), 16)
+
+
+def eye_weights(device: torch.device) -> Tensor:
+    """How much each pixel of an aligned face belongs to an eye, (1, 1, 256, 256); sums up to 1."""
+    axis = torch.arange(ENCODER_SIZE, device=device) + 0.5
+    along, across = EYE_RADII
+    eyes = [torch.exp(-((axis - x) / along).square() - ((axis - y)[:, None] / across).square()) for x, y in EYES]
+    return (sum(eyes) / sum(eye.sum() for eye in eyes))[None, None]
+
+
+def eye_difference(difference: Tensor, weights: Tensor) -> Tensor:
+    """How far apart eyes are in colour, and a little in shade, (B,): no other distance minds blue eyes for brown ones.
+
+    Args:
+        difference: of pictures, (B, 3, 256, 256).
+        weights: `eye_weights`.
+    """
+    smooth = F.avg_pool2d(difference[..., *EYE_STRIP], 5, 1, 2)
+    colour = smooth - smooth.mean(1, keepdim=True)
+    return ((EYE_SHADE * smooth.square() + colour.abs()) * weights[..., *EYE_STRIP]).sum((1, 2, 3)) / 3
 
 
 def load_face_net(path: Path) -> FaceNet:

@@ -40,7 +40,7 @@ def start_process(seed: int) -> Process:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.benchmark = False  # trying every convolution out takes minutes on an H200
     else:
         device = torch.device("cpu")
     if world > 1:

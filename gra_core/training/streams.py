@@ -1,7 +1,6 @@
 """Train both streams together: `python -m gra_core train streams --data DIR ...`, alone or under `torchrun`.
 
-Generator, encoder and refiner are frozen. No edited photo with a label exists, so each batch mixes up to four kinds
-of pairs:
+Generator and encoder are frozen. No edited photo with a label exists, so each batch mixes up to five kinds of pairs:
 
 - exact: a generated face and the same face with its code moved along a direction; whatever is done to the first
   picture (another background, a colour cast, loss of sharpness) is done to the second, so that residuals have something
@@ -9,6 +8,8 @@ of pairs:
   any edit.
 - returned: the residuals of an edited photo (`training.variants`), brought back to the photo itself. The source has
   the flaws of the weights that edited it; the label has none, for it is a photo.
+- motion: the residuals of one frame of a clip, brought to the code of another (`training.motion`). This is what an edit
+  should look like that moves a real face and all that it wears. What is behind is to stay.
 - misaligned: the residuals of a warped photo, brought back to the photo itself. The warp is known, so the
   correspondence has a label as well (the paper's misalignment augmentation and aligner loss).
 - free: an edit of a real photo. There is no label, but the person must change as much as, and where, the
@@ -18,6 +19,7 @@ of pairs:
 import argparse
 import math
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -30,11 +32,10 @@ from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE, MAX_STR
 from gra_core.directions.registry import load_directions, load_glasses_probe
 from gra_core.images import from_bytes
 from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changing
-from gra_core.models.encoder import Encoder, to_encoder_size
+from gra_core.models.encoder import CodeEstimator, Encoder, to_encoder_size
 from gra_core.models.generator import Generator
 from gra_core.models.glasses import GlassesProbe, strengths_to_agree
-from gra_core.models.maps import sample_at, upscale, upscale_flow, widened
-from gra_core.models.refiner import CodeEstimator, Refiner
+from gra_core.models.maps import narrowed, sample_at, upscale, upscale_flow, widened
 from gra_core.models.streams import DESIGNS, Streams
 from gra_core.training.adversary import Adversary, adversary_loss, realism_loss
 from gra_core.training.backgrounds import CERTAIN, Backgrounds, person_masks, set_before, unpacked
@@ -53,6 +54,7 @@ from gra_core.training.data import (
     sample_codes,
 )
 from gra_core.training.loop import Training, training_options
+from gra_core.training.motion import Clips, MotionPairs
 from gra_core.training.report import save_grid
 from gra_core.training.runtime import average_gradients, broadcast_state, load_weights
 from gra_core.training.variants import add_variant_options, edited_photos
@@ -70,10 +72,10 @@ LOSS_WEIGHTS = {
     "edit_identity": 0.2,
     "edit_detail": 0.5,
     "edit_detail_lpips": 0.5,
-    "features_l1": 0.5,
-    "features_lpips": 0.5,
-    "unedited_l1": 0.5,
-    "unedited_lpips": 0.5,
+    "features_l1": 2.0,
+    "features_lpips": 2.0,
+    "unedited_l1": 2.0,
+    "unedited_lpips": 2.0,
     "flow": 0.1,
     "photometric": 0.2,
     "change": 1.0,
@@ -85,18 +87,21 @@ LOSS_WEIGHTS = {
     "still": 0.1,
     "realism": 0.05,
 }
-"""`rec_*`: the Reconstruction Stream's picture. `edit_*`: the final picture of exact and misaligned pairs.
-`features_*`: the same picture before the pixel residual. `unedited_*`: the Editing Stream's picture without an edit,
-before the pixel residual. `*_detail*`: L1 and ST-LPIPS on a 256 px window at full size. `flow`: correspondence of
-misaligned pairs. `photometric`: source picture moved by the finest correspondence against the target of exact and
-returned pairs. Of free edits, `change` and `extent`: the person; `found`: what the encoder finds of the edit;
-`free_identity`: who it is; `kept`: full size, what the generator's own edit leaves as it is; `background`, `still`:
-picture and correspondence where there is nobody; `realism`: the adversary's opinion, whole at 256 px and in a
-window."""
+"""`rec_*`: the Reconstruction Stream's picture. `edit_*`: the final picture of all pairs but free ones. `features_*`:
+the same picture before the pixel residual. `unedited_*`: the Editing Stream's picture without an edit, before the pixel
+residual. `*_detail*`: L1 and ST-LPIPS on a 256 px window at full size, not of clips, whose fine detail is compression.
+`flow`: correspondence of misaligned pairs. `photometric`: source picture moved by the finest correspondence against the
+target of exact, returned and motion pairs. Of free edits, `change` and `extent`: the person; `found`: what the encoder
+finds of the edit; `free_identity`: who it is; `kept`: full size, what the generator's own edit leaves as it is;
+`background`, `still`: picture, and correspondence (of motion pairs, too), where there is nobody; `realism`: the
+adversary's opinion, whole at 256 px and in a window."""
 
-SHARES = {"returned": 0.0, "misaligned": 0.25, "free": 0.25}
-SHARES_WITH_VARIANTS = {"returned": 0.25, "misaligned": 0.125, "free": 0.25}
-"""Of the pairs of a batch; the rest are exact."""
+KINDS = ("misaligned", "exact", "returned", "motion", "free")
+"""Of pairs, in the order in which they stand in a batch."""
+FREE_SHARE, MISALIGNED_SHARE, MOTION_SHARE = 0.25, 0.25, 0.375
+RETURNED_SHARE, RETURNED_SHARE_WITH_MOTION = 0.25, 0.125
+"""Of the pairs of a batch, with half as many misaligned ones if there are any returned or of motion; the rest are
+exact."""
 LOW_RATE_NOISE = 0.5
 """Codes of generated faces are moved up to this share of the way to another face's code, since the encoder is better
 on generated faces than on photos."""
@@ -121,6 +126,8 @@ HELD_NEAREST = 0.15
 
 BACKGROUND_MARGIN = 5
 """So many pixels of 256 around a person do not count as background."""
+OUTLINE = 2
+"""So many pixels of 256 within a person's outline may show what is behind."""
 
 TINT = 0.1
 """Mean change of the background, in [-1, 1], from which on an edit is one of the light and not of the person."""
@@ -131,6 +138,7 @@ Pair = tuple[str, Tensor, Tensor]
 """Name of a perceptual loss, picture and target, both (B, 3, 256, 256)."""
 
 GENERATOR_CHUNK = 4
+READ_CHUNK = 16
 CHANGE_SIDE = 128
 EXTENT_FIRST_SLICE = 2
 """Of the perceptual net: those before it see edges and skin, which a photo and the generator never share."""
@@ -140,10 +148,11 @@ def parser() -> argparse.ArgumentParser:
     """Options of `train streams`."""
     options = training_options("streams", __doc__, batch=16, seed=1)
     options.add_argument("--encoder", type=Path, default=CHECKPOINT_DIR / "encoder.safetensors")
-    options.add_argument("--refiner", type=Path, default=CHECKPOINT_DIR / "refiner.safetensors")
     options.add_argument("--design", choices=DESIGNS, default="gra", help="others are what the method is compared with")
     options.add_argument("--adversary", action="store_true", help="edits must pass for photos, too")
     add_variant_options(options)
+    options.add_argument("--motion", type=Path, help="folder of clips (gra_core/training/motion.py says of what kind)")
+    options.add_argument("--recompute", action="store_true", help="less memory: run the stream without an edit twice")
     options.add_argument("--directions", type=Path, default=CHECKPOINT_DIR / "directions.safetensors")
     return options
 
@@ -157,12 +166,16 @@ class StreamTraining(Training):
         design = DESIGNS[args.design]
         super().__init__(args, partial(Streams, design))
         self.metadata = {"design": design.to_json()}
-        shares = SHARES_WITH_VARIANTS if args.variants else SHARES
-        self.counts = {kind: math.ceil(share * args.batch) for kind, share in shares.items()}
-        self.counts["exact"] = args.batch - sum(self.counts.values())
-        encoder, refiner = (net.to(self.device).eval().requires_grad_(False) for net in (Encoder(), Refiner()))
-        self.estimator = CodeEstimator(self.generator, encoder, refiner)
-        self.loaded = {}
+        self.counts = counts_of_kinds(args.batch, variants=bool(args.variants), motion=bool(args.motion))
+        if self.counts["exact"] < 1:
+            raise SystemExit("--batch is too small for so many kinds of pairs")
+        self.spans = spans_of_kinds(self.counts)
+        # Compiled, for the streams; what only draws pictures comes in other sizes, each of which would be compiled.
+        self.traced = Generator().to(self.device).eval().requires_grad_(False)
+        load_weights(self.traced, args.generator)
+        encoder = Encoder().to(self.device).eval().requires_grad_(False)
+        self.estimator = CodeEstimator(self.generator, encoder)
+        self.loaded = None
         self.refresh()
         # Not the streams in training: those of other designs find no correspondence.
         self.aligner = CheckpointSource(args.editor).load_streams().editing.to(self.device)
@@ -170,59 +183,55 @@ class StreamTraining(Training):
         self.glasses = GlassesProbe.of(load_glasses_probe(args.directions), self.device)
         self.real = RealFaces(args.data, IMAGE_SIZE, self.device)
         self.variants = edited_photos(args.editor, self.real.pictures, args.variants) if args.variants else None
-        self.process.log(f"{len(self.real)} photos, {args.variants} edits of each")
+        self.clips = Clips(args.motion, self.device) if args.motion else None
+        clips = len(self.clips.clips) if self.clips else 0
+        self.process.log(f"{len(self.real)} photos, {args.variants} edits of each, {clips} clips")
         self.backgrounds = Backgrounds(self.real, self.person)
         self.adversary = Adversary().to(self.device).to(memory_format=torch.channels_last) if args.adversary else None
         if self.adversary is not None:
             broadcast_state(self.adversary, self.process)
             parameters = self.adversary.parameters()
             self.adversary_optimizer = torch.optim.Adam(parameters, lr=ADVERSARY_RATE, betas=(0.0, 0.99))
-            self.run_features = self.compile(self.perceptual.features)
             self.realism_calls = 0
-        streams, generator = self.module, self.generator
-        self.generate_chunk = self.compile(generator)
-        self.run_reconstruction = self.compile(lambda codes, photo: streams.reconstruction(generator, codes, photo))
-        # Apart, because what compiling takes grows faster than what is compiled.
-        self.run_unedited = self.compile(partial(unedited, streams.editing, generator))
-        self.run_editing = self.compile(partial(streams.editing, generator))
+        self.compile_parts(self.traced, self.module)
         self.run_perceptual = self.compile(self.perceptual)
-        self.estimator.total_distance = self.compile(self.estimator.total_distance)
 
     def refresh(self) -> None:
-        """Load the weights of encoder and refiner if their files are new: their trainings can run beside this one."""
-        for net, path in ((self.estimator.encoder, self.args.encoder), (self.estimator.refiner, self.args.refiner)):
-            changed = path.stat().st_mtime
-            if changed != self.loaded.get(path):
-                load_weights(net, path)
-                self.loaded[path] = changed
+        """Load the encoder's weights if their file is new: its training can run beside this one."""
+        changed = self.args.encoder.stat().st_mtime
+        if changed != self.loaded:
+            load_weights(self.estimator.encoder, self.args.encoder)
+            self.loaded = changed
 
     def run_generator(self, codes: Tensor) -> Tensor:
-        """Pictures of codes, without gradient; in equal chunks, so that one compiled form serves all."""
-        return torch.cat([self.generate_chunk(chunk) for chunk in codes.split(GENERATOR_CHUNK)])
+        """Pictures of codes, without gradient; in equal chunks, which take less memory."""
+        return torch.cat([self.generator(chunk) for chunk in codes.split(GENERATOR_CHUNK)])
 
     def read(self, pictures: Tensor) -> Tensor:
         """The encoder's own codes of full-size pictures; gradients reach the pictures."""
-        encoder = self.estimator.encoder
-        return encoder.latent_space(self.estimator.latents(to_encoder_size(pictures))).float()
+        return self.estimator(to_encoder_size(pictures))
 
-    def estimate(self, pictures: Tensor) -> Tensor:
-        """Codes of full-size pictures from which the editor's edits start, in agreement on glasses."""
-        small = to_encoder_size(pictures)
-        _, codes, preview = (found.float() for found in self.estimator.estimate(small))
-        strengths = strengths_to_agree(self.glasses, small, preview)
-        glasses = strengths[:, None, None] / MAX_STRENGTH * self.named.glasses
-        return codes + glasses
+    def agreeing(self, codes: Tensor, pictures: Tensor) -> Tensor:
+        """What to add to codes of full-size pictures for them to agree on glasses, (B, 16, 512)."""
+        found = self.generator.small_picture(codes).float()
+        strengths = strengths_to_agree(self.glasses, to_encoder_size(pictures), found)
+        return strengths[:, None, None] / MAX_STRENGTH * self.named.glasses
 
     def edit(
         self, codes: Tensor, edited: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
     ) -> tuple[AlignmentSource, Edit]:
         """The Editing Stream without an edit, then on edited codes.
 
-        The first run is repeated for the gradient, not kept in memory, of which three runs at full size take too much.
+        With `--recompute` the first run is repeated for the gradient, not kept in memory.
         """
-        image, pixels, *keys = checkpoint(self.run_unedited, codes, photo, *residuals, use_reentrant=False)
+        stream = self.module.editing
+        if self.args.recompute:
+            found = checkpoint(partial(unedited, stream, self.traced), codes, photo, *residuals, use_reentrant=False)
+        else:
+            found = unedited(stream, self.traced, codes, photo, *residuals)
+        image, pixels, *keys = found
         source = AlignmentSource(residuals, tuple(keys), image, pixels)
-        return source, self.run_editing(edited, source)
+        return source, stream(self.traced, edited, source)
 
     @torch.no_grad()
     def exact_pairs(self, offset: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,9 +240,10 @@ class StreamTraining(Training):
         truth = sample_codes(self.generator, count, mixed=0.3) + random_glasses(self.named, count, GLASSES_SHARE)
         both = self.run_generator(torch.cat((truth, truth + offset))).float().clamp(-1, 1)
         masks = person_masks(self.person, both)
-        elsewhere = torch.arange(count, device=device).lt(BACKGROUND_SHARE * count).repeat(2)
-        plates = self.backgrounds.sample(int(elsewhere.sum()) // 2, IMAGE_SIZE)
-        both[elsewhere] = set_before(both[elsewhere], masks[elsewhere], torch.cat((plates, plates)))
+        elsewhere = slice(math.ceil(BACKGROUND_SHARE * count))
+        plates = self.backgrounds.sample(elsewhere.stop, IMAGE_SIZE)
+        for pictures, persons in zip(both.chunk(2), masks.chunk(2), strict=True):
+            pictures[elsewhere] = set_before(pictures[elsewhere], persons[elsewhere], plates)
         tone = [torch.cat((t, t)) for t in random_tone(count, device, 0.7)]
         toned = torch.rand(count, 1, 1, 1, device=device).lt(0.6).repeat(2, 1, 1, 1)
         both = torch.where(toned, apply_tone(both, tone), both)
@@ -273,55 +283,91 @@ class StreamTraining(Training):
 
     @torch.no_grad()
     def batch(self) -> dict[str, Tensor]:
-        """One fresh batch: exact, then returned, misaligned and free pairs.
+        """One fresh batch, its kinds in the order of `KINDS`.
+
+        `source` and `target` are pictures, targets of all pairs but free ones; `valid` is where targets are known,
+        (P, 1, 256, 256). `codes` and `edited` are those of source and target. `flow` is the known flow of misaligned
+        pairs, `still` where nothing moves in motion and free ones, (S, 1, 128, 128).
 
         Of free pairs, `person` and `behind` are where they show the person before and after the edit, and where
         neither does, (F, 1, 128, 128); `offset` is the edit and `read` what the encoder finds in their photos, (F, 16,
         512).
         """
-        exact, count = self.counts["exact"], self.counts["exact"] + self.counts["free"]
-        offset = random_offsets(self.generator, self.named, count)
-        edits = torch.rand(count, device=self.device) > UNEDITED_SHARE
+        counts, spans, device = self.counts, self.spans, self.device
+        exact = counts["exact"]
+        offset = random_offsets(self.generator, self.named, exact + counts["free"])
+        edits = torch.rand(len(offset), device=device) > UNEDITED_SHARE
         edits[exact:] = True
-        offset = offset * edits[:, None, None]
-        exact_offset, free_offset = offset.split([exact, count - exact])
-        source, target = self.exact_pairs(exact_offset)
-        photo, altered, flow = (
-            torch.cat(pair) for pair in zip(self.returned_pairs(), self.misaligned_pairs(), strict=True)
-        )
-        free, masks = self.real.sample_with(self.counts["free"], self.backgrounds.masks)
-        seen = torch.cat((source, free, altered, photo))
-        own, altered_codes, photo_codes = self.estimate(seen).split([count, *[len(photo)] * 2])
-        low_before, low_after = self.run_generator(torch.cat((own[exact:], own[exact:] + free_offset))).float().chunk(2)
-        noise = LOW_RATE_NOISE * torch.rand(exact, 1, 1, device=own.device)
-        noise = noise * (torch.rand(exact, 1, 1, device=own.device) < 0.7)
-        own = torch.cat((torch.lerp(own[:exact], own[:exact].roll(1, 0), noise), own[exact:]))
-        edited = own + offset
+        exact_offset, free_offset = (offset * edits[:, None, None]).split([exact, counts["free"]])
+        free, masks = self.real.sample_with(counts["free"], self.backgrounds.masks)
+        photo, altered, flow = self.misaligned_pairs()
+        pairs = {"misaligned": (altered, photo), "exact": self.exact_pairs(exact_offset)}
+        pairs |= {"returned": self.returned_pairs(), "free": (free, free[:0])}
+        moving = self.clips.sample(counts["motion"]) if self.clips else None
+        pairs["motion"] = (moving.source, moving.target) if moving else (free[:0], free[:0])
+        source, target = (torch.cat([pairs[kind][i] for kind in KINDS]) for i in (0, 1))
+
+        read = torch.cat([self.read(chunk) for chunk in torch.cat((source, target)).split(READ_CHUNK)])
+        agreeing = self.agreeing(read, torch.cat((source, target)))
+        own, theirs = (read + agreeing).split([len(source), len(target)])
+        theirs[spans["motion"]] -= agreeing[len(source) :][spans["motion"]] - agreeing[spans["motion"]]
+        edited = torch.cat((theirs, own[spans["free"]] + free_offset))
+        noise = LOW_RATE_NOISE * torch.rand(exact, 1, 1, device=device)
+        noise = noise * (torch.rand(exact, 1, 1, device=device) < 0.7)
+        own[spans["exact"]] = torch.lerp(own[spans["exact"]], own[spans["exact"]].roll(1, 0), noise)
+        edited[spans["exact"]] = own[spans["exact"]] + exact_offset
+
+        low_before, low_after = (self.run_generator(codes[spans["free"]]).float() for codes in (own, edited))
         before, after = unpacked(masks), person_masks(self.person, low_after.clamp(-1, 1))
-        nobody = 1 - widened(torch.maximum(before, after) > CERTAIN, BACKGROUND_MARGIN)
+        behind = F.avg_pool2d(nobody(before, after), 2)
+        valid = torch.ones_like(target[:, :1, :ENCODER_SIZE, :ENCODER_SIZE])
+        still = behind
+        if moving:
+            target[spans["motion"]], valid[spans["motion"]], standing = self.before_what_was_behind(moving)
+            still = torch.cat((F.avg_pool2d(standing, 2), still))
         return {
-            "source": torch.cat((source, altered, free)),
-            "target": torch.cat((target, photo)),
-            "codes": torch.cat((own[:exact], altered_codes, own[exact:])),
-            "edited": torch.cat((edited[:exact], photo_codes, edited[exact:])),
-            "flow": inverse_flow(flow[self.counts["returned"] :]),
+            "source": source,
+            "target": target,
+            "valid": valid,
+            "codes": own,
+            "edited": edited,
+            "flow": inverse_flow(flow),
+            "still": still,
             "change": F.avg_pool2d(low_after - low_before, IMAGE_SIZE // CHANGE_SIDE),
             "offset": free_offset,
-            "read": self.read(free),
+            "read": read[spans["free"]],
             "low_rate": torch.cat((low_before, low_after)).clamp(-1, 1),
             "person": F.avg_pool2d(before * after, 2),
-            "behind": F.avg_pool2d(nobody, 2),
+            "behind": behind,
         }
 
-    def returned_pairs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """As `misaligned_pairs`: the photo is found again in an edit of it; the flow is not known."""
+    def before_what_was_behind(self, pairs: MotionPairs) -> tuple[Tensor, Tensor, Tensor]:
+        """Targets of motion pairs before what was behind the source, since an edit is to leave that as it is.
+
+        What the camera shows behind a head moves with the square that the head is cut by.
+
+        Returns:
+            the targets, (B, 3, 1024, 1024);
+            where they are known, which is not where the source shows somebody and the target nobody, 0 or 1, (B, 1,
+            256, 256);
+            where both show nobody, 0 or 1, likewise.
+        """
+        before, after = person_masks(self.person, torch.cat((pairs.source, pairs.target))).chunk(2)
+        behind = nobody(before, after)
+        shown = narrowed((after > CERTAIN).float(), OUTLINE)
+        known = torch.maximum(behind, shown * pairs.valid)
+        stays = F.interpolate(behind * pairs.apart, size=IMAGE_SIZE)
+        targets = torch.where(stays > 0, pairs.source, pairs.target)
+        return targets, torch.where(pairs.apart > 0, known, pairs.valid), behind
+
+    def returned_pairs(self) -> tuple[Tensor, Tensor]:
+        """Edits of photos, and the photos."""
         count = self.counts["returned"]
         if self.variants is None:
-            photo = altered = self.real.sample(count)
-        else:
-            which = torch.randint(self.args.variants, ()).item()
-            photo, altered = self.real.sample_with(count, self.variants[:, which])
-        return photo, altered, photo.new_zeros(count, 2, CHANGE_SIDE, CHANGE_SIDE)
+            return (self.real.sample(count),) * 2
+        which = torch.randint(self.args.variants, ()).item()
+        photo, altered = self.real.sample_with(count, self.variants[:, which])
+        return altered, photo
 
     def misaligned_pairs(self) -> tuple[Tensor, Tensor, Tensor]:
         """Photos, the same photos warped, and the flow (B, 2, 128, 128) by which they were."""
@@ -333,12 +379,12 @@ class StreamTraining(Training):
         return photo, sample_at(photo, upscale_flow(flow, IMAGE_SIZE // CHANGE_SIDE)), flow
 
     def compare(self, picture: Tensor, target: Tensor, name: str) -> tuple[dict[str, Tensor], list[Pair]]:
-        """Losses of a full-size picture against its target, and the pairs that the perceptual net is to compare.
+        """Losses of full-size pictures against their targets, and the pairs that the perceptual net is to compare.
 
-        The detail window is at full size, the same for the whole batch.
+        The detail window is at full size, the same for the whole batch, and not looked at in clips.
         """
         small, wanted = to_encoder_size(picture), to_encoder_size(target)
-        window, wanted_window = random_windows(picture, target)
+        window, wanted_window = (self.without_clips(x) for x in random_windows(picture, target))
         with torch.no_grad():
             identity = self.faces.embed(wanted)
         terms = {
@@ -349,16 +395,23 @@ class StreamTraining(Training):
         }
         return terms, [(f"{name}_lpips", small, wanted), (f"{name}_detail_lpips", window, wanted_window)]
 
+    def without_clips(self, batch: Tensor) -> Tensor:
+        """What belongs to all pairs of a batch but those of motion."""
+        moving = self.spans["motion"]
+        return torch.cat((batch[: moving.start], batch[moving.stop :]))
+
     def loss(self, minutes: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of one fresh batch."""
         batch = self.batch()
-        state = self.run_reconstruction(batch["codes"], batch["source"])
+        state = self.module.reconstruction(self.traced, batch["codes"], batch["source"])
         source, edit = self.edit(batch["codes"], batch["edited"], batch["source"], state.residuals)
         final, plain, flows = edit.picture.float(), edit.before_pixels.float(), edit.flows
-        paired = len(batch["target"])
+        paired, target = len(batch["target"]), batch["target"]
+        # Where a target is made up there is nothing to learn.
+        known = F.interpolate(batch["valid"], size=IMAGE_SIZE)
         terms, pairs = self.compare(state.image.float(), batch["source"], "rec")
-        more_terms, more_pairs = self.compare(final[:paired], batch["target"], "edit")
-        small, wanted = to_encoder_size(plain[:paired]), to_encoder_size(batch["target"])
+        more_terms, more_pairs = self.compare(torch.where(known > 0, final[:paired], target), target, "edit")
+        small, wanted = (to_encoder_size(x) for x in (torch.where(known > 0, plain[:paired], target), target))
         terms |= more_terms | {"features_l1": F.l1_loss(small, wanted)}
         unedited, photo = source.image.float(), to_encoder_size(batch["source"])
         terms["unedited_l1"] = F.l1_loss(unedited, photo)
@@ -383,33 +436,32 @@ class StreamTraining(Training):
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
     def correspondence(self, flows: dict[int, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Aligner losses: the known flow of misaligned pairs, what the finest flow makes of the others, and stillness.
+        """Aligner losses: known flows, and what the finest flow makes of the sources of pairs that have no known one.
 
-        Behind the person of free pairs nothing moves.
+        Behind the person of free and of motion pairs nothing moves.
         """
-        matched = self.counts["exact"] + self.counts["returned"]
-        paired = len(batch["target"])
+        known, standing = self.spans["misaligned"], slice(self.spans["motion"].start, None)
+        matched = slice(known.stop, len(batch["target"]))
         finest = max(flows)
-        flow = upscale_flow(flows[finest][:matched], ENCODER_SIZE // finest)
-        moved = sample_at(to_encoder_size(batch["source"][:matched]), flow)
-        return {
-            "flow": sum(
-                (found[matched:paired] - resized_flow(batch["flow"], side)).abs().mean() * 16 / side
-                for side, found in flows.items()
-            ),
-            "photometric": (moved - to_encoder_size(batch["target"][:matched])).abs().mean(),
-            "still": sum(
-                weighted_mean(found[paired:].abs() * 16 / side, F.avg_pool2d(batch["behind"], CHANGE_SIDE // side))
-                for side, found in flows.items()
-            ),
-        }
+        flow = upscale_flow(flows[finest][matched], ENCODER_SIZE // finest)
+        difference = sample_at(to_encoder_size(batch["source"][matched]), flow) - to_encoder_size(
+            batch["target"][matched]
+        )
+        terms = dict.fromkeys(("flow", "still"), 0.0)
+        for side, found in flows.items():
+            factor = CHANGE_SIDE // side
+            off = (found[known] - resized_flow(batch["flow"], side)).abs()
+            terms["flow"] += off.mean() * 16 / side
+            terms["still"] += weighted_mean(found[standing].abs(), F.avg_pool2d(batch["still"], factor)) * 16 / side
+        return terms | {"photometric": weighted_mean(difference.abs(), batch["valid"][matched])}
 
     def realism(self, pictures: Tensor, photos: Tensor) -> Tensor:
         """The adversary's opinion of full-size pictures, after it has learned from them and from photos."""
         views = torch.cat((to_encoder_size(pictures), *random_windows(pictures)))
         with torch.no_grad():
-            real = [f.float() for f in self.run_features(torch.cat((to_encoder_size(photos), *random_windows(photos))))]
-        fake = [f.float() for f in self.run_features(views)]
+            views_of_photos = torch.cat((to_encoder_size(photos), *random_windows(photos)))
+            real = [f.float() for f in self.perceptual.features(views_of_photos)]
+        fake = [f.float() for f in self.perceptual.features(views)]
         self.adversary.requires_grad_(True)
         loss = adversary_loss(self.adversary(real), self.adversary([f.detach() for f in fake]))
         loss.backward()
@@ -496,7 +548,8 @@ class StreamTraining(Training):
         for batch in photos.split(4):
             photo = from_bytes(batch)
             small = to_encoder_size(photo)
-            codes = self.estimate(photo)
+            codes = self.read(photo)
+            codes = codes + self.agreeing(codes, photo)
             found = streams.reconstruction(generator, codes, photo)
             source = streams.editing.prepare(generator, codes, photo, found.residuals)
             pictures = [to_encoder_size(x.clamp(-1, 1)) for x in (generator(codes), found.image)] + [source.image]
@@ -510,6 +563,26 @@ class StreamTraining(Training):
         for name, values in zip(names, (sums / len(photos)).tolist(), strict=True):
             print(f"held-out {name}: mse {values[0]:.5f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
         save_grid(torch.cat(rows), self.args.out / "streams.jpg")
+
+
+def counts_of_kinds(batch: int, *, variants: bool, motion: bool) -> dict[str, int]:
+    """Pairs of each kind in a batch, for a training with edits of photos, and with clips, or without."""
+    shares = {"free": FREE_SHARE, "misaligned": MISALIGNED_SHARE / (2 if variants or motion else 1)}
+    shares["returned"] = (RETURNED_SHARE_WITH_MOTION if motion else RETURNED_SHARE) if variants else 0.0
+    counts = {kind: math.ceil(share * batch) for kind, share in shares.items()}
+    counts["motion"] = int(MOTION_SHARE * batch) if motion else 0
+    return counts | {"exact": batch - sum(counts.values())}
+
+
+def spans_of_kinds(counts: dict[str, int]) -> dict[str, slice]:
+    """Where the pairs of each kind stand in a batch."""
+    ends = list(accumulate(counts[kind] for kind in KINDS))
+    return {kind: slice(end - counts[kind], end) for kind, end in zip(KINDS, ends, strict=True)}
+
+
+def nobody(before: Tensor, after: Tensor) -> Tensor:
+    """Where neither of two masks of persons (B, 1, 256, 256) shows anybody, nor near it, 0 or 1."""
+    return 1 - widened(torch.maximum(before, after) > CERTAIN, BACKGROUND_MARGIN)
 
 
 def unedited(

@@ -1,4 +1,4 @@
-"""Shift-tolerant perceptual distances: training compares pictures with them, and the refiner follows one.
+"""Shift-tolerant perceptual distances, which training compares pictures with.
 
 Evaluation uses another net (`gra_core.evaluation.perceptual`).
 """
