@@ -185,7 +185,7 @@ def test_the_page_works_with_a_lent_card(monkeypatch, editor, photo_file, tmp_pa
         assert difference(shown.convert("RGB"), expected) < 2
     *_, last = compare.on_start(VISITOR, None, "[]", compare_tab.ALL_SLIDERS, 0, *moved)
     assert "Done: Smile +40, curly +50" in last[compare.status]
-    assert loans == ["invert", "lent_edit", "lent_edit", "run"]
+    assert loans == ["invert", "lent_render", "lent_render", "run"]
 
 
 def test_no_card_is_lent_elsewhere(monkeypatch):
