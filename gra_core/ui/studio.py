@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
+from gra_core import sandbox
 from gra_core.alignment import FaceAligner
 from gra_core.checkpoints import DIRECTIONS, GENERATOR, CheckpointSource
 from gra_core.directions.registry import EditDirection, load_directions
@@ -155,6 +156,7 @@ class Studio:
         """
         if gpu.on_loan():
             self.editor  # noqa: B018 - loads it
+        sandbox.warm_up()
         thread = threading.Thread(target=self._warm_up, name="warm-up", daemon=True)
         thread.start()
         return thread
