@@ -77,7 +77,7 @@ def test_eyes_keep_their_colour(editor, inversion, aligned, key):
 
 @torch.inference_mode()
 def test_skin_of_a_turned_head_has_no_lattice(editor, inversion):
-    """At 4 and 8 px, the periods of the generator's Haar transforms: next to none of what the code alone shows."""
+    """At 4 and 8 px, the periods of the generator's Haar transforms: no more than photos show (1 is what is around)."""
 
     def peak(image: Image.Image, period: int) -> float:
         cheeks = pixels(image).mean(2)[480:736, 384:640]
@@ -89,8 +89,8 @@ def test_skin_of_a_turned_head_has_no_lattice(editor, inversion):
         return float(across[wave - 1 : wave + 2].mean() / around)
 
     turned, alone = editor.edit(inversion, {"yaw": -60}), editor.low_rate(inversion, {"yaw": -60})
-    for period in (4, 8):
-        assert peak(turned, period) < 0.3 * peak(alone, period)
+    assert peak(alone, 4) > 10
+    assert max(peak(turned, period) for period in (4, 8)) < 2
 
 
 def test_codes_stay_near_the_generators_own(editor):

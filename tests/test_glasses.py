@@ -78,7 +78,7 @@ def test_glasses_are_put_on_as_far_as_ever(editor):
     def strength(inverted: float, wanted: float, yaw: float = 0) -> float:
         """How far in all the code is moved along the edit."""
         inverted_codes = codes + inverted / 100 * vector
-        inversion = Inversion(inverted_codes, inverted_codes, None, None, None, inverted)
+        inversion = Inversion(inverted_codes, None, None, None, inverted)
         moved = editor.edited_codes(inversion, {"glasses": wanted, "yaw": yaw})[0] - yaw / 100 * turn
         return 100 * ((moved * vector).sum() / vector.square().sum()).item()
 
