@@ -473,6 +473,27 @@ def test_slider_moves_go_before_new_photos_but_not_for_ever(clock):
     assert line._next() is None
 
 
+def test_who_has_waited_long_for_a_seat_still_gives_way(clock):
+    """Photos that had waited for a seat used to go before all slider moves, one after the other."""
+    line = Line(clock)
+    line.seats = 2
+    for visitor in "ab":
+        with line.join(visitor) as place:
+            place.arrive()
+    photo = line.join("c", Work.OPEN)
+    clock.now += 1.5 * AGED
+    assert line._next() is None
+    line.leave("b")
+    move = line.join("a")
+    assert line._next() is move
+    move.leave()
+    photo.arrive()
+    clock.now += 1.5 * AGED
+    move = line.join("a")
+    line._serving, photo.ready = None, clock.now  # between two steps
+    assert line._next() is move
+
+
 def test_long_work_gives_way_to_slider_moves():
     line = Line()
     with line.join("a", Work.OPEN) as photo:
@@ -499,19 +520,18 @@ def test_ones_own_events_keep_their_order():
 
 def test_a_machine_has_as_many_seats_as_it_serves_well():
     line = Line()
-    for seconds, seats in ((0.5, 7), (1.0, 5), (0.025, 83), (30.0, 3)):
+    for seconds, seats in ((0.5, 3), (0.3, 4), (0.025, 41), (30.0, 2)):
         line.set_speed(seconds)
         assert line.seats == seats
 
 
 def test_who_finds_no_seat_is_told_the_place_and_gets_one_when_it_is_free(clock):
     line = Line(clock)
-    line.set_speed(10.0)
+    line.seats = 3
     for visitor in "abc":
         with line.join(visitor, Work.OPEN) as place:
             place.arrive()
             clock.now += 10
-    line.seats = 3
     fourth, fifth = line.join("d", Work.OPEN), line.join("e", Work.OPEN)
     first, second = next(fourth.wait(0)), next(fifth.wait(0))
     assert [first.seat, second.seat] == [1, 2]

@@ -28,6 +28,8 @@ SLOWEST = 3.0
 """How much longer than alone a slider move may take when all seats are taken and all move at once."""
 THINKING = 2.0
 """Seconds between two slider moves of one visitor."""
+CROWDED = 2.0
+"""How much longer a slider move takes than its edit alone while pictures of others are compressed and sent."""
 FEWEST_SEATS = 2
 
 SEAT_SECONDS = 60.0
@@ -41,7 +43,7 @@ MOST_PLACES = 4
 """How many places one visitor may have in the line."""
 
 AGED = 15.0
-"""Seconds after which what waits for slider moves goes before them all the same."""
+"""Seconds after which what has a seat and waits for slider moves goes before them all the same."""
 
 MEMORY = 0.3
 """Share of the newest duration in the running means."""
@@ -101,12 +103,13 @@ class Line:
     def set_speed(self, move_seconds: float) -> None:
         """Give out as many seats as a machine can serve on which one slider move takes so many seconds.
 
-        With n visitors who think for THINKING between two moves, a move takes n * move_seconds - THINKING at most (the
-        asymptotic bound of a closed queueing network); that is to be SLOWEST times a move alone.
+        With n visitors who think for THINKING between two moves of CROWDED * move_seconds each, a move takes n times as
+        long, less THINKING, at most (the asymptotic bound of a closed queueing network); that is to be SLOWEST times a
+        move alone.
         """
         with self._moved:
             self._seconds[Work.MOVE] = move_seconds
-            self.seats = max(FEWEST_SEATS, int(SLOWEST + THINKING / move_seconds))
+            self.seats = max(FEWEST_SEATS, int((SLOWEST * move_seconds + THINKING) / (CROWDED * move_seconds)))
             self._moved.notify_all()
 
     def join(self, visitor: str | None = None, work: Work = Work.MOVE) -> Place:
@@ -140,6 +143,7 @@ class Line:
             place, self._serving = self._serving, None
             if place is not None:
                 place.spent += self.clock() - place.begun
+                place.ready = self.clock()
             self._moved.notify_all()
         if place is not None:
             place.arrive()
@@ -182,12 +186,15 @@ class Line:
             self._free(visitor)
 
         def rank(place: Place) -> tuple[bool, float]:
-            return not (self._at_once(place) or now - place.since > AGED), place.since
+            return not (self._at_once(place) or now - place.ready > AGED), place.since
 
         firsts: dict[object, Place] = {}  # one's own events keep their order
         for place in self._places:
             firsts.setdefault(place.visitor, place)
-        return min(filter(self._has_seat, firsts.values()), key=rank, default=None)
+        ready = list(filter(self._has_seat, firsts.values()))
+        for place in ready:
+            place.ready = min(place.ready, now)
+        return min(ready, key=rank, default=None)
 
     def _serve(self, place: Place) -> None:
         self._serving, place.begun = place, self.clock()
@@ -231,6 +238,7 @@ class Place:
     def __init__(self, line: Line, visitor: str | None, work: Work) -> None:
         self._line, self.visitor, self.work = line, visitor or self, work
         self.since, self.begun, self.spent = line.clock(), 0.0, 0.0
+        self.ready = math.inf  # since when it could be served
 
     @property
     def is_program(self) -> bool:

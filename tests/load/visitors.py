@@ -169,7 +169,7 @@ def main() -> None:
             for count in arguments.visitors:
                 seen = crowd(address, count, 60 * arguments.minutes)
                 print(seen.line(f"{count} visitors"), flush=True)
-                time.sleep(20)
+                time.sleep(45)  # housekeeping gives memory back in quiet times
                 after = memory_of(process.pid)
                 print(f"memory {before:.0f} MB before, {after:.0f} MB after ({after / before - 1:+.1%})", flush=True)
         finally:
