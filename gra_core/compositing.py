@@ -82,27 +82,22 @@ def compose(
         A new RGB picture of the photo's size.
     """
     result = photo.convert("RGB").copy()
-    layers = [_Layer(result, aligned, output, faces) for aligned, output in edits]
+    source = _Source(result)
+    layers = [_Layer(source, aligned, output, faces) for aligned, output in edits]
     layers.sort(key=lambda layer: layer.aligned.quad.tolist())
     layers = [layer for layer in layers if layer.draws]
-    if not layers:
-        return result
-    source = _Source(result)
-    changed: list[tuple[tuple[int, int], Image.Image]] = []
     for left, top, right, bottom in _tiles(layers, result.size):
         tile = _draw(source, layers, (left, top, right, bottom))
         if tile is not None:
-            changed.append(((left, top), tile))
-    for place, tile in changed:
-        result.paste(tile, place)
+            result.paste(tile, (left, top))
     return result
 
 
 class _Source:
-    """A photo from which tiles are sampled."""
+    """A copy of a photo, from which tiles are sampled."""
 
     def __init__(self, photo: Image.Image) -> None:
-        self.pixels = np.asarray(photo)
+        self.pixels = np.array(photo)
 
     def warp(self, where: Tensor) -> Tensor:
         """Sample at positions (H, W, 2) in photo pixels -> (1, 3, H, W) in levels; bicubic, edges reflected."""
@@ -122,7 +117,7 @@ class _Source:
 class _Layer:
     """One edited face, as maps around its crop."""
 
-    def __init__(self, photo: Image.Image, aligned: AlignedFace, output: EditOutput, faces: Sequence[Face]) -> None:
+    def __init__(self, source: _Source, aligned: AlignedFace, output: EditOutput, faces: Sequence[Face]) -> None:
         self.aligned = aligned
         to_photo = crop_to_photo(aligned.quad)
         self.linear = torch.tensor(to_photo[:2, :2], dtype=torch.float32)
@@ -130,7 +125,7 @@ class _Layer:
         self.side = float(np.hypot(*to_photo[:2, 0]))
         crop, edited = (image_to_tensor(image).add(1).mul(127.5) for image in (aligned.image, output.image))
         inside = _inside(SIDE)
-        free = self._free(photo.size, faces)
+        free = self._free(faces)
         flow = torch.from_numpy(np.ascontiguousarray(output.flow)).permute(2, 0, 1)[None].float()
         flow = F.interpolate(flow, size=SIDE, mode="bilinear", align_corners=False)
         flow = flow * between(IMAGE_SIZE * length(flow), *STILL)
@@ -148,7 +143,7 @@ class _Layer:
             layers = F.interpolate(layers, size=size, mode="bilinear", antialias=True, align_corners=False)
         self.layers = layers
         self.coarse = F.pad(F.adaptive_max_pool2d(self.layers[:, 7:], SIDE), (BEYOND,) * 4)
-        self.grain = self._grain(photo, crop) if size == IMAGE_SIZE and (self.layers[:, 6:7] > 0.1).any() else None
+        self.grain = self._grain(source, crop) if size == IMAGE_SIZE and (self.layers[:, 6:7] > 0.1).any() else None
 
     @property
     def draws(self) -> bool:
@@ -174,8 +169,8 @@ class _Layer:
         """A map on the wide grid at IMAGE_SIZE, without what lies beyond the crop."""
         return upscale(wide, IMAGE_SIZE // SIDE)[..., *(slice(8 * BEYOND, 8 * BEYOND + IMAGE_SIZE),) * 2]
 
-    def _free(self, size: tuple[int, int], faces: Sequence[Face]) -> Tensor:
-        """How far the edit may reach, 0 to 1, on the wide grid: not to other faces, nor to the picture's edge."""
+    def _free(self, faces: Sequence[Face]) -> Tensor:
+        """How far the edit may reach, 0 to 1, on the wide grid: not to other faces."""
         count = SIDE + 2 * BEYOND
         steps = (torch.arange(count, dtype=torch.float32) + 0.5 - BEYOND) / SIDE
         grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1)
@@ -194,16 +189,15 @@ class _Layer:
             free = torch.minimum(free, _smooth(away / (FREE * max(right - left, bottom - top))))
         return free[None, None]
 
-    def _grain(self, photo: Image.Image, crop: Tensor) -> Tensor:
+    def _grain(self, source: _Source, crop: Tensor) -> Tensor:
         """Standard deviation of what 1024 px do not hold of the photo, in levels, (3,): the smallest of many places."""
-        source, generator = _Source(photo), np.random.default_rng(0)
-        found = []
+        (height, width), generator, found = source.pixels.shape[:2], np.random.default_rng(0), []
         for u, v in generator.uniform(0.1, 0.9, (GRAIN_TILES, 2)):
             centre = (
                 self.linear @ torch.tensor([u, v], dtype=torch.float32) + torch.tensor(self.aligned.quad[0]).float()
             )
             left, top = centre.round().sub(16).tolist()
-            if not (0 <= left < photo.width - 32 and 0 <= top < photo.height - 32):
+            if not (0 <= left < width - 32 and 0 <= top < height - 32):
                 continue
             places = _places(int(left), int(top), int(left) + 32, int(top) + 32)
             fine = source.warp(places) - _sample(crop, self.at(places))
