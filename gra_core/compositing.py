@@ -209,7 +209,7 @@ def _draw(source: _Source, layers: Sequence[_Layer], tile: tuple[int, int, int, 
     """One tile of the result; None where it is the photo's."""
     left, top, right, bottom = tile
     places = _places(left, top, right, bottom)
-    offset, change, less = torch.zeros_like(places), 0.0, 0.0
+    offset, change, lacking = torch.zeros_like(places), 0.0, []
     touched = torch.zeros(places.shape[:2], dtype=torch.bool)
     for layer in layers:
         where = layer.at(places)
@@ -217,7 +217,8 @@ def _draw(source: _Source, layers: Sequence[_Layer], tile: tuple[int, int, int, 
         flow = _sample(layer.flow, wide, "bilinear")[0].permute(1, 2, 0)
         if not flow.any() and not _sample(layer.coarse, wide, "bilinear").any():
             continue
-        offset = offset + flow @ layer.linear.T
+        step = flow @ layer.linear.T
+        offset = offset + step
         touched |= (flow != 0).any(-1)
         values = _sample(layer.layers, where, "bilinear")
         inside = ((where >= 0) & (where <= 1)).all(-1)
@@ -226,13 +227,17 @@ def _draw(source: _Source, layers: Sequence[_Layer], tile: tuple[int, int, int, 
         change = change + part
         touched |= shown[0, 0] > 0
         if (lost > 0).any():
-            less = less + lost * (source.warp(places + flow @ layer.linear.T) - moved)
+            lacking.append((step, lost, moved))
             if layer.grain is not None:
                 noise = np.random.default_rng([left, top]).standard_normal((3, *places.shape[:2]), dtype=np.float32)
                 change = change + lost * layer.grain[:, None, None] * torch.from_numpy(noise)
     if not touched.any():
         return None
-    drawn = source.warp(places + offset) + change - less
+    warped = source.warp(places + offset)
+    drawn = warped + change
+    for step, lost, moved in lacking:
+        own = warped if torch.equal(step, offset) else source.warp(places + step)
+        drawn = drawn - lost * (own - moved)
     drawn = drawn[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
     before = source.pixels[top:bottom, left:right]
     return Image.fromarray(np.where(touched.numpy()[..., None], drawn, before))
