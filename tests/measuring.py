@@ -51,12 +51,17 @@ def watched(*, stalls: bool = True) -> Iterator[Watch]:
 
 
 def memory() -> int:
-    """Memory of this process and its children, bytes; what they share counts once. 0 where that cannot be known."""
+    """Memory of this process and its children, bytes; what they share counts once. 0 where that cannot be known.
+
+    A child that has not started its own program yet still runs in this process' memory, and does not count.
+    """
     if not Path("/proc/self/smaps_rollup").exists():
         return 0
     tasks = Path("/proc/self/task").glob("*/children")
     children = {number for task in tasks for number in _read(task).split()}
-    return sum(_pss(number) for number in {"self", *children})
+    own = _read(Path("/proc/self/cmdline"))
+    started = [number for number in children if _read(Path(f"/proc/{number}/cmdline")) != own]
+    return sum(map(_pss, ["self", *started]))
 
 
 def _read(path: Path) -> str:

@@ -1,6 +1,8 @@
 """Hostile files of every kind end in a picture or in a sentence, soon, and without much memory."""
 
 import shutil
+import subprocess
+import sys
 import time
 import traceback
 from dataclasses import dataclass
@@ -109,6 +111,14 @@ def test_the_corpus_is_large_and_the_same_each_time():
     assert counts == again
     for files in counts.values():
         assert len({name for name, _ in files}) == len(files)
+
+
+def test_memory_counts_once_while_a_program_starts():
+    held = np.ones(50_000_000)
+    with watched(stalls=False) as watch:
+        for _ in range(100):
+            subprocess.run([sys.executable, "-S", "-c", ""], check=True)
+    assert watch.growth < held.nbytes / 2
 
 
 def test_a_batch_of_everything(tmp_path):
