@@ -55,10 +55,12 @@ class Face:
     landmarks: np.ndarray
     """Float (68, 2), x and y in photo pixels, in iBUG order: 36..41 and 42..47 eyes, 48 and 54 mouth corners."""
 
-    def scaled(self, scale: tuple[float, float]) -> Self:
-        """The face in a copy of the photo that is so many times as wide and high."""
-        box = tuple(round(value * factor) for value, factor in zip(self.box, 2 * scale, strict=True))
-        return replace(self, box=box, landmarks=self.landmarks * scale)
+    def moved(self, matrix: np.ndarray) -> Self:
+        """The face in another picture of the photo, whose points a 3x3 matrix takes the photo's points to."""
+        left, top, right, bottom = self.box
+        corners = _moved(np.array([(left, top), (left, bottom), (right, bottom), (right, top)], float), matrix)
+        box = *np.floor(corners.min(0) + 1e-6).astype(int), *np.ceil(corners.max(0) - 1e-6).astype(int)
+        return replace(self, box=tuple(map(int, box)), landmarks=_moved(self.landmarks, matrix))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +74,17 @@ class AlignedFace:
     outside the photo."""
     face: Face
 
-    def scaled(self, scale: tuple[float, float]) -> Self:
-        """As `Face.scaled`."""
-        return replace(self, quad=self.quad * scale, face=self.face.scaled(scale))
+    @classmethod
+    def of_crop(cls, crop: Image.Image) -> Self:
+        """Of a square picture that is an aligned face already: the picture is the photo."""
+        side = crop.width
+        quad = np.array([(0, 0), (0, side), (side, side), (side, 0)], float)
+        image = crop.convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
+        return cls(image, quad, Face((0, 0, side, side), np.zeros((0, 2))))
+
+    def moved(self, matrix: np.ndarray) -> Self:
+        """As `Face.moved`; the matrix is affine."""
+        return replace(self, quad=_moved(self.quad, matrix), face=self.face.moved(matrix))
 
 
 class FaceAligner:
@@ -113,7 +123,7 @@ class FaceAligner:
                 f"The face is too small to edit ({side:.0f} pixels with its surroundings, {MIN_CROP_SIDE:.0f} are "
                 "needed). Try a photo in which the face is larger."
             )
-        return AlignedFace(_crop(photo.convert("RGB"), quad, IMAGE_SIZE), quad, face)
+        return AlignedFace(crop_at(photo, quad, IMAGE_SIZE), quad, face)
 
     def align_photo(self, photo: Image.Image, index: int = 0) -> AlignedFace:
         """Detect and crop in one go; `index` counts from 0, the largest face.
@@ -269,6 +279,11 @@ def _bounds(quad: np.ndarray, size: tuple[int, int], margin: float = 0.0) -> tup
     return left, top, right, bottom
 
 
+def _moved(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Points (N, 2), taken along by an affine 3x3 matrix."""
+    return points @ matrix[:2, :2].T + matrix[:2, 2]
+
+
 def _side(quad: np.ndarray) -> float:
     return float(np.hypot(*(quad[3] - quad[0])))
 
@@ -310,8 +325,9 @@ def _to_image(pixels: np.ndarray) -> Image.Image:
 # --- cropping and blending -----------------------------------------------------------------------------------------
 
 
-def _crop(photo: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
-    """Draw the quad's content as a picture of size x size px."""
+def crop_at(photo: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
+    """Draw what a quad shows of a photo as a picture of size x size px; beyond the photo, as `_extend` continues it."""
+    photo = photo.convert("RGB")
     oversampling = 2 if _side(quad) > size else 1  # the transform reads single pixels: against aliasing
 
     # The part of the photo around the quad, brought down to about the resolution of the samples.

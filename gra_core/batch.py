@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from gra_core import sandbox
 from gra_core.alignment import FaceAligner
 from gra_core.archives import SUFFIXES, is_photo
-from gra_core.compositing import compose
+from gra_core.compositing import View, compose
 from gra_core.errors import GRAError, UnreadableImageError
 from gra_core.export import FORMATS, PROGRAM, describe, not_reserved, result_name, save_picture
 from gra_core.images import load_image
@@ -199,7 +199,8 @@ def _edit(
     faces = aligner.detect(photo)
     aligned = aligner.align(photo, faces[0])
     output = editor.render(editor.invert(aligned.image), strengths, edits)
-    result = compose(photo, [(aligned, output)], faces) if whole_photo else output.image
+    view = View.whole(photo) if whole_photo else View.close_up(photo, aligned)
+    result = compose(view, [(aligned, output)], faces)
     buffer = io.BytesIO()
     save_picture(result, buffer, suffix, describe(strengths, edits))
     return buffer.getvalue()

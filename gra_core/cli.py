@@ -117,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.set_defaults(run=run_train)
 
     directions = commands.add_parser("directions", help="list, fit, search or check the edit directions")
-    directions.add_argument("action", choices=["list", "fit", "search", "correct", "check"])
+    directions.add_argument("action", choices=["list", "fit", "search", "correct", "calibrate", "check"])
     directions.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of the others than list")
     directions.set_defaults(run=run_directions)
     return parser
@@ -141,29 +141,27 @@ def run_edit(args: argparse.Namespace) -> None:
     own = load_own_directions(args.direction, registry)
     strengths = parse_strengths(args.set, registry | own)
 
+    from gra_core.alignment import AlignedFace, FaceAligner
+    from gra_core.compositing import View, compose
     from gra_core.images import load_image
 
     photo = load_image(args.photo)
     if args.aligned:
         if photo.width != photo.height:
             raise GRAError(f"An aligned face crop is square; {args.photo} is {photo.width} x {photo.height}.")
-        editor = _load_editor(args)
-        editor.edits |= own
-        result = editor.edit(editor.invert(photo), strengths)
+        faces, aligned = (), AlignedFace.of_crop(photo)
     else:
-        from gra_core.alignment import FaceAligner
-        from gra_core.compositing import compose
-
         aligner = FaceAligner()
         faces = aligner.detect(photo)
         if args.face > len(faces):
             found = "1 face was found" if len(faces) == 1 else f"{len(faces)} faces were found"
             raise NoFaceError(f"There is no face {args.face}: {found}, and --face counts from 1, the largest.")
         aligned = aligner.align(photo, faces[args.face - 1])
-        editor = _load_editor(args)
-        editor.edits |= own
-        output = editor.render(editor.invert(aligned.image), strengths)
-        result = compose(photo, [(aligned, output)], faces) if args.paste_back else output.image
+    editor = _load_editor(args)
+    editor.edits |= own
+    output = editor.render(editor.invert(aligned.image), strengths)
+    view = View.whole(photo) if args.paste_back else View.close_up(photo, aligned)
+    result = compose(view, [(aligned, output)], faces)
     write_image(result, args.output, describe(strengths, registry | own))
     print(f"Wrote {args.output} ({result.width} x {result.height})")
 

@@ -16,20 +16,24 @@ collars that cross the edge stay whole; the change fades out before the edge.
 Blending is in sRGB levels: the change is a difference of levels, and no seam showed that linear light would hide.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.linalg import SuperLU, splu
 from torch import Tensor
 
-from gra_core.alignment import AlignedFace, Face, crop_to_photo
+from gra_core.alignment import AlignedFace, Face, crop_at, crop_to_photo
 from gra_core.constants import IMAGE_SIZE
 from gra_core.images import image_to_tensor
-from gra_core.models.maps import around, between, length, paint_over, sample_at, upscale, widened
+from gra_core.models.maps import around, between, length, widened
 
 SIDE = 128
 """Positions along the crop's side at which flow and masks are kept."""
@@ -37,6 +41,8 @@ BEYOND = 43
 """Positions beyond the crop, a third of its side, over which the flow dies away."""
 FADE = 0.1
 """Share of the crop's side, at its edge, over which the change fades out."""
+WIDE = SIDE + 2 * BEYOND
+"""Positions along the side of the square that an edit may reach: the wide grid."""
 STILL = (0.15, 0.6)
 """Pixels of 1024 up to which a place counts as still, and from which on it moves as the flow says."""
 SAME = (2.0, 5.0)
@@ -48,7 +54,6 @@ FREE = 0.3
 TILE = 256
 """Side of the tiles, in photo pixels, in which the result is drawn: memory does not grow with the photo."""
 GRAIN_TILES = 24
-RELAXATIONS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,25 +71,62 @@ class EditOutput:
     keep: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class View:
+    """A photo as it is shown: whole at its own size, smaller, or one face of it close up.
+
+    Attributes:
+        picture: what is shown of the photo, RGB.
+        from_photo: 3x3 matrix that takes points of the photo to points of the picture.
+    """
+
+    picture: Image.Image
+    from_photo: np.ndarray
+
+    @classmethod
+    def whole(cls, photo: Image.Image, longest: int | None = None) -> View:
+        """All of a photo, reduced to `longest` pixels along its longer side where it is larger."""
+        picture, factor = photo.convert("RGB"), 1.0 if longest is None else longest / max(photo.size)
+        if factor < 1:
+            size = tuple(max(1, round(side * factor)) for side in photo.size)
+            picture = picture.resize(size, Image.Resampling.LANCZOS)
+        scale = np.array(picture.size) / photo.size
+        return cls(picture, np.diag([*scale, 1.0]))
+
+    @classmethod
+    def close_up(cls, photo: Image.Image, aligned: AlignedFace, side: int | None = None) -> View:
+        """The square around one face of a photo, upright; of `side` pixels, by default of `close_up_side`."""
+        side = side or close_up_side(aligned)
+        picture = aligned.image if side == IMAGE_SIZE else crop_at(photo, aligned.quad, side)
+        return cls(picture, np.diag([side, side, 1.0]) @ np.linalg.inv(crop_to_photo(aligned.quad)))
+
+
+def close_up_side(aligned: AlignedFace) -> int:
+    """Side of a face's square in pixels of its photo, at least IMAGE_SIZE: its edit is made at that size."""
+    return max(IMAGE_SIZE, round(float(np.hypot(*(aligned.quad[3] - aligned.quad[0])))))
+
+
 def compose(
-    photo: Image.Image, edits: Sequence[tuple[AlignedFace, EditOutput]], faces: Sequence[Face] = ()
+    photo: Image.Image | View, edits: Sequence[tuple[AlignedFace, EditOutput]], faces: Sequence[Face] = ()
 ) -> Image.Image:
     """Draw edits of faces on the photo that they were cut from.
 
     All edits are drawn at once from the photo as it is, so that their order changes nothing.
 
     Args:
-        photo: the RGB photo that was aligned, or a smaller copy with the quads scaled likewise.
+        photo: the RGB photo that was aligned, or a view of it.
         edits: edited faces.
         faces: everybody found in the photo, in its pixels. The boxes of others are left as they are by an edit.
 
     Returns:
-        A new RGB picture of the photo's size.
+        A new RGB picture of the size of the photo, or of the view.
     """
-    result = photo.convert("RGB").copy()
+    view = photo if isinstance(photo, View) else View.whole(photo)
+    result = view.picture.copy()
     source = _Source(result)
-    layers = [_Layer(source, aligned, output, faces) for aligned, output in edits]
-    layers.sort(key=lambda layer: layer.aligned.quad.tolist())
+    faces = [face.moved(view.from_photo) for face in faces]
+    edits = sorted(edits, key=lambda edit: edit[0].quad.tolist())
+    layers = [_Layer(source, aligned.moved(view.from_photo), output, faces) for aligned, output in edits]
     layers = [layer for layer in layers if layer.draws]
     for left, top, right, bottom in _tiles(layers, result.size):
         tile = _draw(source, layers, (left, top, right, bottom))
@@ -123,37 +165,36 @@ class _Layer:
         self.linear = torch.tensor(to_photo[:2, :2], dtype=torch.float32)
         self.to_crop = torch.tensor(np.linalg.inv(to_photo)[:2], dtype=torch.float32)
         self.side = float(np.hypot(*to_photo[:2, 0]))
-        crop, edited = (image_to_tensor(image).add(1).mul(127.5) for image in (aligned.image, output.image))
-        inside = _inside(SIDE)
+        size = min(IMAGE_SIZE, max(SIDE, round(self.side)))
+        scale = size / IMAGE_SIZE
+        crop, edited = (
+            _resized(image_to_tensor(image), size).add(1).mul(127.5) for image in (aligned.image, output.image)
+        )
         free = self._free(faces)
-        flow = torch.from_numpy(np.ascontiguousarray(output.flow)).permute(2, 0, 1)[None].float()
-        flow = F.interpolate(flow, size=SIDE, mode="bilinear", align_corners=False)
-        flow = flow * between(IMAGE_SIZE * length(flow), *STILL)
-        self.flow = free * _beyond(flow, inside)  # in shares of the side, on the wide grid
-        moved = sample_at(crop, IMAGE_SIZE * self._on_crop(self.flow))
+        flow = _moving(free * _beyond(_moving(_resized(_map(output.flow), SIDE)), _inside(SIDE)))
+        inner = slice(BEYOND, BEYOND + SIDE)
+        inner_flow = _resized(flow[..., inner, inner], size)[0].permute(1, 2, 0)
+        moved = _sample(crop, _places(0, 0, size, size) / size + inner_flow)
         change = edited - moved
-        fade = _inside(IMAGE_SIZE) * self._on_crop(free)
-        shown = widened(around(change.abs().amax(1, keepdim=True), 3), SAME_MARGIN)
-        shown = around(between(shown, *SAME), 2 * SAME_MARGIN + 1) * fade
-        keep = torch.from_numpy(np.ascontiguousarray(output.keep))[None, None].float()
-        keep = F.interpolate(keep, size=IMAGE_SIZE, mode="bilinear", align_corners=False)
-        size = min(IMAGE_SIZE, max(1, round(self.side)))
-        layers = torch.cat((change * shown, moved, shown * (1 - keep), shown), 1)
-        if size < IMAGE_SIZE:
-            layers = F.interpolate(layers, size=size, mode="bilinear", antialias=True, align_corners=False)
-        self.layers = layers
-        self.coarse = F.pad(F.adaptive_max_pool2d(self.layers[:, 7:], SIDE), (BEYOND,) * 4)
-        self.grain = self._grain(source, crop) if size == IMAGE_SIZE and (self.layers[:, 6:7] > 0.1).any() else None
+        margin = max(1, round(SAME_MARGIN * scale))
+        shown = widened(around(change.abs().amax(1, keepdim=True), 3), margin)
+        shown = around(between(shown, *SAME), 2 * margin + 1) * _inside(size) * _resized(free[..., inner, inner], size)
+        keep = _resized(_map(output.keep[..., None]), size)
+        lost = shown * (1 - keep)
+        self.layers = torch.cat((change * shown + lost * moved, lost, shown), 1)
+        coarse = F.pad(F.adaptive_max_pool2d(shown, SIDE), (BEYOND,) * 4)
+        self.wide = torch.cat((torch.einsum("xy,byhw->bxhw", self.linear, flow), coarse), 1)
+        self.grain = self._grain(source, crop) if size == IMAGE_SIZE and (lost > 0.1).any() else None
 
     @property
     def draws(self) -> bool:
         """Whether anything is to be drawn at all."""
-        return bool(self.flow.any() or self.coarse.any())
+        return bool(self.wide.any())
 
     @cached_property
     def bounds(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom of all that it may change, in photo pixels."""
-        some = (length(self.flow)[0, 0] > 0) | (self.coarse[0, 0] > 0)
+        some = self.wide[0].any(0)
         rows, columns = (torch.nonzero(some.any(axis)).flatten() for axis in (1, 0))
         u = (torch.tensor([columns[0], columns[-1] + 1]) - BEYOND - 1) / SIDE + torch.tensor([0, 2 / SIDE])
         v = (torch.tensor([rows[0], rows[-1] + 1]) - BEYOND - 1) / SIDE + torch.tensor([0, 2 / SIDE])
@@ -165,17 +206,11 @@ class _Layer:
         """Positions (H, W, 2) in photo pixels -> in shares of the crop's side."""
         return places @ self.to_crop[:, :2].T + self.to_crop[:, 2]
 
-    def _on_crop(self, wide: Tensor) -> Tensor:
-        """A map on the wide grid at IMAGE_SIZE, without what lies beyond the crop."""
-        return upscale(wide, IMAGE_SIZE // SIDE)[..., *(slice(8 * BEYOND, 8 * BEYOND + IMAGE_SIZE),) * 2]
-
     def _free(self, faces: Sequence[Face]) -> Tensor:
         """How far the edit may reach, 0 to 1, on the wide grid: not to other faces."""
-        count = SIDE + 2 * BEYOND
-        steps = (torch.arange(count, dtype=torch.float32) + 0.5 - BEYOND) / SIDE
-        grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1)
+        grid = (_places(0, 0, WIDE, WIDE) - BEYOND) / SIDE
         places = grid @ self.linear.T + torch.tensor(self.aligned.quad[0], dtype=torch.float32)
-        free = torch.ones(count, count)
+        free = torch.ones(WIDE, WIDE)
         own = self.aligned.face.box
         cell = 1.5 * self.side / SIDE
         for face in faces:
@@ -213,32 +248,33 @@ def _draw(source: _Source, layers: Sequence[_Layer], tile: tuple[int, int, int, 
     touched = torch.zeros(places.shape[:2], dtype=torch.bool)
     for layer in layers:
         where = layer.at(places)
-        wide = (where * SIDE + BEYOND) / (SIDE + 2 * BEYOND)
-        flow = _sample(layer.flow, wide, "bilinear")[0].permute(1, 2, 0)
-        if not flow.any() and not _sample(layer.coarse, wide, "bilinear").any():
+        *step, some = _sample(layer.wide, (where * SIDE + BEYOND) / WIDE, "bilinear")[0]
+        step = torch.stack(step, -1)
+        moves = step.any(-1)
+        if not moves.any() and not some.any():
             continue
-        step = flow @ layer.linear.T
-        offset = offset + step
-        touched |= (flow != 0).any(-1)
+        offset += step
+        touched |= moves
+        if not some.any():
+            continue
         values = _sample(layer.layers, where, "bilinear")
-        inside = ((where >= 0) & (where <= 1)).all(-1)
-        values = values * inside
-        part, moved, lost, shown = values.split((3, 3, 1, 1), 1)
+        values *= ((where >= 0) & (where <= 1)).all(-1)
+        part, lost, shown = values.split((3, 1, 1), 1)
         change = change + part
         touched |= shown[0, 0] > 0
-        if (lost > 0).any():
-            lacking.append((step, lost, moved))
+        if lost.any():
+            lacking.append((step, lost))
             if layer.grain is not None:
                 noise = np.random.default_rng([left, top]).standard_normal((3, *places.shape[:2]), dtype=np.float32)
-                change = change + lost * layer.grain[:, None, None] * torch.from_numpy(noise)
+                change += lost * layer.grain[:, None, None] * torch.from_numpy(noise)
     if not touched.any():
         return None
     warped = source.warp(places + offset)
     drawn = warped + change
-    for step, lost, moved in lacking:
-        own = warped if torch.equal(step, offset) else source.warp(places + step)
-        drawn = drawn - lost * (own - moved)
-    drawn = drawn[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
+    for step, lost in lacking:
+        own = warped if len(layers) == 1 or torch.equal(step, offset) else source.warp(places + step)
+        drawn -= lost * own
+    drawn = drawn[0].permute(1, 2, 0).round_().clamp_(0, 255).to(torch.uint8).numpy()
     before = source.pixels[top:bottom, left:right]
     return Image.fromarray(np.where(touched.numpy()[..., None], drawn, before))
 
@@ -261,18 +297,52 @@ def _beyond(flow: Tensor, inside: Tensor) -> Tensor:
     """
     weight = length(flow) + 1e-4
     carried = around(flow * weight, 15) / around(weight, 15)
-    flow = torch.lerp(carried, flow, inside)
-    wide = F.pad(flow, (BEYOND,) * 4)
-    known = F.pad(torch.ones_like(flow[:, :1]), (BEYOND,) * 4)
-    known[..., 0, :] = known[..., -1, :] = known[..., :, 0] = known[..., :, -1] = 1
-    size = 256
-    margin = size - wide.shape[-1]
-    square, counts = (F.pad(x, (0, margin, 0, margin), value=v) for x, v in ((wide, 0.0), (known, 1.0)))
-    filled = paint_over(square, counts)[..., : wide.shape[-1], : wide.shape[-1]]
-    for _ in range(RELAXATIONS):
-        mean = F.avg_pool2d(F.pad(filled, (1, 1, 1, 1)), (3, 3), 1)
-        filled = torch.where(known > 0, wide, mean)
-    return filled
+    wide = F.pad(torch.lerp(carried, flow, inside), (BEYOND,) * 4)
+    membrane, known, unknown, border = _membrane()
+    values = wide.flatten(2)[0].T.double().numpy()
+    values[unknown] = membrane.solve(border @ values[known])
+    return torch.from_numpy(values.T.reshape(1, 2, WIDE, WIDE)).float()
+
+
+@cache
+def _membrane() -> tuple[SuperLU, np.ndarray, np.ndarray, coo_array]:
+    """Laplace's equation between the crop and the edge of the wide grid, factorised.
+
+    Returns:
+        The factors; which cells are known (the crop; zeros outside) and which are not; what takes the known cells'
+        values to the right side.
+    """
+    cells = np.arange(WIDE * WIDE).reshape(WIDE, WIDE)
+    inside = np.zeros((WIDE, WIDE), bool)
+    inside[BEYOND : BEYOND + SIDE, BEYOND : BEYOND + SIDE] = True
+    known, unknown = np.flatnonzero(inside), np.flatnonzero(~inside)
+    pairs = [
+        (cells[:, 1:], cells[:, :-1]),
+        (cells[:, :-1], cells[:, 1:]),
+        (cells[1:], cells[:-1]),
+        (cells[:-1], cells[1:]),
+    ]
+    one, other = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
+    neighbours = coo_array((np.ones(len(one)), (one, other)), (WIDE * WIDE,) * 2).tocsr()[unknown]
+    laplacian = 4 * coo_array((np.ones(len(unknown)), (np.arange(len(unknown)),) * 2)).tocsc() - neighbours[:, unknown]
+    return splu(laplacian.tocsc()), known, unknown, neighbours[:, known]
+
+
+def _moving(flow: Tensor) -> Tensor:
+    """A flow (1, 2, S, S), in shares of the crop's side, without what hardly moves."""
+    return flow * between(IMAGE_SIZE * length(flow), *STILL)
+
+
+def _map(values: np.ndarray) -> Tensor:
+    """(S, S, C) -> (1, C, S, S), float32."""
+    return torch.from_numpy(np.ascontiguousarray(values)).permute(2, 0, 1)[None].float()
+
+
+def _resized(maps: Tensor, size: int) -> Tensor:
+    """Maps (1, C, S, S) at another size, bilinear; smaller ones are means."""
+    if size == maps.shape[-1]:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", antialias=size < maps.shape[-1], align_corners=False)
 
 
 def _inside(side: int) -> Tensor:

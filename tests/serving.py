@@ -23,8 +23,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import nn
 
 from gra_core.alignment import AlignedFace
-from gra_core.compositing import EditOutput, compose
-from gra_core.constants import PROJECT_ROOT
+from gra_core.compositing import EditOutput, View, compose
+from gra_core.constants import IMAGE_SIZE, PROJECT_ROOT
 from gra_core.directions.registry import EditDirection, load_directions
 from gra_core.errors import GRAError
 
@@ -74,7 +74,7 @@ class StandIn:
         self.inverted = 0
         self.edits = many_edits()
 
-    def invert(self, aligned: Image.Image) -> Image.Image:
+    def invert(self, aligned: Image.Image, _pause: object = None) -> Image.Image:
         self.inverted += 1
         return aligned
 
@@ -112,7 +112,7 @@ class HeldStandIn(StandIn):
         finally:
             self.doors[door].set()
 
-    def invert(self, aligned: Image.Image) -> Image.Image:
+    def invert(self, aligned: Image.Image, _pause: object = None) -> Image.Image:
         self.doors["invert"].wait(60)
         return super().invert(aligned)
 
@@ -196,10 +196,15 @@ def wait_until(condition, seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def whole(photo: Image.Image, *edits: tuple[AlignedFace, Image.Image]) -> Image.Image:
-    """A photo with edited faces, as the page shows it of the stand-in."""
+def drawn(photo: Image.Image | View, *edits: tuple[AlignedFace, Image.Image]) -> Image.Image:
+    """A photo, or a view of it, with edited faces, as the page shows it of the stand-in."""
     outputs = [(aligned, EditOutput(edited, *STILL)) for aligned, edited in edits]
     return compose(photo, outputs, [aligned.face for aligned, _ in edits])
+
+
+def close_up(photo: Image.Image, aligned: AlignedFace, edited: Image.Image) -> Image.Image:
+    """The edited face as the page shows it of the stand-in."""
+    return drawn(View.close_up(photo, aligned, IMAGE_SIZE), (aligned, edited))
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from serving import (
     StandIn,
     axe_flaws,
     chromium,
+    close_up,
     difference,
     eventually,
     like,
@@ -224,11 +225,26 @@ def test_a_face_is_inverted_once(studio, stand_in, pair_file, tmp_path):
     assert first[:, 0].mean() < 700 < second[:, 0].mean()
 
 
-def test_the_face_view_is_the_edited_crop_without_loss(studio, opened, stand_in):
+def test_the_face_view_is_the_photo_close_up_without_loss(studio, opened, stand_in):
     before, after = session.render(studio, opened, {"smile": 80.0}, FACE_VIEW)
-    crop = opened.portrait.aligned.image
-    assert difference(Image.open(before).convert("RGB"), crop) == 0
-    assert difference(Image.open(after).convert("RGB"), stand_in.edit(crop, {"smile": 80.0})) == 0
+    aligned = opened.portrait.aligned
+    assert difference(Image.open(before).convert("RGB"), aligned.image) == 0
+    expected = close_up(opened.photo, aligned, stand_in.edit(aligned.image, {"smile": 80.0}))
+    assert difference(Image.open(after).convert("RGB"), expected) == 0
+
+
+def test_a_large_face_is_downloaded_at_its_own_size(studio, astronaut, tmp_path):
+    astronaut.resize((4096, 4096)).save(tmp_path / "large.png")
+    visitor = session.open_photo(studio, tmp_path / "large.png", "large.png", tmp_path)
+    visitor = session.choose_face(studio, visitor, 0, session.align_face(studio, visitor, 0))
+    side = round(float(np.hypot(*np.diff(visitor.portrait.aligned.quad[[0, 3]], axis=0)[0])))
+    assert side > 1100
+    assert visitor.size(FACE_VIEW) == (side, side)
+    result = pixels(session.export_result(studio, visitor, {"smile": 80.0}, FACE_VIEW))
+    assert result.shape == (side, side, 3)
+    _, shown = session.render(studio, visitor, {"smile": 80.0}, FACE_VIEW)
+    smaller = Image.fromarray(result.astype(np.uint8)).resize((1024, 1024), Image.Resampling.LANCZOS)
+    assert np.abs(np.asarray(smaller, dtype=float) - pixels(shown)).mean() < 2
 
 
 def test_the_photo_view_has_the_photos_shape(studio, opened, photo_file):

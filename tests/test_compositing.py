@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageDraw
 
-from gra_core.alignment import AlignedFace, Face, _crop
+from gra_core.alignment import AlignedFace, Face, crop_at
 from gra_core.compositing import EditOutput, compose
 from gra_core.constants import IMAGE_SIZE
 
@@ -30,7 +30,7 @@ def aligned_at(photo: Image.Image, left: int, top: int, side: int, turn: float =
     cos, sin = np.cos(turn), np.sin(turn)
     corners = np.array([[-1, -1], [-1, 1], [1, 1], [1, -1]]) * side / 2
     quad = corners @ np.array([[cos, sin], [-sin, cos]]) + [left + side / 2, top + side / 2]
-    return AlignedFace(_crop(photo, quad, IMAGE_SIZE), quad, face_at(left, top, side))
+    return AlignedFace(crop_at(photo, quad, IMAGE_SIZE), quad, face_at(left, top, side))
 
 
 def output(image: Image.Image, flow: tuple[float, float] = (0, 0), keep: float = 1.0) -> EditOutput:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -53,9 +52,6 @@ SCRIPTS = {
     for name in ("download", "save_text", "share_link", "photos", "status")
 }
 
-DOWNLOAD_LABEL = f"(view) => ({json.dumps({FACE_VIEW: words.DOWNLOAD_FACE, PHOTO_VIEW: words.DOWNLOAD_PHOTO})})[view]"
-"""Script: the label of the download button, which says what is downloaded."""
-
 
 class EditTab:
     """The widgets and the answers to their events."""
@@ -95,7 +91,7 @@ class EditTab:
         self.faces = picker("Faces in the photo", "faces", visible=False)
         with gr.Column(visible=False, elem_id="stage-bar") as self.bar:
             with gr.Row(elem_classes="bar"):
-                self.view = choice("Show", [FACE_VIEW, PHOTO_VIEW], "view", min_width=230)
+                self.view = choice("Show", [PHOTO_VIEW, FACE_VIEW], "view", min_width=230)
                 self.format = choice("Format", list(FORMAT_CHOICES), "format", min_width=230)
             with gr.Row(elem_classes="bar"):
                 self.mark = gr.Checkbox(
@@ -103,7 +99,7 @@ class EditTab:
                 )
                 self.another = gr.Button("New photo", size="md", min_width=110, scale=0, elem_id="another")
                 self.download = gr.Button(
-                    words.DOWNLOAD_FACE, variant="primary", size="md", min_width=130, elem_id="download"
+                    words.DOWNLOAD, variant="primary", size="md", min_width=130, elem_id="download"
                 )
         self.file = gr.DownloadButton("Download", visible="hidden", elem_id="download-file")
 
@@ -138,7 +134,7 @@ class EditTab:
             *(self.turn, self.status, self.upload, self.viewer, self.faces, self.bar, self.welcome),
             *(self.animation, self.animation_file, panel.undo, panel.redo, panel.summary, *panel.slots),
         ]
-        outputs = [*moved, self.view, self.file, self.moved, panel.finder, *panel.sliders]
+        outputs = [*moved, self.view, self.file, self.download, self.moved, panel.finder, *panel.sliders]
 
         for opened in (
             self.upload.input(self.on_upload, [self.upload, *sliders], outputs, **common),
@@ -156,7 +152,6 @@ class EditTab:
             trigger_mode="always_last",  # while one result is on its way only the newest position waits
             **common,
         ).then(self.on_rest, None, [self.viewer], **rest)
-        self.view.change(None, [self.view], [self.download], js=DOWNLOAD_LABEL, api_visibility="private")
         self.view.input(in_line(self.on_view), [self.turn, self.view], outputs, **common)
         for button, step in ((panel.reset, self.on_reset), (panel.undo, self.on_undo), (panel.redo, self.on_redo)):
             button.click(at_once(step), [self.turn, self.view], outputs, **common)
@@ -292,12 +287,12 @@ class EditTab:
             shown = {self.turn: history.turn, self.faces: _faces(session, index)}
             if not known and view == FACE_VIEW:
                 session.drop_draft()
-                crop = work.show_crop(session, aligned, index)
+                crop = work.show_before(session, view, aligned, index)
                 shown[self.viewer] = gr.update(value=pictures_value(crop, crop))
             yield {**shown, **self.panel.reflect(history, session.edits)}
             chosen = work.choose_face(self.studio, session, index, aligned, history)
             self.studio.visitors.put(request.session_hash, chosen)
-            yield self.rendered(chosen, view, sliders=False)
+            yield {**self.rendered(chosen, view, sliders=False), self.download: _download(chosen, view)}
         except Exception as error:
             before = {**self.answer(session, view), self.faces: _faces(session)} if shown else {}
             yield {**before, self.status: note("error", explain(error))}
@@ -324,11 +319,11 @@ class EditTab:
             session = work.open_photo(self.studio, path, name)
             self.studio.line.give_way()
             aligned = work.align_face(self.studio, session, 0)
-            crop = work.show_crop(session, aligned, 0)
+            photo = work.show_before(session, PHOTO_VIEW, aligned, 0)
             yield {
                 **self._opened(session),
                 self.status: note("busy", words.INVERTING),
-                self.viewer: gr.update(value=pictures_value(crop, crop), visible=True),
+                self.viewer: gr.update(value=pictures_value(photo, photo), visible=True),
             }
             self.studio.line.give_way()
             session = work.choose_face(self.studio, session, 0, aligned)
@@ -338,7 +333,8 @@ class EditTab:
             several = len(session.faces) > 1
             message = words.SEVERAL.format(count=len(session.faces)) if several else words.READY
             yield {
-                **self.rendered(session, FACE_VIEW, message, sliders=False),
+                **self.rendered(session, PHOTO_VIEW, message, sliders=False),
+                self.download: _download(session, PHOTO_VIEW),
                 **self.panel.show_own(session.portrait.history.current, visitors.edits(visitor), sliders=False),
                 self.bar: gr.update(visible=True),
             }
@@ -379,7 +375,9 @@ class EditTab:
     def on_view(self, request: gr.Request, turn: float, view: str) -> dict:
         """The view was switched."""
         session = self.studio.visitors.get(request.session_hash)
-        return self.no_photo(request, turn) if session is None else self.answer(session, view, sliders=False)
+        if session is None:
+            return self.no_photo(request, turn)
+        return {**self.answer(session, view, sliders=False), self.download: _download(session, view)}
 
     def on_reset(self, request: gr.Request, turn: float, view: str) -> dict:
         """All sliders go to 0."""
@@ -536,7 +534,7 @@ class EditTab:
             self.upload: gr.update(visible=False),
             self.welcome: gr.update(visible=False),
             self.faces: gr.update(value=_faces(session) if several else None, visible=several),
-            self.view: FACE_VIEW,
+            self.view: PHOTO_VIEW,
             self.animation: gr.update(value=None, visible=False),
             self.animation_file: gr.update(value=None, visible=False),
         }
@@ -572,6 +570,12 @@ def _faces(session: Session, chosen: int | None = None) -> dict[str, object]:
     """Value of the face picker; `chosen` is about to become the session's face."""
     names = [f"Face {number}" for number in range(1, len(session.faces) + 1)]
     return picker_value(names, session.thumbnails(), session.index if chosen is None else chosen)
+
+
+def _download(session: Session, view: str) -> dict:
+    """The download button, which says how large the result is."""
+    width, height = session.size(view)
+    return gr.update(value=f"{words.DOWNLOAD} ({width:,} x {height:,})")
 
 
 def _is_news(session: Session, turn: float, strengths: Mapping[str, float]) -> bool:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from gra_core import export
 from gra_core.alignment import AlignedFace, Face
-from gra_core.compositing import EditOutput, compose
+from gra_core.compositing import EditOutput, View, close_up_side, compose
+from gra_core.constants import IMAGE_SIZE
 from gra_core.directions.registry import EditDirection
 from gra_core.images import load_image
 from gra_core.ui.gpu import size_in_bytes
@@ -95,11 +96,13 @@ class Session:
         return size_in_bytes(self.photo) + portraits + others + drafts
 
     @cached_property
-    def preview(self) -> Image.Image:
+    def preview(self) -> View:
         """The photo, at most PREVIEW_SIDE pixels along its longer side."""
-        scale = min(1.0, PREVIEW_SIDE / max(self.photo.size))
-        size = (round(self.photo.width * scale), round(self.photo.height * scale))
-        return self.photo if size == self.photo.size else self.photo.resize(size, Image.Resampling.LANCZOS)
+        return View.whole(self.photo, PREVIEW_SIDE)
+
+    def size(self, view: str) -> tuple[int, int]:
+        """Width and height of the result that is downloaded."""
+        return self.photo.size if view == PHOTO_VIEW else (close_up_side(self.portrait.aligned),) * 2
 
     def thumbnails(self) -> list[Image.Image]:
         """One small square picture per face, largest face first."""
@@ -135,8 +138,10 @@ def align_face(studio: Studio, session: Session, index: int) -> AlignedFace:
     return known.aligned if known else studio.aligner.align(session.photo, session.faces[index])
 
 
-def show_crop(session: Session, aligned: AlignedFace, index: int) -> str:
-    """File of a face as it was cut out of the photo."""
+def show_before(session: Session, view: str, aligned: AlignedFace, index: int) -> str:
+    """File of a view of the photo as it is: whole, or of the face `index`."""
+    if view == PHOTO_VIEW:
+        return session.shelf.keep(session.preview.picture, "photo.jpg")
     return session.shelf.keep(aligned.image, f"face-{index}.webp")
 
 
@@ -153,7 +158,9 @@ def choose_face(
         history: settings of a face that was not inverted before; those of one that was stay its own.
     """
     if index not in session.portraits:
-        session.portraits[index] = Portrait(aligned, studio.editor.invert(aligned.image), history or History())
+        session.portraits[index] = Portrait(
+            aligned, studio.editor.invert(aligned.image, studio.line.give_way), history or History()
+        )
     return replace(session, index=index)
 
 
@@ -162,24 +169,20 @@ def render(
 ) -> tuple[str, str]:
     """Files of the pictures before and after, of one size, for the page.
 
-    The face at 1024 x 1024 without loss, or the whole photo at PREVIEW_SIDE at most. A quick result has a quarter of
+    The whole photo at PREVIEW_SIDE at most, or the face at 1024 x 1024 without loss. A quick result has a quarter of
     the bytes, for what is looked at in passing; `settle` then gives the face without loss.
     """
-    portrait = session.portrait
-    if view == PHOTO_VIEW:
-        session.drop_draft()
-        whole = _whole_photo(studio, session, session.preview, strengths)
-        return session.shelf.keep(session.preview, "photo.jpg"), session.shelf.put(whole, ".jpg")
-    result = studio.editor.edit(portrait.inversion, strengths, session.edits)
-    session._drafts[:] = [result] if quick else []
-    if session._drafts:
-        return show_crop(session, portrait.aligned, session.index), session.shelf.put(result, ".jpg")
-    return show_crop(session, portrait.aligned, session.index), session.shelf.put(result)
+    aligned, whole = session.portrait.aligned, view == PHOTO_VIEW
+    shown = session.preview if whole else View.close_up(session.photo, aligned, IMAGE_SIZE)
+    result = _drawn(studio, session, shown, strengths)
+    session._drafts[:] = [result] if quick and not whole else []
+    suffix = (".jpg",) if whole or quick else ()
+    return show_before(session, view, aligned, session.index), session.shelf.put(result, *suffix)
 
 
 def settle(session: Session, draft: Image.Image) -> tuple[str, str]:
     """As `render`, of a result of the chosen face that was shown as a draft."""
-    return show_crop(session, session.portrait.aligned, session.index), session.shelf.put(draft)
+    return show_before(session, FACE_VIEW, session.portrait.aligned, session.index), session.shelf.put(draft)
 
 
 def export_result(
@@ -191,11 +194,10 @@ def export_result(
     *,
     visible_mark: bool = False,
 ) -> str:
-    """Path of a picture of the result at full size, named after the photo and the edits."""
-    if view == PHOTO_VIEW:
-        result = _whole_photo(studio, session, session.photo, strengths)
-    else:
-        result = studio.editor.edit(session.portrait.inversion, strengths, session.edits)
+    """Path of a picture of the result at the photo's own size, named after the photo and the edits."""
+    whole = view == PHOTO_VIEW
+    shown = View.whole(session.photo) if whole else View.close_up(session.photo, session.portrait.aligned)
+    result = _drawn(studio, session, shown, strengths)
     note = export.describe(strengths, session.edits)
     return session.shelf.put_file(
         export.result_name(session.name, strengths, suffix),
@@ -211,18 +213,17 @@ def animate(
     Yields the number of finished frames with None, at last with the path of the file.
     """
     edit = session.edits[key]
-    frames = []
+    frames, shown = [], View.close_up(session.photo, session.portrait.aligned, SWEEP_SIDE)
     for value in export.sweep_values(edit, SWEEP_FRAMES):
-        picture = studio.editor.edit(session.portrait.inversion, {**strengths, key: value}, session.edits)
-        frames.append(picture.resize((SWEEP_SIDE, SWEEP_SIDE), Image.Resampling.LANCZOS))
+        frames.append(_drawn(studio, session, shown, {**strengths, key: value}))
         yield len(frames), None
     name = export.result_name(session.name, {}, "").replace("-unedited", f"-{key}-sweep") + suffix
     note = f"{edit.label} from {edit.minimum:g} to {edit.maximum:g}"
     yield len(frames), session.shelf.put_file(name, lambda part: export.save_sweep(frames, part, note))
 
 
-def _whole_photo(studio: Studio, session: Session, photo: Image.Image, strengths: Mapping[str, float]) -> Image.Image:
-    """The photo, or a smaller copy of it, with the chosen face edited and the others as they were edited before."""
+def _drawn(studio: Studio, session: Session, view: View, strengths: Mapping[str, float]) -> Image.Image:
+    """A view of the photo with the chosen face edited, and the others as they were edited before."""
     outputs = {session.index: studio.editor.render(session.portrait.inversion, strengths, session.edits)}
     others = session.settings_of_others()
     for index, settings in others.items():
@@ -233,9 +234,8 @@ def _whole_photo(studio: Studio, session: Session, photo: Image.Image, strengths
         outputs[index] = output
     for index in session._others.keys() - others.keys():
         del session._others[index]
-    scale = (photo.width / session.photo.width, photo.height / session.photo.height)
-    edits = [(session.portraits[index].aligned.scaled(scale), output) for index, output in outputs.items()]
-    return compose(photo, edits, [face.scaled(scale) for face in session.faces])
+    edits = [(session.portraits[index].aligned, output) for index, output in outputs.items()]
+    return compose(view, edits, session.faces)
 
 
 def _thumbnail(photo: Image.Image, face: Face) -> Image.Image:

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from gra_core import sandbox
 from gra_core.alignment import FaceAligner
 from gra_core.checkpoints import DIRECTIONS, GENERATOR, CheckpointSource
+from gra_core.compositing import compose
 from gra_core.directions.registry import EditDirection, load_directions
 from gra_core.images import load_image
 from gra_core.memory import give_back_memory
@@ -164,13 +165,14 @@ class Studio:
     def _warm_up(self) -> None:
         try:
             editor = self.editor
-            aligned = self.aligner.align_photo(load_image(example_files()[0])).image
+            photo = load_image(example_files()[0])
+            aligned = self.aligner.align_photo(photo)
             if not gpu.on_loan():  # a loan that nobody asked for would be counted all the same
-                inversion, strengths = editor.invert(aligned), {next(iter(self.edits)): 1.0}
+                inversion, strengths = editor.invert(aligned.image), {next(iter(self.edits)): 1.0}
                 durations = []
                 for _ in range(4):  # the first ones are slow
                     begun = time.monotonic()
-                    editor.edit(inversion, strengths)
+                    compose(photo, [(aligned, editor.render(inversion, strengths))])
                     durations.append(time.monotonic() - begun)
                 self.line.set_speed(min(durations))
         except Exception:  # the visitor's own request reports it
