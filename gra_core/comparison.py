@@ -95,7 +95,7 @@ def compare(
         "low_rate": editor.low_rate(inversion, strengths, edits),
         "one_shot": tensor_to_image(_one_shot(editor, photo, inversion.codes, codes)),
         "gradual": tensor_to_image(_gradual(editor, inversion, codes)),
-        "gra": tensor_to_image(editor.finish(edit, inversion, strengths).picture),
+        "gra": tensor_to_image(editor.finish(edit, inversion, strengths, edits).picture),
     }
     stages = []
     for side, residual in zip(STAGES, inversion.source.residuals, strict=True):

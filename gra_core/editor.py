@@ -5,8 +5,7 @@
 >>> smiling = editor.edit(inversion, {"smile": 60})    # Editing Stream only
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -20,49 +19,30 @@ from gra_core import checkpoints
 from gra_core.checkpoints import CheckpointSource
 from gra_core.compositing import EditOutput
 from gra_core.constants import IMAGE_SIZE, MAX_STRENGTH
-from gra_core.directions.registry import GLASSES, EditDirection, edit_offset, load_directions, load_glasses_probe
+from gra_core.directions.registry import (
+    GLASSES,
+    EditDirection,
+    edit_offset,
+    glasses_thinned,
+    load_directions,
+    load_glasses_probe,
+    preserved,
+    turning,
+)
 from gra_core.images import image_to_tensor, tensor_to_image
 from gra_core.memory import keep_freed_memory
 from gra_core.models.editing import AlignmentSource, Edit
 from gra_core.models.encoder import CodeEstimator, Encoder, to_encoder_size
 from gra_core.models.generator import Generator
 from gra_core.models.glasses import GlassesProbe, strengths_to_agree
+from gra_core.models.maps import upscale
 from gra_core.models.original import Original, moved_along
 from gra_core.models.person import PersonNet
 from gra_core.models.room import Room, finished, look_behind
 from gra_core.models.streams import Streams
 
-REACH = {"smile": 1.08, "age": 1.17}
-"""How much further than the slider says the Editing Stream moves the code, by edit: what the residuals keep of the
-photo takes about as much back. Measured on photos, with the weights that ship."""
-
-YAW = "yaw"
-POSE = (YAW, "pitch")
-"""Edits that turn the head."""
-FULL_TURN = 60.0
-"""A turn of the head, in strengths, that thins frames as much as any."""
 TURNS_FROM = 20.0
 """Strength of a turn from which on the outline of the person is taken for what it was, moved."""
-FRAMES_LOST = 2 / 3
-"""Share of `Inversion.glasses` that comes on top with a turn to the right by `FULL_TURN`: frames get thin with it, as
-they do not with a turn to the left."""
-KEEPING = ("smile", "age")
-"""Edits that leave eyes and what is worn to the photo, though nothing moves. Their opposites do not: they take off
-teeth and wrinkles, as others take off glasses and close eyes."""
-KEEPS_UP_TO = 20.0
-"""Strength of the other edits but turns, in all, at which that ends."""
-
-
-def turning(strengths: Mapping[str, float]) -> float:
-    """How far an edit, slider values by key, turns the head, in strengths, 0 to about 141."""
-    return math.hypot(*(strengths.get(key, 0.0) for key in POSE))
-
-
-def keeping(strengths: Mapping[str, float]) -> float:
-    """How far an edit, slider values by key, leaves to the photo what it does not move, 0 to 1."""
-    kept = {key for key, strength in strengths.items() if key in POSE or (key in KEEPING and strength > 0)}
-    others = sum(abs(strength) for key, strength in strengths.items() if key not in kept)
-    return max(0.0, 1 - others / KEEPS_UP_TO)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,28 +118,31 @@ class PortraitEditor:
         return self.generator, self.encoder, self.streams, self.person
 
     @torch.inference_mode()
-    def invert(self, aligned: Image.Image) -> Inversion:
+    def invert(self, aligned: Image.Image, pause: Callable[[], None] = lambda: None) -> Inversion:
         """Invert an aligned face: its code, Reconstruction Stream, the Editing Stream once without an edit, the room.
 
         Args:
             aligned: FFHQ-aligned face, RGB, 1024 px; other sizes are resized.
+            pause: called between two nets, each of which takes about as long as an edit: other work may go first.
         """
         image = aligned.convert("RGB")
         if image.size != (IMAGE_SIZE, IMAGE_SIZE):
             image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
         photo = image_to_tensor(image).to(self.device)
         room = None if self.person is None else look_behind(self.person, photo)
-        codes, source, glasses = self._invert(photo)
+        pause()
+        codes, source, glasses = self._invert(photo, pause)
+        pause()
         moves = self.person is not None and self.streams.design.alignment != "none"
         original = Original.of(photo, source) if moves else None
         return Inversion(codes, source, original, room, glasses.item())
 
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
-        codes, source, _ = self._invert(photos)
+        codes, source, _ = self._invert(photos, lambda: None)
         return codes, source
 
-    def _invert(self, photos: Tensor) -> tuple[Tensor, AlignmentSource, Tensor]:
+    def _invert(self, photos: Tensor, pause: Callable[[], None]) -> tuple[Tensor, AlignmentSource, Tensor]:
         """Codes, source, and the strength of the edit for glasses that is in the codes, (B,)."""
         small = to_encoder_size(photos)
         codes = self.estimate_codes(small)
@@ -168,7 +151,9 @@ class PortraitEditor:
             glasses = strengths_to_agree(self.glasses, small, self.generator.small_picture(codes))
             offset = glasses[:, None, None] / MAX_STRENGTH * torch.tensor(self.edits[GLASSES].vector).to(codes)
             codes = codes + offset
+        pause()
         residuals = self.streams.reconstruction.residuals(self.generator, codes, photos)
+        pause()
         return codes, self.streams.editing.prepare(self.generator, codes, photos, residuals), glasses
 
     @torch.inference_mode()
@@ -205,20 +190,28 @@ class PortraitEditor:
         """
         codes = self.edited_codes(inversion, strengths, edits)
         edit = self.streams.editing(self.generator, codes, inversion.source)
-        edit = self.finish(edit, inversion, strengths)
+        edit = self.finish(edit, inversion, strengths, edits)
         finest = max(edit.flows)
         flow, keep = (x[0].float().permute(1, 2, 0).cpu().numpy() for x in (edit.flows[finest] / finest, edit.keep))
         return EditOutput(tensor_to_image(edit.picture), flow, keep[..., 0])
 
-    def finish(self, edit: Edit, inversion: Inversion, strengths: Mapping[str, float]) -> Edit:
+    def finish(
+        self,
+        edit: Edit,
+        inversion: Inversion,
+        strengths: Mapping[str, float],
+        edits: Mapping[str, EditDirection] | None = None,
+    ) -> Edit:
         """What `edit` shows of what the Editing Stream makes of these strengths."""
-        room, original, kept = inversion.room, inversion.original, keeping(strengths)
+        room, original, edits = inversion.room, inversion.original, self.edits if edits is None else edits
+        keep = torch.from_numpy(preserved(edits, strengths)).to(edit.keep)[None, None]
+        keep = upscale(keep, edit.keep.shape[-1] // keep.shape[-1])
         if original is not None:
-            edit = moved_along(edit, inversion.source, original, still=kept)
+            edit = moved_along(edit, inversion.source, original, still=keep)
         if room is None:
             return edit
-        turned = kept * min(turning(strengths) / TURNS_FROM, 1.0)
-        return finished(self.person, edit, room, turned=turned)
+        turned = min(turning(edits, strengths) / TURNS_FROM, 1.0)
+        return finished(self.person, edit, room, turned=turned * keep)
 
     @torch.inference_mode()
     def low_rate(
@@ -249,17 +242,13 @@ class PortraitEditor:
         """
         codes, edits = inversion.codes, self.edits if edits is None else edits
         code = codes[0].float().cpu().numpy()
-        offset = edit_offset(edits, strengths, code)
-        if not alone:
-            for key, factor in REACH.items():
-                if key in strengths:
-                    offset = offset + (factor - 1) * edit_offset(edits, {key: strengths[key]}, code)
+        offset = edit_offset(edits, strengths, code, gained=not alone)
         glasses, wanted = inversion.glasses, strengths.get(GLASSES, 0.0)
         if glasses > 0 and not alone:
-            lost = FRAMES_LOST * glasses * min(max(strengths.get(YAW, 0.0) / FULL_TURN, 0.0), 1.0)
+            lost = glasses * glasses_thinned(edits, strengths)
             offset = offset + edit_offset(self.edits, {GLASSES: lost})
             glasses += lost
         if wanted * glasses < 0:  # what makes the code agree with the photo is not in the way of the opposite
             back = min(abs(wanted), abs(glasses))
-            offset = offset + edit_offset(self.edits, {GLASSES: math.copysign(back, wanted)})
+            offset = offset + edit_offset(self.edits, {GLASSES: float(np.copysign(back, wanted))})
         return codes + torch.from_numpy(offset).to(self.device, codes.dtype)

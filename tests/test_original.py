@@ -10,6 +10,7 @@ from gra_core.models.maps import sample_at, upscale_flow
 from gra_core.models.original import Original, moved_along, trusted
 
 SIDE = 1024
+STILL = torch.ones(1, 1, 256, 256)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def middle(picture: torch.Tensor) -> torch.Tensor:
 
 def test_without_an_edit_the_photo_stays_as_it_is(photo):
     source = source_of(photo)
-    edit = moved_along(edit_of(drawn(photo), shifted(0), photo), source, Original.of(photo, source), still=1)
+    edit = moved_along(edit_of(drawn(photo), shifted(0), photo), source, Original.of(photo, source), still=STILL)
     assert torch.allclose(edit.picture, photo, atol=1e-6)
 
 
@@ -67,7 +68,7 @@ def test_what_the_generator_cannot_draw_moves_as_it_is(photo):
     source, flow = source_of(photo), shifted(8)
     there = sample_at(drawn(photo), upscale_flow(flow, 8))
     noise = 0.1 * torch.randn(there.shape, generator=torch.Generator().manual_seed(1))
-    result = moved_along(edit_of(there + noise, flow), source, Original.of(photo, source), still=1).picture
+    result = moved_along(edit_of(there + noise, flow), source, Original.of(photo, source), still=STILL).picture
     wanted = sample_at(photo, upscale_flow(flow, 8))
     assert (middle(result) - middle(wanted)).abs().mean() < 0.01
     beside = (slice(None), slice(None), slice(600, 1000), slice(None))
@@ -77,7 +78,7 @@ def test_what_the_generator_cannot_draw_moves_as_it_is(photo):
 def test_what_an_edit_changes_is_the_edits(photo):
     source, flow = source_of(photo), shifted(8)
     recoloured = sample_at(drawn(photo), upscale_flow(flow, 8)) + torch.tensor([0.8, 0.0, -0.4])[:, None, None]
-    result = moved_along(edit_of(recoloured, flow), source, Original.of(photo, source), still=1).picture
+    result = moved_along(edit_of(recoloured, flow), source, Original.of(photo, source), still=STILL).picture
     assert torch.equal(middle(result), middle(recoloured))
 
 
@@ -87,7 +88,7 @@ def test_detail_that_an_edit_adds_where_nothing_moves_stays(photo):
     lines = torch.where(torch.arange(SIDE)[:, None] % 16 < 8, 0.15, -0.15)
     for moved in (0, 8):
         there = sample_at(drawn(photo), upscale_flow(shifted(moved), 8)) + lines
-        result = moved_along(edit_of(there, shifted(moved)), source, Original.of(photo, source), still=1).picture
+        result = moved_along(edit_of(there, shifted(moved)), source, Original.of(photo, source), still=STILL).picture
         assert torch.equal(middle(result), middle(there)) == (moved == 0)
 
 
@@ -95,7 +96,9 @@ def test_what_an_edit_takes_off_is_not_put_on_again(photo):
     """Of edits that may be about what does not move, such as glasses."""
     source = source_of(photo)
     bare = edit_of(drawn(photo), shifted(0))
-    kept, taken_off = (moved_along(bare, source, Original.of(photo, source), still=still).picture for still in (1, 0))
+    kept, taken_off = (
+        moved_along(bare, source, Original.of(photo, source), still=still * STILL).picture for still in (1, 0)
+    )
     assert (middle(kept) - middle(photo)).abs().mean() < 0.01
     assert torch.equal(taken_off, bare.picture)
 
@@ -103,7 +106,7 @@ def test_what_an_edit_takes_off_is_not_put_on_again(photo):
 def test_a_little_more_light_falls_on_what_is_moved(photo):
     source, flow = source_of(photo), shifted(8)
     lighter = sample_at(drawn(photo), upscale_flow(flow, 8)) + 0.1
-    result = moved_along(edit_of(lighter, flow), source, Original.of(photo, source), still=1).picture
+    result = moved_along(edit_of(lighter, flow), source, Original.of(photo, source), still=STILL).picture
     wanted = sample_at(photo, upscale_flow(flow, 8)) + 0.1
     assert (middle(result) - middle(wanted)).abs().mean() < 0.01
 
@@ -117,7 +120,7 @@ def test_torn_correspondences_are_not_trusted(photo):
     assert trust[..., 78:].min() == 1
     source = source_of(photo)
     there = sample_at(drawn(photo), upscale_flow(torn, 8))
-    result = moved_along(edit_of(there, torn), source, Original.of(photo, source), still=1).picture
+    result = moved_along(edit_of(there, torn), source, Original.of(photo, source), still=STILL).picture
     seam = (slice(None), slice(None), slice(None), slice(63 * 8, 65 * 8))
     assert torch.equal(result[seam], there[seam])
 

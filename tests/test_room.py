@@ -75,7 +75,7 @@ def shown(
     still = torch.zeros(1, 2, 128, 128)
     before_pixels = picture if before_pixels is None else before_pixels
     edit = Edit(picture, before_pixels, {64: still[..., :64, :64], 128: still}, {}, torch.zeros(1, 1, 256, 256))
-    return finished(net, edit, room, turned=turned).picture
+    return finished(net, edit, room, turned=torch.full((1, 1, 256, 256), turned)).picture
 
 
 def test_what_a_person_who_moves_uncovers_is_room():

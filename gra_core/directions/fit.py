@@ -37,7 +37,7 @@ from safetensors import SafetensorError
 
 from gra_core.checkpoints import record_checksum
 from gra_core.constants import MAX_STRENGTH, STYLE_DIM
-from gra_core.directions import check, correcting, scores, search
+from gra_core.directions import behaviour, check, correcting, scores, search
 from gra_core.directions.boundaries import Boundary, fit_boundary, targets
 from gra_core.directions.correcting import correction_faces
 from gra_core.directions.ganspace import COUNT, component_atoms, component_edits, components
@@ -213,8 +213,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=verbatim,
     )
     correcting.add_arguments(correction)
+    calibration = commands.add_parser(
+        "calibrate",
+        help="measure how the edits of a file behave beside their offsets",
+        description=behaviour.__doc__,
+        formatter_class=verbatim,
+    )
+    behaviour.add_arguments(calibration)
     args = parser.parse_args(argv)
-    actions = {"fit": _fit, "check": check.run, "search": search.run, "correct": correcting.run}
+    actions = {
+        "fit": _fit,
+        "check": check.run,
+        "search": search.run,
+        "correct": correcting.run,
+        "calibrate": behaviour.run,
+    }
     return actions[args.action](args)
 
 

@@ -77,15 +77,14 @@ class Original:
         return cls(to_bytes(photo), torch.cat((between(difference, *LACKS), between(share, *LACKS_OF_CONTRAST)), 1))
 
 
-def moved_along(edit: Edit, source: AlignmentSource, original: Original, *, still: float) -> Edit:
+def moved_along(edit: Edit, source: AlignmentSource, original: Original, *, still: Tensor) -> Edit:
     """An edit that shows the photo where it does nothing but move what the generator falls short of.
 
     Args:
         edit: what the Editing Stream makes of the photo.
         source: the stream's view of the photo.
         original: the photo.
-        still: how far the photo is shown where nothing moves, too, 0 to 1. Not for edits that may be about just that,
-            such as closed eyes, or glasses that are taken off.
+        still: how far the photo is shown where nothing moves, too, 0 to 1, (1, 1, 256, 256).
     """
     finest = max(edit.flows)
     factor, finer = IMAGE_SIZE // PIXEL_GATE_SIDE, PIXEL_GATE_SIDE // finest
@@ -93,7 +92,7 @@ def moved_along(edit: Edit, source: AlignmentSource, original: Original, *, stil
     small_flow = upscale_flow(flow, finer)
     by_much, by_contrast = sample_at(original.lacking, small_flow).split(1, 1)
     moves = upscale(between(length(flow), *MOVES), finer)
-    lacking = torch.maximum(by_much * moves.clamp_min(still), by_contrast * moves)
+    lacking = torch.maximum(by_much * torch.maximum(moves, still), by_contrast * moves)
     lacking = around(widened(lacking, WIDER // 2), WIDER)
     before, after = sample_at(source.image, small_flow), F.avg_pool2d(edit.before_pixels, factor)
     same = between(around(after - before, WINDOW).abs().amax(1, keepdim=True), *CHANGES)

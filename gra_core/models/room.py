@@ -188,10 +188,11 @@ def colour_around(picture: Tensor, weight: Tensor) -> Tensor:
     return paint_over(total / share.clamp_min(HOLE), (share > HOLE).float())
 
 
-def finished(net: PersonNet, edit: Edit, room: Room, *, turned: float) -> Edit:
+def finished(net: PersonNet, edit: Edit, room: Room, *, turned: Tensor) -> Edit:
     """An edit with the room where it no longer shows the person, and only there.
 
-    `turned`: how far the edit does nothing to the outline but move it, 0 to 1: the generator may take a wall for hair.
+    `turned`: how far the edit does nothing to the outline but move it, 0 to 1, (1, 1, 256, 256): the generator may take
+    a wall for hair.
     """
     small = F.avg_pool2d(edit.picture, IMAGE_SIZE // PERSON_SIZE).clamp(-1, 1)
     person = net(small)
@@ -199,7 +200,7 @@ def finished(net: PersonNet, edit: Edit, room: Room, *, turned: float) -> Edit:
     flow = upscale_flow(edit.flows[side], PERSON_SIZE // side)
     edit = kept_apart(edit, person, sample_at(room.person, flow))
     believed = person
-    if turned:
+    if turned.any():
         moved = sample_at(room.surely, flow)
         outline = around(widened(moved, STRANDS), STRANDS)
         if room.beside is not None:

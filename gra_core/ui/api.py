@@ -9,7 +9,7 @@ from gradio.data_classes import FileData
 from PIL import Image
 
 from gra_core.alignment import AlignedFace
-from gra_core.compositing import compose
+from gra_core.compositing import View, compose
 from gra_core.directions.registry import edit_offset
 from gra_core.errors import GRAError
 from gra_core.export import FORMATS, describe, result_name, save_picture
@@ -59,7 +59,8 @@ def add_endpoints(studio: Studio) -> None:
         """Edit one face of a photo. Nothing is kept between calls.
 
         Settings are strengths by key, such as {"smile": 60, "age": -30}; face 0 is the largest; the result is the
-        aligned face of 1024 x 1024, or the whole photo; file_format is png, jpg or webp.
+        whole photo, or the square around the face, both at the photo's own size (a face at 1024 x 1024 or more);
+        file_format is png, jpg or webp.
         """
         try:
             edit_offset(studio.edits, settings)
@@ -69,10 +70,14 @@ def add_endpoints(studio: Studio) -> None:
             with studio.line.join(work=Work.OPEN) as place:
                 place.arrive()
                 photo = _photo(studio, image)
+                studio.line.give_way()
                 faces = studio.aligner.detect(photo)
+                studio.line.give_way()
                 aligned: AlignedFace = studio.aligner.align(photo, faces[_index(face, len(faces))])
-                output = studio.editor.render(studio.editor.invert(aligned.image), strengths)
-            result = compose(photo, [(aligned, output)], faces) if whole_photo else output.image
+                inversion = studio.editor.invert(aligned.image, studio.line.give_way)
+                output = studio.editor.render(inversion, strengths)
+            view = View.whole(photo) if whole_photo else View.close_up(photo, aligned)
+            result = compose(view, [(aligned, output)], faces)
             suffix, about = f".{file_format}", describe(strengths, studio.edits)
             name = result_name("portrait", strengths, suffix)
             path = _shelf().write(name, lambda part: save_picture(result, part, suffix, about))

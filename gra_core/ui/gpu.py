@@ -68,8 +68,11 @@ class LoanedEditor:
             return type(editor)(*nets, editor.edits, glasses)
 
         @spaces.GPU(duration=SECONDS)
-        def invert(aligned: Image.Image) -> Inversion:
+        def lent_invert(aligned: Image.Image) -> Inversion:
             return move(borrowed().invert(aligned), "cpu")
+
+        def invert(aligned: Image.Image, pause: Callable[[], None] = lambda: None) -> Inversion:
+            return lent_invert(aligned)  # in one go: the card is lent by the call
 
         @spaces.GPU(duration=SECONDS)
         def lent_render(
