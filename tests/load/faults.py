@@ -153,6 +153,24 @@ def test_uploads_that_break_off_leave_nothing(tmp_path, photo, monkeypatch):
         assert httpx.post(address + UPLOAD, files={"files": ("me.png", photo.read_bytes())}).status_code == 200
 
 
+def test_many_large_uploads_of_one_client_end_in_a_sentence_and_go_within_a_minute(tmp_path):
+    process, address = start(tmp_path, [SERVER])
+    content, answers, most = b"\x89PNG\r\n\x1a\n" + os.urandom(20_000_000), Counter(), 0
+    try:
+        for number in range(200):
+            answer = httpx.post(address + UPLOAD, files={"files": (f"{number}.png", content)}, timeout=60)
+            answers[answer.status_code] += 1
+            assert answer.status_code == 200 or answer.text == words.NO_ROOM, answer.text
+            most = max(most, sum(path.stat().st_size for path in files_in(tmp_path)))
+        begun = time.monotonic()
+        wait_until(lambda: files_in(tmp_path) == [], 60)
+        print(f"{dict(answers)}, most {most / 1e6:.0f} MB on disk, gone after {time.monotonic() - begun:.0f} s")
+        assert httpx.post(address + UPLOAD, files={"files": ("again.png", content)}).status_code == 200
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
 def test_hostile_files_through_the_api(tmp_path):
     """Each is answered with a picture or a sentence, in time, and the server goes on."""
     corpus = hostile.write_corpus(tmp_path / "corpus")

@@ -23,6 +23,7 @@ from serving import start
 
 from gra_core.constants import PROJECT_ROOT
 from gra_core.ui.gate import PREFIX, QUEUE, UPLOAD
+from gra_core.ui.session import PHOTO_VIEW
 
 THINKING = 2.0
 MOVES = 12
@@ -120,8 +121,8 @@ class Visitor:
                 return
             time.sleep(random.expovariate(1 / THINKING))
             begun = time.monotonic()
-            answers = self.ask(self.move_event, [turn, "Face", 7 * step, *[0] * (sliders - 1)])
-            if "comparison" not in json.dumps(answers) and "face-" not in json.dumps(answers):
+            answers = self.ask(self.move_event, [turn, PHOTO_VIEW, 7 * step, *[0] * (sliders - 1)])
+            if "photo" not in json.dumps(answers):
                 self.seen.errors.append(json.dumps(answers)[-300:])
             self.seen.moved.append(time.monotonic() - begun)
 
