@@ -18,7 +18,7 @@ Blending is in sRGB levels: the change is a difference of levels, and no seam sh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -53,7 +53,10 @@ FREE = 0.3
 """Of the longer side of somebody else's face box: distance over which an edit ends before it."""
 TILE = 256
 """Side of the tiles, in photo pixels, in which the result is drawn: memory does not grow with the photo."""
-GRAIN_TILES = 24
+GRAIN_PLACES, GRAIN_TILE = 24, 32
+"""Places at which grain is measured, and their side in photo pixels."""
+LEAST_GRAIN = 0.5
+"""Levels of grain below which none is added."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +166,7 @@ class _Layer:
         self.aligned = aligned
         to_photo = crop_to_photo(aligned.quad)
         self.linear = torch.tensor(to_photo[:2, :2], dtype=torch.float32)
+        self.corner = torch.tensor(aligned.quad[0], dtype=torch.float32)
         self.to_crop = torch.tensor(np.linalg.inv(to_photo)[:2], dtype=torch.float32)
         self.side = float(np.hypot(*to_photo[:2, 0]))
         size = min(IMAGE_SIZE, max(SIDE, round(self.side)))
@@ -184,7 +188,7 @@ class _Layer:
         self.layers = torch.cat((change * shown + lost * moved, lost, shown), 1)
         coarse = F.pad(F.adaptive_max_pool2d(shown, SIDE), (BEYOND,) * 4)
         self.wide = torch.cat((torch.einsum("xy,byhw->bxhw", self.linear, flow), coarse), 1)
-        self.grain = self._grain(source, crop) if size == IMAGE_SIZE and (lost > 0.1).any() else None
+        self.grain = self._grain(source, edited, lost) if (lost > 0.1).any() else None
 
     @property
     def draws(self) -> bool:
@@ -199,7 +203,7 @@ class _Layer:
         u = (torch.tensor([columns[0], columns[-1] + 1]) - BEYOND - 1) / SIDE + torch.tensor([0, 2 / SIDE])
         v = (torch.tensor([rows[0], rows[-1] + 1]) - BEYOND - 1) / SIDE + torch.tensor([0, 2 / SIDE])
         corners = torch.cartesian_prod(u, v).T
-        points = self.linear @ corners + torch.tensor(self.aligned.quad[0], dtype=torch.float32)[:, None]
+        points = self.linear @ corners + self.corner[:, None]
         return (*points.amin(1).tolist(), *points.amax(1).tolist())
 
     def at(self, places: Tensor) -> Tensor:
@@ -209,7 +213,7 @@ class _Layer:
     def _free(self, faces: Sequence[Face]) -> Tensor:
         """How far the edit may reach, 0 to 1, on the wide grid: not to other faces."""
         grid = (_places(0, 0, WIDE, WIDE) - BEYOND) / SIDE
-        places = grid @ self.linear.T + torch.tensor(self.aligned.quad[0], dtype=torch.float32)
+        places = grid @ self.linear.T + self.corner
         free = torch.ones(WIDE, WIDE)
         own = self.aligned.face.box
         cell = 1.5 * self.side / SIDE
@@ -224,20 +228,39 @@ class _Layer:
             free = torch.minimum(free, _smooth(away / (FREE * max(right - left, bottom - top))))
         return free[None, None]
 
-    def _grain(self, source: _Source, crop: Tensor) -> Tensor:
-        """Standard deviation of what 1024 px do not hold of the photo, in levels, (3,): the smallest of many places."""
-        (height, width), generator, found = source.pixels.shape[:2], np.random.default_rng(0), []
-        for u, v in generator.uniform(0.1, 0.9, (GRAIN_TILES, 2)):
-            centre = (
-                self.linear @ torch.tensor([u, v], dtype=torch.float32) + torch.tensor(self.aligned.quad[0]).float()
-            )
-            left, top = centre.round().sub(16).tolist()
-            if not (0 <= left < width - 32 and 0 <= top < height - 32):
-                continue
-            places = _places(int(left), int(top), int(left) + 32, int(top) + 32)
-            fine = source.warp(places) - _sample(crop, self.at(places))
-            found.append(fine.std((0, 2, 3)))
-        return torch.stack(found).quantile(0.25, 0) if found else torch.zeros(3)
+    def _grain(self, source: _Source, edited: Tensor, lost: Tensor) -> Tensor | None:
+        """Standard deviation of the grain that the edit lacks where it shows something else, in levels, (3, 1, 1).
+
+        The smooth ones of many small places tell: the others have more detail than grain.
+        """
+        generator = np.random.default_rng(0)
+        lost = F.adaptive_avg_pool2d(lost, GRAIN_TILE)[0, 0]
+        new = torch.nonzero(lost >= lost.max() / 2).numpy()[:, ::-1]
+        new = (generator.permutation(new)[:GRAIN_PLACES] + 0.5) / GRAIN_TILE
+        had = self._variances(generator.uniform(0.1, 0.9, (GRAIN_PLACES, 2)), source.pixels.shape, source.warp)
+        has = self._variances(new, source.pixels.shape, lambda places: _sample(edited, self.at(places)))
+        if had is None or has is None:
+            return None
+        lacking = (had - has).clamp_min(0).sqrt() / _finest(_noise()).std()
+        return lacking[:, None, None] if (lacking > LEAST_GRAIN).any() else None
+
+    def _variances(
+        self, centres: np.ndarray, shape: tuple[int, ...], picture: Callable[[Tensor], Tensor]
+    ) -> Tensor | None:
+        """Variance of the finest detail (3,) in the smoother ones of small places of a picture, or None.
+
+        Args:
+            centres: of the places, in shares of the crop's side, (N, 2).
+            shape: height and width of the photo.
+            picture: (1, 3, H, W) at positions (H, W, 2) in photo pixels.
+        """
+        found = []
+        for centre in centres:
+            left, top = (self.linear @ torch.tensor(centre).float() + self.corner).round().sub(GRAIN_TILE // 2).tolist()
+            if 0 <= left < shape[1] - GRAIN_TILE and 0 <= top < shape[0] - GRAIN_TILE:
+                places = _places(int(left), int(top), int(left) + GRAIN_TILE, int(top) + GRAIN_TILE)
+                found.append(_finest(picture(places)).var((0, 2, 3)))
+        return torch.stack(found).quantile(0.25, 0) if found else None
 
 
 def _draw(source: _Source, layers: Sequence[_Layer], tile: tuple[int, int, int, int]) -> Image.Image | None:
@@ -265,8 +288,7 @@ def _draw(source: _Source, layers: Sequence[_Layer], tile: tuple[int, int, int, 
         if lost.any():
             lacking.append((step, lost))
             if layer.grain is not None:
-                noise = np.random.default_rng([left, top]).standard_normal((3, *places.shape[:2]), dtype=np.float32)
-                change += lost * layer.grain[:, None, None] * torch.from_numpy(noise)
+                change += lost * layer.grain * _noise()[..., : bottom - top, : right - left]
     if not touched.any():
         return None
     warped = source.warp(places + offset)
@@ -326,6 +348,17 @@ def _membrane() -> tuple[SuperLU, np.ndarray, np.ndarray, coo_array]:
     neighbours = coo_array((np.ones(len(one)), (one, other)), (WIDE * WIDE,) * 2).tocsr()[unknown]
     laplacian = 4 * coo_array((np.ones(len(unknown)), (np.arange(len(unknown)),) * 2)).tocsc() - neighbours[:, unknown]
     return splu(laplacian.tocsc()), known, unknown, neighbours[:, known]
+
+
+@cache
+def _noise() -> Tensor:
+    """White noise for one tile, (1, 3, TILE, TILE); all tiles have the same, which nobody sees."""
+    return torch.randn(1, 3, TILE, TILE, generator=torch.Generator().manual_seed(0))
+
+
+def _finest(picture: Tensor) -> Tensor:
+    """Differences (B, 3, H, W) of pixels to the mean of their neighbours."""
+    return picture - around(picture, 3)
 
 
 def _moving(flow: Tensor) -> Tensor:

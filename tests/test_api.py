@@ -6,7 +6,7 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
-from serving import StandIn, difference, files_in, free_port, launched, many_edits, wait_until, whole
+from serving import StandIn, close_up, difference, drawn, files_in, free_port, launched, many_edits, wait_until
 
 from gra_core.alignment import FaceAligner
 from gra_core.constants import PROJECT_ROOT
@@ -41,7 +41,7 @@ def test_edit(client, photo_file, astronaut):
         handle_file(photo_file), {"smile": 60}, whole_photo=True, file_format="webp", api_name="/edit"
     )
     assert Image.open(photo).format == "WEBP"
-    assert difference(Image.open(photo).convert("RGB"), whole(astronaut, (aligned, expected))) < 3
+    assert difference(Image.open(photo).convert("RGB"), drawn(astronaut, (aligned, expected))) < 3
 
 
 @pytest.mark.parametrize(
