@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 from torch import nn
 
-from gra_core.alignment import AlignedFace
+from gra_core.alignment import AlignedFace, Face
 from gra_core.compositing import EditOutput, View, compose
 from gra_core.constants import IMAGE_SIZE, PROJECT_ROOT
 from gra_core.directions.registry import EditDirection, load_directions
@@ -87,6 +87,18 @@ class StandIn:
 
     def render(self, *arguments: object) -> EditOutput:
         return EditOutput(self.edit(*arguments), *STILL)
+
+
+class WholePhoto:
+    """In the aligner's place: the whole photo is the face."""
+
+    def detect(self, photo: Image.Image) -> list[Face]:
+        return [Face((0, 0, *photo.size), np.zeros((0, 2)))]
+
+    def align(self, photo: Image.Image, face: Face) -> AlignedFace:
+        width, height = photo.size
+        quad = np.array([(0, 0), (0, height), (width, height), (width, 0)], float)
+        return AlignedFace(photo.resize((64, 64)), quad, face)
 
 
 class HeldStandIn(StandIn):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from serving import StandIn
+from serving import StandIn, WholePhoto
 
 from gra_core import batch, cli
 from gra_core.alignment import FaceAligner
@@ -191,19 +191,9 @@ def test_results_are_refused_elsewhere(tmp_path, name):
                 sink.write(name, b"content")
 
 
-class Faces:
-    """In the aligner's place: the whole photo is the face."""
-
-    def detect(self, _photo):
-        return [None]
-
-    def align(self, photo, _face):
-        return type("Aligned", (), {"image": photo.resize((64, 64))})
-
-
 def run_quickly(items, sink, **options) -> list[batch.Outcome]:
-    options = {"whole_photo": False} | options
-    return list(edit_batch(StandIn(), Faces(), items, {"smile": 40.0}, sink, **options))
+    options = {"whole_photo": True} | options
+    return list(edit_batch(StandIn(), WholePhoto(), items, {"smile": 40.0}, sink, **options))
 
 
 @pytest.mark.parametrize(("name", "content"), [pair for pair in hostile.zips() if len(pair[1]) < 10_000])
@@ -280,20 +270,20 @@ def test_a_batch_goes_on_where_it_was_interrupted(small_photos, tmp_path, out):
     wanted = content_of(tmp_path / f"whole-{out}")
     assert len(wanted) == 13
 
-    class Counting(Faces):
+    class Counting(WholePhoto):
         def detect(self, photo):
             edited.append(photo.getpixel((0, 0)))
             return super().detect(photo)
 
     for count in (4, 8, 12):
         with pytest.raises(Stop), sink_of(tmp_path / out) as sink:
-            for _ in edit_batch(StandIn(), Counting(), items, {"smile": 40.0}, sink, whole_photo=False):
+            for _ in edit_batch(StandIn(), Counting(), items, {"smile": 40.0}, sink, whole_photo=True):
                 if len(edited) == count:
                     raise Stop
         assert not (tmp_path / "out.zip").exists()
     assert len(set(edited)) == len(edited) == 12
     with sink_of(tmp_path / out) as sink:
-        list(edit_batch(StandIn(), Counting(), items, {"smile": 40.0}, sink, whole_photo=False))
+        list(edit_batch(StandIn(), Counting(), items, {"smile": 40.0}, sink, whole_photo=True))
     assert len(edited) == 12
     assert content_of(tmp_path / out) == wanted
     with sink_of(tmp_path / out) as sink:  # once more, now that it is complete
@@ -327,14 +317,15 @@ KILLED = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from test_batch import Faces, StandIn, sink_of
+from serving import StandIn, WholePhoto
+from test_batch import sink_of
 from gra_core.batch import edit_batch, list_items
-class Slow(Faces):
+class Slow(WholePhoto):
     def align(self, photo, face):
         time.sleep(0.03)
         return super().align(photo, face)
 with sink_of(Path(sys.argv[2])) as sink:
-    for outcome in edit_batch(StandIn(), Slow(), list_items([Path(sys.argv[1])]), {"smile": 40.0}, sink, whole_photo=False):
+    for outcome in edit_batch(StandIn(), Slow(), list_items([Path(sys.argv[1])]), {"smile": 40.0}, sink, whole_photo=True):
         print(outcome.done, flush=True)
 """  # noqa: E501
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from measuring import watched
 from PIL import Image
-from serving import StandIn
+from serving import StandIn, WholePhoto
 
 from gra_core import sandbox
 from gra_core.batch import FolderSink, edit_batch, list_items
@@ -37,23 +37,13 @@ class Result:
     stall: float
 
 
-class Faces:
-    """In the aligner's place: the whole photo is the face."""
-
-    def detect(self, _photo):
-        return [None]
-
-    def align(self, photo, _face):
-        return type("Aligned", (), {"image": photo.resize((64, 64))})
-
-
 def read(path: Path, out: Path) -> str | Image.Image:
     """Send a file through what its name asks for."""
     if path.suffix == ".zip":
         failures = []
-        options = {"whole_photo": False, "unexpected": failures.append}
+        options = {"whole_photo": True, "unexpected": failures.append}
         with FolderSink(out / path.stem) as sink:
-            outcomes = list(edit_batch(StandIn(), Faces(), list_items([path]), {"smile": 9.0}, sink, **options))
+            outcomes = list(edit_batch(StandIn(), WholePhoto(), list_items([path]), {"smile": 9.0}, sink, **options))
         if failures:
             raise failures[0]
         assert all(file.is_relative_to(out) for file in out.rglob("*"))
@@ -126,7 +116,9 @@ def test_a_batch_of_everything(tmp_path):
     hostile.write_corpus(tmp_path / "in", groups)
     failures = []
     with FolderSink(tmp_path / "out") as sink:
-        options = {"whole_photo": False, "unexpected": failures.append}
-        outcomes = list(edit_batch(StandIn(), Faces(), list_items([tmp_path / "in"]), {"smile": 9.0}, sink, **options))
+        options = {"whole_photo": True, "unexpected": failures.append}
+        outcomes = list(
+            edit_batch(StandIn(), WholePhoto(), list_items([tmp_path / "in"]), {"smile": 9.0}, sink, **options)
+        )
     assert not failures
     assert 0 < sum(outcome.error is None for outcome in outcomes) < len(outcomes)
