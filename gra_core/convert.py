@@ -119,12 +119,17 @@ def _synthesis_state(constants: list[tuple[str, np.ndarray]]) -> dict[str, Tenso
     return state
 
 
+def parser() -> argparse.ArgumentParser:
+    """Options of the converter."""
+    options = argparse.ArgumentParser(description="Convert the random-face wheel to generator.safetensors (fp16).")
+    options.add_argument("wheel", type=Path)
+    options.add_argument("output", type=Path)
+    return options
+
+
 def main() -> None:
     """Entry point of `python -m gra_core.convert`."""
-    parser = argparse.ArgumentParser(description="Convert the random-face wheel to generator.safetensors (fp16).")
-    parser.add_argument("wheel", type=Path)
-    parser.add_argument("output", type=Path)
-    args = parser.parse_args()
+    args = parser().parse_args()
     save_converted(generator_state(args.wheel), args.output, "PyPI random-face 2021.7.21.1, Apache-2.0")
 
 

@@ -1,7 +1,7 @@
 """Measures what the shipped edits do: effect along the slider, leaks, identity, artefacts, pictures.
 
 python -m gra_core directions check [FILE]
-python -m gra_core directions check --nets DIR --faces 100 --real DIR --out docs/directions.md --pictures docs/edits
+python -m gra_core directions check --nets DIR --faces 100 --real DIR --out docs/edits.md --pictures docs/edits
 
 On a machine with a GPU and many cores, `--device cuda --processes 16` renders there and scores in that many processes.
 """

@@ -174,11 +174,11 @@ def load_probe(path: Path = DIRECTIONS_FILE) -> np.ndarray:
     return probe
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`directions fit ...`, `directions search ...` and `directions check ...`."""
+def parser() -> argparse.ArgumentParser:
+    """Options of `directions fit`, `search`, `correct` and `check`."""
     verbatim = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="gra_core directions", description=__doc__, formatter_class=verbatim)
-    commands = parser.add_subparsers(dest="action", required=True)
+    options = argparse.ArgumentParser(prog="gra_core directions", description=__doc__, formatter_class=verbatim)
+    commands = options.add_subparsers(dest="action", required=True)
     fit = commands.add_parser(
         "fit", help="fit the directions to generated faces", epilog=scores.__doc__, formatter_class=verbatim
     )
@@ -213,7 +213,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=verbatim,
     )
     correcting.add_arguments(correction)
-    args = parser.parse_args(argv)
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`directions fit ...`, `search ...`, `correct ...` and `check ...`."""
+    args = parser().parse_args(argv)
     actions = {"fit": _fit, "check": check.run, "search": search.run, "correct": correcting.run}
     return actions[args.action](args)
 
