@@ -1,4 +1,4 @@
-"""The command line: `python -m gra_core {edit,batch,evaluate,benchmark,train,directions}`.
+"""The command line: `gra-portrait {edit,batch,app,evaluate,benchmark,train,directions}`, or `python -m gra_core ...`.
 
 Everything that the user got wrong ends in one line on stderr and exit code 2. What can be checked without
 PyTorch is checked before it is imported, so that such a line appears at once.
@@ -7,6 +7,7 @@ PyTorch is checked before it is imported, so that such a line appears at once.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
     from gra_core.directions.registry import EditDirection
     from gra_core.editor import PortraitEditor
+
+PROGRAM = "gra-portrait"
+"""Name of the installed command."""
+STREAM = Path("-")
+"""In place of a file: standard input or output."""
 
 EXIT_SOME_FAILED = 1
 EXIT_USER_ERROR = 2
@@ -68,12 +74,15 @@ def _sentence(error: Exception) -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; the parsed namespace's `run` is the command's function."""
-    parser = _Parser(prog="python -m gra_core", description="Edit portraits: smile, age, pose and more.")
+    installed = Path(sys.argv[0]).stem == PROGRAM
+    parser = _Parser(
+        prog=PROGRAM if installed else "python -m gra_core", description="Edit portraits: smile, age, pose and more."
+    )
     parser.add_argument("--version", action="version", version=f"gra_core {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     edit = commands.add_parser("edit", help="edit one photo", description="Edit one face in a photo.")
-    edit.add_argument("photo", type=Path, metavar="PHOTO")
+    edit.add_argument("photo", type=Path, metavar="PHOTO", help="a file, or - for standard input")
     edit.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="an edit and its strength, e.g. smile=60"
     )
@@ -85,7 +94,10 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="an edit of your own, named after its file: .npy, .pt or .safetensors",
     )
-    edit.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".png, .jpg or .webp")
+    edit.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help=".png, .jpg or .webp, or - for standard output"
+    )
+    edit.add_argument("--format", choices=["png", "jpg", "webp"], help="of the result on standard output (png)")
     edit.add_argument("--paste-back", action="store_true", help="write the whole photo, not only the face")
     edit.add_argument("--face", type=_count, default=1, metavar="N", help="which face, 1 being the largest (1)")
     edit.add_argument("--aligned", action="store_true", help="PHOTO is an aligned square face crop already")
@@ -102,6 +114,11 @@ def build_parser() -> argparse.ArgumentParser:
     batch.add_argument("--format", choices=["png", "jpg", "webp"], default="png", help="of the results (png)")
     _add_model(batch)
     batch.set_defaults(run=run_batch)
+
+    app = commands.add_parser("app", help="start the page", description="Start the page, until Ctrl+C.")
+    app.add_argument("--host", metavar="NAME", help="address to listen on (127.0.0.1: this computer only)")
+    app.add_argument("--port", type=_count, metavar="N", help="port (7860)")
+    app.set_defaults(run=run_app)
 
     _add_evaluate(commands)
 
@@ -136,14 +153,21 @@ def run_edit(args: argparse.Namespace) -> None:
         raise GRAError("--aligned takes a single face crop: it goes with neither --paste-back nor --face.")
     from gra_core.export import FORMATS, describe
 
-    check_output(args.output, FORMATS)
+    suffix = f".{args.format or 'png'}" if args.output == STREAM else args.output.suffix
+    if args.output == STREAM:
+        if sys.stdout.isatty():
+            raise GRAError("A terminal cannot show a picture: send it to a file or a program, or give -o FILE.")
+    elif args.format:
+        raise GRAError("--format goes with -o -: a file's name says its format.")
+    else:
+        check_output(args.output, FORMATS)
     registry = load_registry(args.checkpoints)
     own = load_own_directions(args.direction, registry)
     strengths = parse_strengths(args.set, registry | own)
 
     from gra_core.images import load_image
 
-    photo = load_image(args.photo)
+    photo = load_image(sys.stdin.buffer if args.photo == STREAM else args.photo)
     if args.aligned:
         if photo.width != photo.height:
             raise GRAError(f"An aligned face crop is square; {args.photo} is {photo.width} x {photo.height}.")
@@ -164,7 +188,11 @@ def run_edit(args: argparse.Namespace) -> None:
         editor.edits |= own
         output = editor.render(editor.invert(aligned.image), strengths)
         result = compose(photo, [(aligned, output)], faces) if args.paste_back else output.image
-    write_image(result, args.output, describe(strengths, registry | own))
+    note = describe(strengths, registry | own)
+    if args.output == STREAM:
+        stream_image(result, suffix, note)
+        return
+    write_image(result, args.output, note)
     print(f"Wrote {args.output} ({result.width} x {result.height})")
 
 
@@ -189,6 +217,20 @@ def run_batch(args: argparse.Namespace) -> int:
             print(f"[{outcome.done}/{outcome.total}] {outcome.name}: {outcome.error or 'done'}", file=sys.stderr)
     print(f"Wrote {len(items) - failed} of {len(items)} photos to {args.output}")
     return 0 if not failed else EXIT_USER_ERROR if failed == len(items) else EXIT_SOME_FAILED
+
+
+def run_app(args: argparse.Namespace) -> None:
+    """`app`: the page, until it is interrupted."""
+    for variable, value in (("GRADIO_SERVER_NAME", args.host), ("GRADIO_SERVER_PORT", args.port)):
+        if value is not None:
+            os.environ[variable] = str(value)
+    from gra_core.ui import own_folder
+
+    own_folder.claim()  # before Gradio is imported
+    from gra_core.ui.page import build_page, launch_options
+
+    page = build_page()
+    page.launch(**launch_options(page))
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -330,6 +372,15 @@ def write_image(image: PIL.Image.Image, path: Path, note: str = "") -> None:
 
     with _replacing(path) as temporary:
         save_picture(image, temporary, path.suffix, note)
+
+
+def stream_image(image: PIL.Image.Image, suffix: str, note: str = "") -> None:
+    """Write a picture to standard output, in the format of `suffix`, marked as edited (`note`)."""
+    from gra_core.export import save_picture
+
+    content = io.BytesIO()  # pipes cannot seek, as formats want to
+    save_picture(image, content, suffix, note)
+    sys.stdout.buffer.write(content.getvalue())
 
 
 def write_json(report: Mapping[str, object], path: Path) -> None:

@@ -1,10 +1,12 @@
 """The command line: every mistake is one line and exit code 2, every success a whole file."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -223,6 +225,29 @@ def test_aligned_crops_are_taken_as_they_are(astronaut, tmp_path, edited):
     FaceAligner().align_photo(astronaut).image.save(tmp_path / "face.png")
     assert run("edit", tmp_path / "face.png", "--aligned", "-o", tmp_path / "out.png") == 0
     assert difference(tmp_path / "out.png", edited["plain.png"], (0, 0, 1024, 1024)) == 0
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize(("options", "kind"), [([], "PNG"), (["--format", "jpg"], "JPEG")])
+def test_pictures_come_and_go_through_pipes(photo_file, monkeypatch, edited, options, kind):
+    pipe, out = io.BytesIO(photo_file.read_bytes()), io.BytesIO()
+    pipe.seekable = lambda: False
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=pipe))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out))
+    assert run("edit", "-", "--set", "age=80", "-o", "-", *options) == 0
+    assert Image.open(out).format == kind
+    assert difference(Image.open(out), edited["older.png"], (0, 0, 1024, 1024)) < 3
+
+
+def test_a_terminal_gets_no_picture(photo_file, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert run("edit", photo_file, "-o", "-") == 2
+    assert "terminal" in one_line(capsys)
+
+
+def test_a_file_name_says_its_format(photo_file, tmp_path, capsys):
+    assert run("edit", photo_file, "-o", tmp_path / "out.png", "--format", "jpg") == 2
+    assert "-o -" in one_line(capsys)
 
 
 def test_aligned_crops_are_square(pair_file, tmp_path, capsys):
