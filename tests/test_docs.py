@@ -102,6 +102,7 @@ def _from_elsewhere(_arguments: list[str]) -> None:
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {
     "python": _python,
+    "gra-portrait": _editor,
     "make": _make,
     "pip": _pip,
     "docker": _docker,
@@ -113,7 +114,7 @@ CHECKS: dict[str, Callable[[list[str]], None]] = {
 
 @pytest.mark.parametrize("line", named(COMMANDS))
 def test_commands_are_understood(line):
-    program, *arguments = shlex.split(line.replace("\\", "/"))
+    program, *arguments = shlex.split(line.replace("\\", "/").partition(" < ")[0])
     CHECKS[program.rpartition("/")[2]](arguments)
 
 
