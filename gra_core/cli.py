@@ -10,12 +10,9 @@ import argparse
 import io
 import json
 import os
-import platform
 import secrets
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -35,6 +32,12 @@ PROGRAM = "gra-portrait"
 STREAM = Path("-")
 """In place of a file: standard input or output."""
 
+LAB_COMMANDS = {
+    "evaluate": ("evaluation.command", "measure quality on a folder of portraits"),
+    "benchmark": ("benchmark", "measure speed and memory"),
+}
+"""Commands whose options the lab knows: their modules in `gra_core.lab`, and what they are for."""
+
 EXIT_SOME_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 after a mistake of the user's (one line on stderr), 130 after Ctrl-C.
     """
-    args = build_parser().parse_args(argv)
+    args = parse(sys.argv[1:] if argv is None else argv)
     try:
         code = args.run(args) or 0
         sys.stdout.flush()  # a closed pipe shows itself here and not at interpreter exit
@@ -72,10 +75,17 @@ def _sentence(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command with its options; those of `LAB_COMMANDS` as they are, in `rest`."""
+    if argv and argv[0] in LAB_COMMANDS:
+        return argparse.Namespace(run=run_lab, module=LAB_COMMANDS[argv[0]][0], rest=list(argv[1:]))
+    return build_parser().parse_args(argv)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; the parsed namespace's `run` is the command's function."""
     installed = Path(sys.argv[0]).stem == PROGRAM
-    parser = _Parser(
+    parser = Parser(
         prog=PROGRAM if installed else "python -m gra_core", description="Edit portraits: smile, age, pose and more."
     )
     parser.add_argument("--version", action="version", version=f"gra_core {__version__}")
@@ -99,9 +109,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     edit.add_argument("--format", choices=["png", "jpg", "webp"], help="of the result on standard output (png)")
     edit.add_argument("--paste-back", action="store_true", help="write the whole photo, not only the face")
-    edit.add_argument("--face", type=_count, default=1, metavar="N", help="which face, 1 being the largest (1)")
+    edit.add_argument("--face", type=count, default=1, metavar="N", help="which face, 1 being the largest (1)")
     edit.add_argument("--aligned", action="store_true", help="PHOTO is an aligned square face crop already")
-    _add_model(edit)
+    add_model_options(edit)
     edit.set_defaults(run=run_edit)
 
     batch = commands.add_parser(
@@ -112,21 +122,16 @@ def build_parser() -> argparse.ArgumentParser:
     batch.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a .zip to write, or a folder")
     batch.add_argument("--paste-back", action="store_true", help="write whole photos, not only the faces")
     batch.add_argument("--format", choices=["png", "jpg", "webp"], default="png", help="of the results (png)")
-    _add_model(batch)
+    add_model_options(batch)
     batch.set_defaults(run=run_batch)
 
     app = commands.add_parser("app", help="start the page", description="Start the page, until Ctrl+C.")
     app.add_argument("--host", metavar="NAME", help="address to listen on (127.0.0.1: this computer only)")
-    app.add_argument("--port", type=_count, metavar="N", help="port (7860)")
+    app.add_argument("--port", type=count, metavar="N", help="port (7860)")
     app.set_defaults(run=run_app)
 
-    _add_evaluate(commands)
-
-    benchmark = commands.add_parser("benchmark", help="measure speed and memory")
-    benchmark.add_argument("--out", type=Path, required=True, metavar="FILE", help="the report, .json")
-    benchmark.add_argument("--repeats", type=_count, default=7, metavar="N", help="timed calls of each step (7)")
-    _add_model(benchmark)
-    benchmark.set_defaults(run=run_benchmark)
+    for name, (_, purpose) in LAB_COMMANDS.items():
+        commands.add_parser(name, help=purpose)
 
     train = commands.add_parser("train", help="train the encoder or the two streams")
     train.add_argument("part", choices=["encoder", "streams"])
@@ -140,10 +145,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, without the usage text in front."""
 
     def error(self, message: str) -> NoReturn:
+        """End the program with the message."""
         self.exit(EXIT_USER_ERROR, f"gra_core: error: {message} (see {self.prog} --help)\n")
 
 
@@ -171,7 +177,7 @@ def run_edit(args: argparse.Namespace) -> None:
     if args.aligned:
         if photo.width != photo.height:
             raise GRAError(f"An aligned face crop is square; {args.photo} is {photo.width} x {photo.height}.")
-        editor = _load_editor(args)
+        editor = load_editor(args)
         editor.edits |= own
         result = editor.edit(editor.invert(photo), strengths)
     else:
@@ -184,7 +190,7 @@ def run_edit(args: argparse.Namespace) -> None:
             found = "1 face was found" if len(faces) == 1 else f"{len(faces)} faces were found"
             raise NoFaceError(f"There is no face {args.face}: {found}, and --face counts from 1, the largest.")
         aligned = aligner.align(photo, faces[args.face - 1])
-        editor = _load_editor(args)
+        editor = load_editor(args)
         editor.edits |= own
         output = editor.render(editor.invert(aligned.image), strengths)
         result = compose(photo, [(aligned, output)], faces) if args.paste_back else output.image
@@ -208,7 +214,7 @@ def run_batch(args: argparse.Namespace) -> int:
 
     check_apart([args.source], args.output)
     items = list_items([args.source])
-    editor = _load_editor(args)
+    editor = load_editor(args)
     failed = 0
     with (ZipSink if to_zip else FolderSink)(args.output) as sink:
         options = {"whole_photo": args.paste_back, "suffix": f".{args.format}"}
@@ -233,65 +239,24 @@ def run_app(args: argparse.Namespace) -> None:
     page.launch(**launch_options(page))
 
 
-def run_evaluate(args: argparse.Namespace) -> None:
-    """`evaluate`: quality metrics over a folder, as JSON."""
-    if not args.folder.is_dir():
-        raise GRAError(f"{args.folder} is not a folder.")
-    check_output(args.out, {".json"})
-
-    from gra_core.evaluation import evaluate
-    from gra_core.export import FORMATS
-
-    if args.grid:
-        check_output(args.grid, FORMATS)
-
-    evaluate.run(
-        args.folder,
-        args.out,
-        methods=args.methods,
-        edits=args.edits,
-        strength=args.strength,
-        limit=args.limit,
-        edits_exact=args.edits_exact,
-        baselines=args.baselines,
-        optimize=args.optimize,
-        nets=args.nets,
-        kid=args.kid,
-        groups=args.groups,
-        checkpoints=args.checkpoints,
-        device=args.device,
-        processes=args.processes,
-        grid=args.grid,
-    )
-    print(f"Wrote {args.out}")
-
-
-def run_benchmark(args: argparse.Namespace) -> None:
-    """`benchmark`: latency of each step, memory and the device's name, as JSON."""
-    check_output(args.out, {".json"})
-    report = benchmark(args)
-    write_json(report, args.out)
-    for step, seconds in report["seconds"].items():
-        print(f"{step:<14} {seconds['median'] * 1000:9.1f} ms")
-    print(f"{'peak memory':<14} {report['peak_memory_mib']:9.0f} MiB")
-    print(f"Wrote {args.out}")
+def run_lab(args: argparse.Namespace) -> int | None:
+    """A command of the lab, which is loaded for nothing else: hands its options over."""
+    return import_module(f"gra_core.lab.{args.module}").main(args.rest)
 
 
 def run_train(args: argparse.Namespace) -> int | None:
     """`train encoder|streams`: hands the remaining options to the trainer."""
-    return import_module(f"gra_core.training.{args.part}").main(args.rest)
+    return import_module(f"gra_core.lab.training.{args.part}").main(args.rest)
 
 
 def run_directions(args: argparse.Namespace) -> int | None:
-    """`directions list`: a table of the edits; `fit`, `search` and `check` hand their options to the fitting module."""
-    if args.action == "list":
-        if args.rest:
-            raise GRAError("directions list takes no options.")
-        _print_table(load_registry().values())
-        return 0
-    from gra_core.directions import fit
-
-    return fit.main([args.action, *args.rest])
+    """`directions list`: a table of the edits; the other actions hand their options to the lab."""
+    if args.action != "list":
+        return import_module("gra_core.lab.directions.fit").main([args.action, *args.rest])
+    if args.rest:
+        raise GRAError("directions list takes no options.")
+    _print_table(load_registry().values())
+    return 0
 
 
 def load_registry(source: str | None = None) -> dict[str, EditDirection]:
@@ -406,84 +371,7 @@ def _replacing(path: Path, keep: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def benchmark(args: argparse.Namespace) -> dict[str, object]:
-    """Time what the page does.
-
-    Args:
-        args: `repeats` (timed calls of each step, after one untimed call), `checkpoints` and `device`.
-
-    Returns:
-        A JSON-ready report: versions, device, seconds per step (median, fastest, slowest), first-call seconds
-        and peak resident memory in MiB (and peak GPU memory on a GPU).
-    """
-    import resource  # not on Windows, where only this command is missing
-
-    started = time.perf_counter()
-    editor = _load_editor(args)
-    loaded = time.perf_counter()
-
-    import torch
-
-    face = _benchmark_face()
-    strengths = {name: edit.maximum / 2 for name, edit in list(editor.edits.items())[:2]}
-    steps: dict[str, Callable[[], object]] = {
-        "invert": lambda: editor.invert(face),
-        "reconstruct": lambda: editor.edit(inversion, {}),
-        "edit": lambda: editor.edit(inversion, strengths),
-    }
-    before = time.perf_counter()
-    inversion = editor.invert(face)
-    inverted = time.perf_counter()
-    editor.edit(inversion, strengths)
-    first = {"load": loaded - started, "invert": inverted - before, "edit": time.perf_counter() - inverted}
-
-    seconds = {}
-    for step, call in steps.items():
-        call()
-        times = []
-        for _ in range(args.repeats):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-        seconds[step] = {"median": statistics.median(times), "fastest": min(times), "slowest": max(times)}
-
-    on_gpu = torch.cuda.is_available() and args.device != "cpu"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    return {
-        "version": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if on_gpu else _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "repeats": args.repeats,
-        "first_call_seconds": first,
-        "seconds": seconds,
-        "peak_memory_mib": peak / (1024**2 if sys.platform == "darwin" else 1024),
-        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 1024**2 if on_gpu else None,
-    }
-
-
-def _benchmark_face() -> PIL.Image.Image:
-    """The first example face, or a plain picture where there is none: time does not depend on the content."""
-    from PIL import Image
-
-    from gra_core.constants import ASSETS_DIR, IMAGE_SIZE
-    from gra_core.images import load_image
-
-    examples = sorted((ASSETS_DIR / "examples").glob("*.webp"))
-    face = load_image(examples[0]) if examples else Image.radial_gradient("L").convert("RGB")
-    return face.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
-
-
-def _cpu_name() -> str:
-    """The processor's name with its number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
-def _load_editor(args: argparse.Namespace) -> PortraitEditor:
+def load_editor(args: argparse.Namespace) -> PortraitEditor:
     """The editor that `--checkpoints` and `--device` ask for. Raises CheckpointError; GRAError for a missing device."""
     import torch
 
@@ -505,50 +393,15 @@ def _print_table(edits: Sequence[EditDirection]) -> None:
         print("  ".join([cell.ljust(width) for cell, width in zip(row, widths, strict=False)] + [row[4]]).rstrip())
 
 
-def _add_evaluate(commands: argparse._SubParsersAction) -> None:
-    evaluate = commands.add_parser("evaluate", help="measure quality on a folder of portraits")
-    evaluate.add_argument("folder", type=Path, metavar="DIR", help="aligned portraits or raw photos")
-    evaluate.add_argument("--out", type=Path, required=True, metavar="FILE", help="the report, .json")
-    evaluate.add_argument("--limit", type=_count, metavar="N", help="take only the first N pictures")
-    evaluate.add_argument("--methods", nargs="+", metavar="NAME", help="methods to compare (default: all)")
-    evaluate.add_argument(
-        "--edits", nargs="+", default=["smile", "age", "yaw"], metavar="NAME", help="edits to measure (smile age yaw)"
-    )
-    evaluate.add_argument("--strength", type=float, default=60.0, metavar="VALUE", help="of each edit, + and - (60)")
-    evaluate.add_argument(
-        "--edits-exact",
-        type=_count_or_none,
-        default=0,
-        metavar="N",
-        help="also measure the edits on N generated faces, whose true edit is known (0: off)",
-    )
-    evaluate.add_argument("--baselines", type=Path, metavar="DIR", help="trained streams of other designs to compare")
-    evaluate.add_argument(
-        "--optimize", type=_count, default=0, metavar="N", help="also optimise code and generator for N pictures (slow)"
-    )
-    evaluate.add_argument("--nets", type=Path, metavar="DIR", help="scoring nets: attribute change and background too")
-    evaluate.add_argument(
-        "--groups",
-        type=_count,
-        default=0,
-        metavar="N",
-        help="also N portraits and N generated faces, by kind of picture",
-    )
-    evaluate.add_argument("--grid", type=Path, metavar="FILE", help="also a picture of what each method does")
-    evaluate.add_argument("--processes", type=_count, default=1, metavar="N", help="that share the work (1)")
-    evaluate.add_argument("--kid", action="store_true", help="also the kernel distance on EfficientNet-Lite0 features")
-    _add_model(evaluate)
-    evaluate.set_defaults(run=run_evaluate)
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoints` and `--device`."""
     parser.add_argument(
         "--checkpoints", metavar="DIR", help="folder or Hub repository of the weights (default: checkpoints/)"
     )
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
 
 
-def _count(text: str, smallest: int = 1) -> int:
+def count(text: str, smallest: int = 1) -> int:
     """A whole number from `smallest`, for argparse."""
     number = int(text)
     if number < smallest:
@@ -556,9 +409,9 @@ def _count(text: str, smallest: int = 1) -> int:
     return number
 
 
-def _count_or_none(text: str) -> int:
+def count_or_none(text: str) -> int:
     """A whole number from 0, for argparse."""
-    return _count(text, smallest=0)
+    return count(text, smallest=0)
 
 
-_count.__name__ = _count_or_none.__name__ = "number"  # argparse: "invalid number value: 'x'"
+count.__name__ = count_or_none.__name__ = "number"  # argparse: "invalid number value: 'x'"

@@ -331,7 +331,7 @@ def test_benchmark_reports_times_and_memory(tmp_path, capsys):
 
 
 def test_evaluate_hands_its_options_over(tmp_path, monkeypatch):
-    from gra_core.evaluation import evaluate
+    from gra_core.lab.evaluation import evaluate
 
     calls = []
     monkeypatch.setattr(evaluate, "run", lambda *arguments, **options: calls.append((arguments, options)))
@@ -355,7 +355,7 @@ def test_train_hands_all_its_options_over(part, monkeypatch):
     import importlib
 
     calls = []
-    trainer = importlib.import_module(f"gra_core.training.{part}")
+    trainer = importlib.import_module(f"gra_core.lab.training.{part}")
     monkeypatch.setattr(trainer, "main", calls.append)
     assert run("train", part, "--data", "faces", "--help") == 0
     assert calls == [["--data", "faces", "--help"]]
@@ -363,7 +363,7 @@ def test_train_hands_all_its_options_over(part, monkeypatch):
 
 @pytest.mark.parametrize("action", ["fit", "check"])
 def test_directions_hands_all_its_options_over(action, monkeypatch):
-    from gra_core.directions import fit
+    from gra_core.lab.directions import fit
 
     calls = []
     monkeypatch.setattr(fit, "main", calls.append)

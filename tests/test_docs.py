@@ -1,5 +1,6 @@
 """The examples of the README and the docs run, their links lead somewhere, and the README stays short."""
 
+import importlib
 import re
 import shlex
 import shutil
@@ -38,26 +39,28 @@ COMMANDS = [(page, line) for page, text in blocks("") for line in text.splitline
 
 
 def _directions(arguments: list[str]) -> None:
-    from gra_core.directions import fit
+    from gra_core.lab.directions import fit
 
     if arguments != ["list"]:
         fit.parser().parse_args(arguments)
 
 
 def _train(arguments: list[str]) -> None:
-    from gra_core.training import encoder, streams
+    from gra_core.lab.training import encoder, streams
 
     {"encoder": encoder, "streams": streams}[arguments[0]].parser().parse_args(arguments[1:])
 
 
 def _editor(arguments: list[str]) -> None:
-    cli.build_parser().parse_args(arguments)
-    if further := {"directions": _directions, "train": _train}.get(arguments[0]):
+    args = cli.parse(arguments)
+    if args.run is cli.run_lab:
+        importlib.import_module(f"gra_core.lab.{args.module}").parser().parse_args(args.rest)
+    elif further := {"directions": _directions, "train": _train}.get(arguments[0]):
         further(arguments[1:])
 
 
 def _convert(arguments: list[str]) -> None:
-    from gra_core import convert
+    from gra_core.lab import convert
 
     convert.parser().parse_args(arguments)
 
@@ -66,7 +69,7 @@ def _python(arguments: list[str]) -> None:
     match arguments:
         case ["-m", "gra_core", *rest]:
             _editor(rest)
-        case ["-m", "gra_core.convert", *rest]:
+        case ["-m", "gra_core.lab.convert", *rest]:
             _convert(rest)
         case ["-m", "venv" | "pytest", path]:
             assert path == ".venv" or (PROJECT_ROOT / path).is_file()
@@ -206,7 +209,7 @@ def test_links_lead_somewhere(page):
 def test_named_files_exist(page):
     if "log" in page.parts or page.name == "CHANGELOG.md":
         return  # tells of what was
-    for name in re.findall(r"`((?:gra_core|tests|docs|checkpoints|models|ui)/[\w/.-]+\.[a-z]+)`", page.read_text()):
+    for name in re.findall(r"`((?:gra_core|tests|docs|checkpoints|models|ui|lab)/[\w/.-]+\.[a-z]+)`", page.read_text()):
         assert (PROJECT_ROOT / name).exists() or (PROJECT_ROOT / "gra_core" / name).exists(), name
 
 
