@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 from gra_core import __version__
-from gra_core.errors import GRAError, NoFaceError, StrengthError
+from gra_core.errors import GRAError, MissingPackageError, NoFaceError, StrengthError
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -239,20 +240,30 @@ def run_app(args: argparse.Namespace) -> None:
     page.launch(**launch_options(page))
 
 
+def lab(name: str) -> ModuleType:
+    """A module of the lab, by its name in it. Raises MissingPackageError."""
+    try:
+        return import_module(f"gra_core.lab.{name}")
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"This command needs the package {error.name}: pip install gra-portrait-editor[lab]"
+        ) from error
+
+
 def run_lab(args: argparse.Namespace) -> int | None:
     """A command of the lab, which is loaded for nothing else: hands its options over."""
-    return import_module(f"gra_core.lab.{args.module}").main(args.rest)
+    return lab(args.module).main(args.rest)
 
 
 def run_train(args: argparse.Namespace) -> int | None:
     """`train encoder|streams`: hands the remaining options to the trainer."""
-    return import_module(f"gra_core.lab.training.{args.part}").main(args.rest)
+    return lab(f"training.{args.part}").main(args.rest)
 
 
 def run_directions(args: argparse.Namespace) -> int | None:
     """`directions list`: a table of the edits; the other actions hand their options to the lab."""
     if args.action != "list":
-        return import_module("gra_core.lab.directions.fit").main([args.action, *args.rest])
+        return lab("directions.fit").main([args.action, *args.rest])
     if args.rest:
         raise GRAError("directions list takes no options.")
     _print_table(load_registry().values())

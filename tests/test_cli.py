@@ -369,3 +369,15 @@ def test_directions_hands_all_its_options_over(action, monkeypatch):
     monkeypatch.setattr(fit, "main", calls.append)
     assert run("directions", action, "--count", "5") == 0
     assert calls == [[action, "--count", "5"]]
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "encoder"], ["directions", "fit"], ["evaluate", "photos"], ["benchmark"]], ids=" ".join
+)
+def test_a_package_of_the_lab_that_is_missing_is_named(monkeypatch, capsys, command):
+    def absent(_name):
+        raise ModuleNotFoundError(name="onnx")
+
+    monkeypatch.setattr(cli, "import_module", absent)
+    assert run(*command) == 2
+    assert "needs the package onnx" in one_line(capsys)
