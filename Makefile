@@ -1,6 +1,6 @@
 # make app     create .venv, install what the editor needs, start it on http://127.0.0.1:7860
 # make test    create .venv, install the development tools and Chromium, run ruff and the whole test suite
-# make lint    ruff only
+# make lint    ruff, and who may import whom
 # make pictures    remake the pictures of the README, with the weights as they are
 # make load    many simulated visitors at once
 # make lock    remake requirements*.lock, the hashes of all packages
@@ -36,6 +36,7 @@ test: lint browser
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 pictures: browser
 	PYTHONPATH=. $(BIN)/python tests/pictures.py

@@ -1,7 +1,7 @@
 """Where the weights come from: a local folder first, then a Hugging Face Hub repository; checked before use.
 
-`checkpoints/manifest.json` lists each file with its SHA-256 and the revision the code was released with; a file that
-differs is refused, wherever it came from.
+`manifest.json` beside the weights lists each file with its SHA-256; a file that differs is refused. Files from the Hub
+are checked against the manifest of the release where the folder has none.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from gra_core.constants import CHECKPOINT_DIR
+from gra_core.constants import CHECKPOINT_DIR, CHECKPOINTS_VARIABLE, RELEASE_DIR
 from gra_core.errors import CheckpointError, refusing
 from gra_core.models.layers import StreamsDesign
 from gra_core.models.streams import Streams
@@ -32,14 +32,15 @@ HUB_VARIABLE = "GRA_HUB_REPO"
 
 
 class CheckpointSource:
-    """A folder of weights, or a Hub repository, or (by default) the project's folder with the Hub behind it."""
+    """A folder of weights, or a Hub repository, or (by default) the usual folder with the Hub behind it."""
 
     def __init__(self, source: str | Path | None = None) -> None:
         """Choose the source.
 
         Args:
             source: an existing folder, else the name of a Hub repository ("owner/name", or "owner/name@revision");
-                None means `checkpoints/` and, for files missing there, the repository named by `GRA_HUB_REPO`.
+                None means the folder named by `GRA_CHECKPOINTS`, else `checkpoints/`, and for files missing there the
+                repository named by `GRA_HUB_REPO`.
         """
         self.revision = None
         if source is None:
@@ -62,7 +63,7 @@ class CheckpointSource:
         """
         local = self.folder / name if self.folder else None
         path = local if local and local.is_file() else self._download(name)
-        wanted = self._manifest().get(name)
+        wanted = self._manifest(downloaded=path != local).get(name)
         with refusing(CheckpointError, f"{name} cannot be read. Get it again, or see who may read it."):
             found = file_sha256(path) if wanted else wanted
         if found != wanted:
@@ -96,8 +97,8 @@ class CheckpointSource:
     def _download(self, name: str) -> Path:
         if not self.repository:
             raise CheckpointError(
-                f"{name} is missing in {self.folder.name}. Get the repository again, or set {HUB_VARIABLE} to the "
-                "Hugging Face Hub repository that holds the weights."
+                f"{name} is missing in {self.folder.name}. Set {CHECKPOINTS_VARIABLE} to the folder that holds the "
+                f"weights, or {HUB_VARIABLE} to the Hugging Face Hub repository that does."
             )
         from huggingface_hub import hf_hub_download
 
@@ -106,9 +107,11 @@ class CheckpointSource:
         except Exception as error:  # the Hub client raises many kinds: network, HTTP, missing repository or file
             raise CheckpointError(f"{name} could not be downloaded from {self.repository}{_reason(error)}.") from error
 
-    def _manifest(self) -> dict[str, str]:
-        """SHA-256 of each file: the folder's own manifest, or the project's for the project's folder and the Hub."""
-        path = (self.folder or CHECKPOINT_DIR) / MANIFEST
+    def _manifest(self, *, downloaded: bool) -> dict[str, str]:
+        """SHA-256 of each file by the folder's own manifest, or by the release's for a download that has no other."""
+        path = (self.folder or RELEASE_DIR) / MANIFEST
+        if downloaded and not path.is_file():
+            path = RELEASE_DIR / MANIFEST
         if not path.is_file():
             return {}
         with refusing(CheckpointError, f"{MANIFEST} is damaged. Get it again, with the weights that it came with."):

@@ -1,4 +1,4 @@
-"""The command line: `python -m gra_core {edit,batch,evaluate,benchmark,train,directions}`.
+"""The command line: `gra-portrait {edit,batch,app,evaluate,benchmark,train,directions}`, or `python -m gra_core ...`.
 
 Everything that the user got wrong ends in one line on stderr and exit code 2. What can be checked without
 PyTorch is checked before it is imported, so that such a line appears at once.
@@ -7,27 +7,37 @@ PyTorch is checked before it is imported, so that such a line appears at once.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
-import platform
 import secrets
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 from gra_core import __version__
-from gra_core.errors import GRAError, NoFaceError, StrengthError
+from gra_core.errors import GRAError, MissingPackageError, NoFaceError, StrengthError
 
 if TYPE_CHECKING:
     import PIL.Image
 
     from gra_core.directions.registry import EditDirection
     from gra_core.editor import PortraitEditor
+
+PROGRAM = "gra-portrait"
+"""Name of the installed command."""
+STREAM = Path("-")
+"""In place of a file: standard input or output."""
+
+LAB_COMMANDS = {
+    "evaluate": ("evaluation.command", "measure quality on a folder of portraits"),
+    "benchmark": ("benchmark", "measure speed and memory"),
+}
+"""Commands whose options the lab knows: their modules in `gra_core.lab`, and what they are for."""
 
 EXIT_SOME_FAILED = 1
 EXIT_USER_ERROR = 2
@@ -43,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 after a mistake of the user's (one line on stderr), 130 after Ctrl-C.
     """
-    args = build_parser().parse_args(argv)
+    args = parse(sys.argv[1:] if argv is None else argv)
     try:
         code = args.run(args) or 0
         sys.stdout.flush()  # a closed pipe shows itself here and not at interpreter exit
@@ -66,14 +76,24 @@ def _sentence(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The command with its options; those of `LAB_COMMANDS` as they are, in `rest`."""
+    if argv and argv[0] in LAB_COMMANDS:
+        return argparse.Namespace(run=run_lab, module=LAB_COMMANDS[argv[0]][0], rest=list(argv[1:]))
+    return build_parser().parse_args(argv)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; the parsed namespace's `run` is the command's function."""
-    parser = _Parser(prog="python -m gra_core", description="Edit portraits: smile, age, pose and more.")
+    installed = Path(sys.argv[0]).stem == PROGRAM
+    parser = Parser(
+        prog=PROGRAM if installed else "python -m gra_core", description="Edit portraits: smile, age, pose and more."
+    )
     parser.add_argument("--version", action="version", version=f"gra_core {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     edit = commands.add_parser("edit", help="edit one photo", description="Edit one face in a photo.")
-    edit.add_argument("photo", type=Path, metavar="PHOTO")
+    edit.add_argument("photo", type=Path, metavar="PHOTO", help="a file, or - for standard input")
     edit.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="an edit and its strength, e.g. smile=60"
     )
@@ -85,11 +105,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="an edit of your own, named after its file: .npy, .pt or .safetensors",
     )
-    edit.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help=".png, .jpg or .webp")
+    edit.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help=".png, .jpg or .webp, or - for standard output"
+    )
+    edit.add_argument("--format", choices=["png", "jpg", "webp"], help="of the result on standard output (png)")
     edit.add_argument("--paste-back", action="store_true", help="write the whole photo, not only the face")
-    edit.add_argument("--face", type=_count, default=1, metavar="N", help="which face, 1 being the largest (1)")
+    edit.add_argument("--face", type=count, default=1, metavar="N", help="which face, 1 being the largest (1)")
     edit.add_argument("--aligned", action="store_true", help="PHOTO is an aligned square face crop already")
-    _add_model(edit)
+    add_model_options(edit)
     edit.set_defaults(run=run_edit)
 
     batch = commands.add_parser(
@@ -100,16 +123,16 @@ def build_parser() -> argparse.ArgumentParser:
     batch.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="a .zip to write, or a folder")
     batch.add_argument("--paste-back", action="store_true", help="write whole photos, not only the faces")
     batch.add_argument("--format", choices=["png", "jpg", "webp"], default="png", help="of the results (png)")
-    _add_model(batch)
+    add_model_options(batch)
     batch.set_defaults(run=run_batch)
 
-    _add_evaluate(commands)
+    app = commands.add_parser("app", help="start the page", description="Start the page, until Ctrl+C.")
+    app.add_argument("--host", metavar="NAME", help="address to listen on (127.0.0.1: this computer only)")
+    app.add_argument("--port", type=count, metavar="N", help="port (7860)")
+    app.set_defaults(run=run_app)
 
-    benchmark = commands.add_parser("benchmark", help="measure speed and memory")
-    benchmark.add_argument("--out", type=Path, required=True, metavar="FILE", help="the report, .json")
-    benchmark.add_argument("--repeats", type=_count, default=7, metavar="N", help="timed calls of each step (7)")
-    _add_model(benchmark)
-    benchmark.set_defaults(run=run_benchmark)
+    for name, (_, purpose) in LAB_COMMANDS.items():
+        commands.add_parser(name, help=purpose)
 
     train = commands.add_parser("train", help="train the encoder or the two streams")
     train.add_argument("part", choices=["encoder", "streams"])
@@ -123,10 +146,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, without the usage text in front."""
 
     def error(self, message: str) -> NoReturn:
+        """End the program with the message."""
         self.exit(EXIT_USER_ERROR, f"gra_core: error: {message} (see {self.prog} --help)\n")
 
 
@@ -136,7 +160,14 @@ def run_edit(args: argparse.Namespace) -> None:
         raise GRAError("--aligned takes a single face crop: it goes with neither --paste-back nor --face.")
     from gra_core.export import FORMATS, describe
 
-    check_output(args.output, FORMATS)
+    suffix = f".{args.format or 'png'}" if args.output == STREAM else args.output.suffix
+    if args.output == STREAM:
+        if sys.stdout.isatty():
+            raise GRAError("A terminal cannot show a picture: send it to a file or a program, or give -o FILE.")
+    elif args.format:
+        raise GRAError("--format goes with -o -: a file's name says its format.")
+    else:
+        check_output(args.output, FORMATS)
     registry = load_registry(args.checkpoints)
     own = load_own_directions(args.direction, registry)
     strengths = parse_strengths(args.set, registry | own)
@@ -145,7 +176,7 @@ def run_edit(args: argparse.Namespace) -> None:
     from gra_core.compositing import View, compose
     from gra_core.images import load_image
 
-    photo = load_image(args.photo)
+    photo = load_image(sys.stdin.buffer if args.photo == STREAM else args.photo)
     if args.aligned:
         if photo.width != photo.height:
             raise GRAError(f"An aligned face crop is square; {args.photo} is {photo.width} x {photo.height}.")
@@ -157,12 +188,16 @@ def run_edit(args: argparse.Namespace) -> None:
             found = "1 face was found" if len(faces) == 1 else f"{len(faces)} faces were found"
             raise NoFaceError(f"There is no face {args.face}: {found}, and --face counts from 1, the largest.")
         aligned = aligner.align(photo, faces[args.face - 1])
-    editor = _load_editor(args)
+    editor = load_editor(args)
     editor.edits |= own
     output = editor.render(editor.invert(aligned.image), strengths)
     view = View.whole(photo) if args.paste_back else View.close_up(photo, aligned)
     result = compose(view, [(aligned, output)], faces)
-    write_image(result, args.output, describe(strengths, registry | own))
+    note = describe(strengths, registry | own)
+    if args.output == STREAM:
+        stream_image(result, suffix, note)
+        return
+    write_image(result, args.output, note)
     print(f"Wrote {args.output} ({result.width} x {result.height})")
 
 
@@ -178,7 +213,7 @@ def run_batch(args: argparse.Namespace) -> int:
 
     check_apart([args.source], args.output)
     items = list_items([args.source])
-    editor = _load_editor(args)
+    editor = load_editor(args)
     failed = 0
     with (ZipSink if to_zip else FolderSink)(args.output) as sink:
         options = {"whole_photo": args.paste_back, "suffix": f".{args.format}"}
@@ -189,65 +224,48 @@ def run_batch(args: argparse.Namespace) -> int:
     return 0 if not failed else EXIT_USER_ERROR if failed == len(items) else EXIT_SOME_FAILED
 
 
-def run_evaluate(args: argparse.Namespace) -> None:
-    """`evaluate`: quality metrics over a folder, as JSON."""
-    if not args.folder.is_dir():
-        raise GRAError(f"{args.folder} is not a folder.")
-    check_output(args.out, {".json"})
+def run_app(args: argparse.Namespace) -> None:
+    """`app`: the page, until it is interrupted."""
+    for variable, value in (("GRADIO_SERVER_NAME", args.host), ("GRADIO_SERVER_PORT", args.port)):
+        if value is not None:
+            os.environ[variable] = str(value)
+    from gra_core.ui import own_folder
 
-    from gra_core.evaluation import evaluate
-    from gra_core.export import FORMATS
+    own_folder.claim()  # before Gradio is imported
+    from gra_core.ui.page import build_page, launch_options
 
-    if args.grid:
-        check_output(args.grid, FORMATS)
-
-    evaluate.run(
-        args.folder,
-        args.out,
-        methods=args.methods,
-        edits=args.edits,
-        strength=args.strength,
-        limit=args.limit,
-        edits_exact=args.edits_exact,
-        baselines=args.baselines,
-        optimize=args.optimize,
-        nets=args.nets,
-        kid=args.kid,
-        groups=args.groups,
-        checkpoints=args.checkpoints,
-        device=args.device,
-        processes=args.processes,
-        grid=args.grid,
-    )
-    print(f"Wrote {args.out}")
+    page = build_page()
+    page.launch(**launch_options(page))
 
 
-def run_benchmark(args: argparse.Namespace) -> None:
-    """`benchmark`: latency of each step, memory and the device's name, as JSON."""
-    check_output(args.out, {".json"})
-    report = benchmark(args)
-    write_json(report, args.out)
-    for step, seconds in report["seconds"].items():
-        print(f"{step:<14} {seconds['median'] * 1000:9.1f} ms")
-    print(f"{'peak memory':<14} {report['peak_memory_mib']:9.0f} MiB")
-    print(f"Wrote {args.out}")
+def lab(name: str) -> ModuleType:
+    """A module of the lab, by its name in it. Raises MissingPackageError."""
+    try:
+        return import_module(f"gra_core.lab.{name}")
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"This command needs the package {error.name}: pip install gra-portrait-editor[lab]"
+        ) from error
+
+
+def run_lab(args: argparse.Namespace) -> int | None:
+    """A command of the lab, which is loaded for nothing else: hands its options over."""
+    return lab(args.module).main(args.rest)
 
 
 def run_train(args: argparse.Namespace) -> int | None:
     """`train encoder|streams`: hands the remaining options to the trainer."""
-    return import_module(f"gra_core.training.{args.part}").main(args.rest)
+    return lab(f"training.{args.part}").main(args.rest)
 
 
 def run_directions(args: argparse.Namespace) -> int | None:
-    """`directions list`: a table of the edits; `fit`, `search` and `check` hand their options to the fitting module."""
-    if args.action == "list":
-        if args.rest:
-            raise GRAError("directions list takes no options.")
-        _print_table(load_registry().values())
-        return 0
-    from gra_core.directions import fit
-
-    return fit.main([args.action, *args.rest])
+    """`directions list`: a table of the edits; the other actions hand their options to the lab."""
+    if args.action != "list":
+        return lab("directions.fit").main([args.action, *args.rest])
+    if args.rest:
+        raise GRAError("directions list takes no options.")
+    _print_table(load_registry().values())
+    return 0
 
 
 def load_registry(source: str | None = None) -> dict[str, EditDirection]:
@@ -330,6 +348,15 @@ def write_image(image: PIL.Image.Image, path: Path, note: str = "") -> None:
         save_picture(image, temporary, path.suffix, note)
 
 
+def stream_image(image: PIL.Image.Image, suffix: str, note: str = "") -> None:
+    """Write a picture to standard output, in the format of `suffix`, marked as edited (`note`)."""
+    from gra_core.export import save_picture
+
+    content = io.BytesIO()  # pipes cannot seek, as formats want to
+    save_picture(image, content, suffix, note)
+    sys.stdout.buffer.write(content.getvalue())
+
+
 def write_json(report: Mapping[str, object], path: Path) -> None:
     """Write a report, whole or not at all."""
     with _replacing(path) as temporary:
@@ -353,84 +380,7 @@ def _replacing(path: Path, keep: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def benchmark(args: argparse.Namespace) -> dict[str, object]:
-    """Time what the page does.
-
-    Args:
-        args: `repeats` (timed calls of each step, after one untimed call), `checkpoints` and `device`.
-
-    Returns:
-        A JSON-ready report: versions, device, seconds per step (median, fastest, slowest), first-call seconds
-        and peak resident memory in MiB (and peak GPU memory on a GPU).
-    """
-    import resource  # not on Windows, where only this command is missing
-
-    started = time.perf_counter()
-    editor = _load_editor(args)
-    loaded = time.perf_counter()
-
-    import torch
-
-    face = _benchmark_face()
-    strengths = {name: edit.maximum / 2 for name, edit in list(editor.edits.items())[:2]}
-    steps: dict[str, Callable[[], object]] = {
-        "invert": lambda: editor.invert(face),
-        "reconstruct": lambda: editor.edit(inversion, {}),
-        "edit": lambda: editor.edit(inversion, strengths),
-    }
-    before = time.perf_counter()
-    inversion = editor.invert(face)
-    inverted = time.perf_counter()
-    editor.edit(inversion, strengths)
-    first = {"load": loaded - started, "invert": inverted - before, "edit": time.perf_counter() - inverted}
-
-    seconds = {}
-    for step, call in steps.items():
-        call()
-        times = []
-        for _ in range(args.repeats):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-        seconds[step] = {"median": statistics.median(times), "fastest": min(times), "slowest": max(times)}
-
-    on_gpu = torch.cuda.is_available() and args.device != "cpu"
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    return {
-        "version": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if on_gpu else _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "repeats": args.repeats,
-        "first_call_seconds": first,
-        "seconds": seconds,
-        "peak_memory_mib": peak / (1024**2 if sys.platform == "darwin" else 1024),
-        "peak_gpu_memory_mib": torch.cuda.max_memory_allocated() / 1024**2 if on_gpu else None,
-    }
-
-
-def _benchmark_face() -> PIL.Image.Image:
-    """The first example face, or a plain picture where there is none: time does not depend on the content."""
-    from PIL import Image
-
-    from gra_core.constants import ASSETS_DIR, IMAGE_SIZE
-    from gra_core.images import load_image
-
-    examples = sorted((ASSETS_DIR / "examples").glob("*.webp"))
-    face = load_image(examples[0]) if examples else Image.radial_gradient("L").convert("RGB")
-    return face.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
-
-
-def _cpu_name() -> str:
-    """The processor's name with its number of cores."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
-def _load_editor(args: argparse.Namespace) -> PortraitEditor:
+def load_editor(args: argparse.Namespace) -> PortraitEditor:
     """The editor that `--checkpoints` and `--device` ask for. Raises CheckpointError; GRAError for a missing device."""
     import torch
 
@@ -452,50 +402,15 @@ def _print_table(edits: Sequence[EditDirection]) -> None:
         print("  ".join([cell.ljust(width) for cell, width in zip(row, widths, strict=False)] + [row[4]]).rstrip())
 
 
-def _add_evaluate(commands: argparse._SubParsersAction) -> None:
-    evaluate = commands.add_parser("evaluate", help="measure quality on a folder of portraits")
-    evaluate.add_argument("folder", type=Path, metavar="DIR", help="aligned portraits or raw photos")
-    evaluate.add_argument("--out", type=Path, required=True, metavar="FILE", help="the report, .json")
-    evaluate.add_argument("--limit", type=_count, metavar="N", help="take only the first N pictures")
-    evaluate.add_argument("--methods", nargs="+", metavar="NAME", help="methods to compare (default: all)")
-    evaluate.add_argument(
-        "--edits", nargs="+", default=["smile", "age", "yaw"], metavar="NAME", help="edits to measure (smile age yaw)"
-    )
-    evaluate.add_argument("--strength", type=float, default=60.0, metavar="VALUE", help="of each edit, + and - (60)")
-    evaluate.add_argument(
-        "--edits-exact",
-        type=_count_or_none,
-        default=0,
-        metavar="N",
-        help="also measure the edits on N generated faces, whose true edit is known (0: off)",
-    )
-    evaluate.add_argument("--baselines", type=Path, metavar="DIR", help="trained streams of other designs to compare")
-    evaluate.add_argument(
-        "--optimize", type=_count, default=0, metavar="N", help="also optimise code and generator for N pictures (slow)"
-    )
-    evaluate.add_argument("--nets", type=Path, metavar="DIR", help="scoring nets: attribute change and background too")
-    evaluate.add_argument(
-        "--groups",
-        type=_count,
-        default=0,
-        metavar="N",
-        help="also N portraits and N generated faces, by kind of picture",
-    )
-    evaluate.add_argument("--grid", type=Path, metavar="FILE", help="also a picture of what each method does")
-    evaluate.add_argument("--processes", type=_count, default=1, metavar="N", help="that share the work (1)")
-    evaluate.add_argument("--kid", action="store_true", help="also the kernel distance on EfficientNet-Lite0 features")
-    _add_model(evaluate)
-    evaluate.set_defaults(run=run_evaluate)
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoints` and `--device`."""
     parser.add_argument(
         "--checkpoints", metavar="DIR", help="folder or Hub repository of the weights (default: checkpoints/)"
     )
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: cuda where there is one)")
 
 
-def _count(text: str, smallest: int = 1) -> int:
+def count(text: str, smallest: int = 1) -> int:
     """A whole number from `smallest`, for argparse."""
     number = int(text)
     if number < smallest:
@@ -503,9 +418,9 @@ def _count(text: str, smallest: int = 1) -> int:
     return number
 
 
-def _count_or_none(text: str) -> int:
+def count_or_none(text: str) -> int:
     """A whole number from 0, for argparse."""
-    return _count(text, smallest=0)
+    return count(text, smallest=0)
 
 
-_count.__name__ = _count_or_none.__name__ = "number"  # argparse: "invalid number value: 'x'"
+count.__name__ = count_or_none.__name__ = "number"  # argparse: "invalid number value: 'x'"

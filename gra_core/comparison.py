@@ -17,11 +17,11 @@ from torch import Tensor
 from gra_core.constants import IMAGE_SIZE
 from gra_core.directions.registry import EditDirection
 from gra_core.editor import Inversion, PortraitEditor
-from gra_core.evaluation.identity import face_descriptor, identity_distance
-from gra_core.evaluation.metrics import METRIC_SIZE, mse, resize
-from gra_core.evaluation.perceptual import LPIPS
 from gra_core.heatmaps import flow_map, heat_map
 from gra_core.images import image_to_tensor, tensor_to_image
+from gra_core.metrics.identity import face_descriptor, identity_distance
+from gra_core.metrics.perceptual import LPIPS
+from gra_core.metrics.pixels import METRIC_SIZE, mse, resize
 from gra_core.models.editing import GlobalAlignmentModule, injected_picture
 from gra_core.models.layers import STAGES
 

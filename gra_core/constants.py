@@ -1,5 +1,6 @@
 """Facts that more than one module needs, each stated once."""
 
+import os
 from pathlib import Path
 
 IMAGE_SIZE = 1024
@@ -17,6 +18,15 @@ STYLE_DIM = 512
 MAX_STRENGTH = 100.0
 """Sliders run from -100 (or 0, for one-sided edits) to +100; 0 changes nothing."""
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-CHECKPOINT_DIR = PROJECT_ROOT / "checkpoints"
+PACKAGE_DIR = Path(__file__).resolve().parent
+INSTALLED_FILES = PACKAGE_DIR / "_files"
+"""In an installed package: the few files that lie beside the package in the repository."""
+
+PROJECT_ROOT = INSTALLED_FILES if INSTALLED_FILES.is_dir() else PACKAGE_DIR.parent
 ASSETS_DIR = PROJECT_ROOT / "assets"
+RELEASE_DIR = PROJECT_ROOT / "checkpoints"
+"""Holds the manifest of the weights that the code was released with, and in the repository those weights."""
+
+CHECKPOINTS_VARIABLE = "GRA_CHECKPOINTS"
+CHECKPOINT_DIR = Path(os.environ.get(CHECKPOINTS_VARIABLE) or RELEASE_DIR)
+"""Folder of the weights."""

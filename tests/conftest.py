@@ -35,7 +35,7 @@ def random_lpips():
     """The LPIPS network with seeded weights; heads positive, as the published ones are."""
     import torch
 
-    from gra_core.evaluation.perceptual import LPIPS
+    from gra_core.metrics.perceptual import LPIPS
 
     with torch.random.fork_rng():
         torch.manual_seed(0)

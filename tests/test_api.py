@@ -1,6 +1,4 @@
-"""The named endpoints, used as the README shows."""
-
-import re
+"""The named endpoints."""
 
 import pytest
 from gradio_client import Client, handle_file
@@ -9,7 +7,6 @@ from PIL import Image
 from serving import StandIn, close_up, difference, drawn, files_in, free_port, launched, many_edits, wait_until
 
 from gra_core.alignment import FaceAligner
-from gra_core.constants import PROJECT_ROOT
 from gra_core.ui import api, received, studio
 
 
@@ -73,12 +70,3 @@ def test_photos_and_results_are_deleted_after_a_while(photo_file, tmp_path, monk
 
 def test_only_the_named_endpoints_are_public(client):
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/edits", "/align", "/edit"}
-
-
-def test_the_example_of_the_readme_runs(url, photo_file, tmp_path, monkeypatch):
-    readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n([^`]*gradio_client[^`]*)```", readme)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photo.jpg").write_bytes(photo_file.read_bytes())
-    exec(compile(example.replace("http://127.0.0.1:7860", url), "README.md", "exec"), {})
-    assert Image.open(tmp_path / "out.png").size == (512, 512)

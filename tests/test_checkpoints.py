@@ -18,8 +18,8 @@ from gra_core.checkpoints import CheckpointSource
 from gra_core.constants import CHECKPOINT_DIR
 from gra_core.directions.registry import load_directions
 from gra_core.errors import CheckpointError
+from gra_core.lab.training.runtime import save_weights
 from gra_core.models.streams import DESIGNS, Streams
-from gra_core.training.runtime import save_weights
 
 NAME = "layer.safetensors"
 

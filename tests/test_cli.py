@@ -1,10 +1,12 @@
 """The command line: every mistake is one line and exit code 2, every success a whole file."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -225,6 +227,29 @@ def test_aligned_crops_are_taken_as_they_are(astronaut, tmp_path, edited):
     assert difference(tmp_path / "out.png", edited["plain.png"], (0, 0, 1024, 1024)) == 0
 
 
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize(("options", "kind"), [([], "PNG"), (["--format", "jpg"], "JPEG")])
+def test_pictures_come_and_go_through_pipes(photo_file, monkeypatch, edited, options, kind):
+    pipe, out = io.BytesIO(photo_file.read_bytes()), io.BytesIO()
+    pipe.seekable = lambda: False
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=pipe))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out))
+    assert run("edit", "-", "--set", "age=80", "-o", "-", *options) == 0
+    assert Image.open(out).format == kind
+    assert difference(Image.open(out), edited["older.png"], (0, 0, 1024, 1024)) < 3
+
+
+def test_a_terminal_gets_no_picture(photo_file, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert run("edit", photo_file, "-o", "-") == 2
+    assert "terminal" in one_line(capsys)
+
+
+def test_a_file_name_says_its_format(photo_file, tmp_path, capsys):
+    assert run("edit", photo_file, "-o", tmp_path / "out.png", "--format", "jpg") == 2
+    assert "-o -" in one_line(capsys)
+
+
 def test_aligned_crops_are_square(pair_file, tmp_path, capsys):
     assert run("edit", pair_file, "--aligned", "-o", tmp_path / "out.png") == 2
     assert "1400 x 1000" in one_line(capsys)
@@ -306,7 +331,7 @@ def test_benchmark_reports_times_and_memory(tmp_path, capsys):
 
 
 def test_evaluate_hands_its_options_over(tmp_path, monkeypatch):
-    from gra_core.evaluation import evaluate
+    from gra_core.lab.evaluation import evaluate
 
     calls = []
     monkeypatch.setattr(evaluate, "run", lambda *arguments, **options: calls.append((arguments, options)))
@@ -330,7 +355,7 @@ def test_train_hands_all_its_options_over(part, monkeypatch):
     import importlib
 
     calls = []
-    trainer = importlib.import_module(f"gra_core.training.{part}")
+    trainer = importlib.import_module(f"gra_core.lab.training.{part}")
     monkeypatch.setattr(trainer, "main", calls.append)
     assert run("train", part, "--data", "faces", "--help") == 0
     assert calls == [["--data", "faces", "--help"]]
@@ -338,9 +363,21 @@ def test_train_hands_all_its_options_over(part, monkeypatch):
 
 @pytest.mark.parametrize("action", ["fit", "check"])
 def test_directions_hands_all_its_options_over(action, monkeypatch):
-    from gra_core.directions import fit
+    from gra_core.lab.directions import fit
 
     calls = []
     monkeypatch.setattr(fit, "main", calls.append)
     assert run("directions", action, "--count", "5") == 0
     assert calls == [[action, "--count", "5"]]
+
+
+@pytest.mark.parametrize(
+    "command", [["train", "encoder"], ["directions", "fit"], ["evaluate", "photos"], ["benchmark"]], ids=" ".join
+)
+def test_a_package_of_the_lab_that_is_missing_is_named(monkeypatch, capsys, command):
+    def absent(_name):
+        raise ModuleNotFoundError(name="onnx")
+
+    monkeypatch.setattr(cli, "import_module", absent)
+    assert run(*command) == 2
+    assert "needs the package onnx" in one_line(capsys)

@@ -162,7 +162,7 @@ def test_one_sided_edit_refuses_the_other_side():
 
 
 def test_shipped_file(shipped):
-    from gra_core.directions.scores import SCORES
+    from gra_core.lab.directions.scores import SCORES
 
     assert list(shipped)[: len(FIRST_KEYS)] == FIRST_KEYS
     assert len(shipped) >= 20
@@ -214,7 +214,7 @@ def planted(samples=1500, seed=0):
 
 
 def test_planted_direction_is_found():
-    from gra_core.directions.boundaries import fit_boundary
+    from gra_core.lab.directions.boundaries import fit_boundary
 
     w, normal, _, rng = planted()
     boundary = fit_boundary(w, w @ normal + 0.2 * rng.normal(size=len(w)), penalty=0.1)
@@ -225,7 +225,7 @@ def test_planted_direction_is_found():
 
 
 def test_noise_is_not_taken_for_an_attribute():
-    from gra_core.directions.boundaries import fit_boundary
+    from gra_core.lab.directions.boundaries import fit_boundary
 
     w, _, _, rng = planted()
     boundary = fit_boundary(w, rng.normal(size=len(w)), penalty=0.1)
@@ -234,7 +234,7 @@ def test_noise_is_not_taken_for_an_attribute():
 
 
 def test_condition_orthogonalises():
-    from gra_core.directions.boundaries import condition
+    from gra_core.lab.directions.boundaries import condition
 
     _, first, second, rng = planted()
     third = rng.normal(size=STYLE_DIM).astype(np.float32)
@@ -249,7 +249,7 @@ def test_condition_orthogonalises():
 
 def measured(mean, noise=0.0, faces=8, seed=3):
     """Responses of atoms that are unit vectors."""
-    from gra_core.directions.response import Responses
+    from gra_core.lab.directions.response import Responses
 
     rng = np.random.default_rng(seed)
     slopes = np.asarray(mean, float)[:, None] + noise * rng.normal(size=(len(mean), faces, len(mean[0])))
@@ -257,7 +257,7 @@ def measured(mean, noise=0.0, faces=8, seed=3):
 
 
 def test_combine_moves_one_score_alone():
-    from gra_core.directions.response import combine
+    from gra_core.lab.directions.response import combine
 
     mean = np.random.default_rng(0).normal(size=(12, 6))
     weights = np.array([1, 1, 1, 1, 1, 0.0])
@@ -270,7 +270,7 @@ def test_combine_moves_one_score_alone():
 
 
 def test_combine_avoids_leaks_that_differ_from_face_to_face():
-    from gra_core.directions.response import Responses, combine
+    from gra_core.lab.directions.response import Responses, combine
 
     slopes = np.ones((2, 4, 2)) * (1, 0)
     slopes[0, :, 1] = 3, -3, 3, -3  # no leak on average
@@ -281,7 +281,7 @@ def test_combine_avoids_leaks_that_differ_from_face_to_face():
 
 def test_combine_keeps_the_person():
     """Three atoms move the score alike; two change the person oppositely, on half of the faces only."""
-    from gra_core.directions.response import Responses, combine
+    from gra_core.lab.directions.response import Responses, combine
 
     descriptors = np.zeros((3, 4, 128))
     descriptors[0, :2, 5], descriptors[1, :2, 5], descriptors[2, :, 9] = 0.4, -0.4, 0.3
@@ -295,7 +295,7 @@ def test_combine_keeps_the_person():
 
 
 def test_combine_evenly_lets_no_leak_stand_out():
-    from gra_core.directions.response import combine, combine_evenly
+    from gra_core.lab.directions.response import combine, combine_evenly
 
     rng = np.random.default_rng(4)
     responses = measured(rng.normal(size=(6, 12)))
@@ -313,7 +313,7 @@ def test_combine_evenly_lets_no_leak_stand_out():
 
 
 def test_leaks_are_held_on_each_kind_of_faces():
-    from gra_core.directions.response import Responses
+    from gra_core.lab.directions.response import Responses
 
     slopes = np.zeros((1, 4, 1))
     slopes[0, :, 0] = 1, 1, -3, -3
@@ -334,11 +334,11 @@ def test_trials_teach_what_the_atoms_do():
 
 
 def test_edits_built_from_planted_atoms():
-    from gra_core.directions.boundaries import Boundary
-    from gra_core.directions.planning import STRENGTH, build_edits, plan
-    from gra_core.directions.recipes import RECIPES, band_atoms
-    from gra_core.directions.response import Responses
-    from gra_core.directions.scores import MEASURES, SCORES
+    from gra_core.lab.directions.boundaries import Boundary
+    from gra_core.lab.directions.planning import STRENGTH, build_edits, plan
+    from gra_core.lab.directions.recipes import RECIPES, band_atoms
+    from gra_core.lab.directions.response import Responses
+    from gra_core.lab.directions.scores import MEASURES, SCORES
 
     rng = np.random.default_rng(2)
     normals = rng.normal(size=(len(MEASURES), STYLE_DIM)).astype(np.float32)
@@ -380,9 +380,9 @@ def test_edits_built_from_planted_atoms():
 
 
 def test_components_do_not_depend_on_chance():
-    from gra_core.directions.ganspace import clean_components, component_atoms, component_edits, components
-    from gra_core.directions.recipes import ComponentRecipe
-    from gra_core.directions.sampling import load_generator
+    from gra_core.lab.directions.ganspace import clean_components, component_atoms, component_edits, components
+    from gra_core.lab.directions.recipes import ComponentRecipe
+    from gra_core.lab.directions.sampling import load_generator
 
     generator = load_generator(device="cpu")
     axes, deviations = components(generator, 4, samples=1500)
@@ -411,8 +411,8 @@ class PlantedPool:
         self.seen = 0
 
     def submit(self, pictures, *, describe=False):
-        from gra_core.directions.scores import SCORED_BY
-        from gra_core.directions.workers import DESCRIPTOR
+        from gra_core.lab.directions.scores import SCORED_BY
+        from gra_core.lab.directions.workers import DESCRIPTOR
 
         self.seen += len(pictures)
         moved = pictures[:, 0, 0, 0].astype(np.float32) - 100
@@ -423,7 +423,7 @@ class PlantedPool:
 
 
 def planted_faces(count, seed=0):
-    from gra_core.directions.faces import FaceSet
+    from gra_core.lab.directions.faces import FaceSet
 
     codes = np.random.default_rng(seed).normal(size=(count, NUM_STYLES, STYLE_DIM)).astype(np.float32)
 
@@ -436,7 +436,7 @@ def planted_faces(count, seed=0):
 def test_effects_are_kept_and_measured_once(tmp_path):
     from time import monotonic
 
-    from gra_core.directions import measuring
+    from gra_core.lab.directions import measuring
 
     pool = PlantedPool()
     group = measuring.Group("generated0", 0, True, lambda: planted_faces(3))
@@ -470,7 +470,7 @@ def test_effects_are_kept_and_measured_once(tmp_path):
 
 
 def test_identity_distances_saturate():
-    from gra_core.directions.response import identity_change, identity_distance
+    from gra_core.lab.directions.response import identity_change, identity_distance
 
     changes = np.array([0.0, 0.05, 0.3, 1.0, 1.4])
     far = identity_distance(changes)
@@ -488,7 +488,7 @@ class LinearPool:
         self.names, self.bend = names, bend
 
     def submit(self, pictures, *, describe=False):
-        from gra_core.directions.scores import SCORED_BY
+        from gra_core.lab.directions.scores import SCORED_BY
 
         moved = pictures[..., 0]
         moved = np.tanh(self.bend * moved) / self.bend if self.bend else moved
@@ -500,11 +500,11 @@ class LinearPool:
 @pytest.mark.parametrize("bend", [0.0, 0.6])
 def test_leaks_are_taken_out_by_other_edits(tmp_path, bend):
     """Edits along three rows of codes whose scores are planted: what leaks much is taken out, the rest stays."""
-    from gra_core.directions import correcting
-    from gra_core.directions.faces import FaceSet
-    from gra_core.directions.measuring import Group
-    from gra_core.directions.recipes import Recipe
-    from gra_core.directions.scores import SCORES
+    from gra_core.lab.directions import correcting
+    from gra_core.lab.directions.faces import FaceSet
+    from gra_core.lab.directions.measuring import Group
+    from gra_core.lab.directions.recipes import Recipe
+    from gra_core.lab.directions.scores import SCORES
 
     names = ["lips", "age", "beard"]  # scores of the rows 0, 1 and 2
 
@@ -550,7 +550,7 @@ def test_leaks_are_taken_out_by_other_edits(tmp_path, bend):
 def test_kept_trials_serve_without_measuring(tmp_path, monkeypatch):
     from types import SimpleNamespace
 
-    from gra_core.directions import check, measuring, planning
+    from gra_core.lab.directions import check, measuring, planning
 
     monkeypatch.setattr(measuring, "RECIPES", [SimpleNamespace(key="smile")])
     offsets = np.stack([np.full((NUM_STYLES, STYLE_DIM), n, np.float32) for n in (1, 3)])
@@ -571,8 +571,8 @@ def test_kept_trials_serve_without_measuring(tmp_path, monkeypatch):
 
 
 def test_faces_of_a_fit_come_in_groups(tmp_path, monkeypatch):
-    from gra_core.directions import measuring
-    from gra_core.directions.sampling import Renderer, load_generator
+    from gra_core.lab.directions import measuring
+    from gra_core.lab.directions.sampling import Renderer, load_generator
 
     generator = load_generator(device="cpu")
     for n in range(60):
@@ -594,7 +594,7 @@ def test_faces_of_a_fit_come_in_groups(tmp_path, monkeypatch):
 def test_renderer_gives_pictures_that_can_be_scored():
     import torch
 
-    from gra_core.directions.sampling import Renderer
+    from gra_core.lab.directions.sampling import Renderer
 
     class Ramp(torch.nn.Module):
         """Left to right from -1 to 1 in red, 2 in green, -0.5 in blue, instead of the generator."""
@@ -617,7 +617,7 @@ def test_renderer_gives_pictures_that_can_be_scored():
 
 
 def test_fit_says_what_is_missing(tmp_path):
-    from gra_core.directions import fit
+    from gra_core.lab.directions import fit
 
     out = tmp_path / "out.safetensors"
     options = ["--nets", str(tmp_path), "--work", str(tmp_path / "work"), "--out", str(out)]
@@ -633,7 +633,7 @@ def test_fit_says_what_is_missing(tmp_path):
 
 
 def test_sample_folder_must_match_its_codes(tmp_path):
-    from gra_core.directions.fit import measure_folder
+    from gra_core.lab.directions.fit import measure_folder
 
     with pytest.raises(GRAError, match="not a folder of samples"):
         measure_folder(tmp_path, None)
@@ -645,7 +645,7 @@ def test_sample_folder_must_match_its_codes(tmp_path):
 
 
 def test_measures_are_kept_beside_the_samples(tmp_path):
-    from gra_core.directions.fit import measure_folder
+    from gra_core.lab.directions.fit import measure_folder
 
     w = np.random.default_rng(0).normal(size=(3, STYLE_DIM)).astype(np.float32)
     np.save(tmp_path / "w.npy", w)
@@ -673,7 +673,7 @@ def test_measures_are_kept_beside_the_samples(tmp_path):
 
 
 def test_check_prints_every_edit(capsys, shipped):
-    from gra_core.directions import fit
+    from gra_core.lab.directions import fit
 
     assert fit.main(["check"]) == 0
     output = capsys.readouterr().out
@@ -696,7 +696,7 @@ class PlantedFace:
         return pictures
 
     def scorer(self, pictures):
-        from gra_core.directions.scores import SCORED_BY
+        from gra_core.lab.directions.scores import SCORED_BY
 
         edit, value = pictures[:, 0, 0, 0].astype(int) - 1, pictures[:, 0, 1, 0].astype(float) - 100
         result = {}
@@ -707,9 +707,9 @@ class PlantedFace:
 
 
 def test_check_measures_effects_leaks_and_order(monkeypatch, tmp_path):
-    from gra_core.directions import check
-    from gra_core.directions.workers import ScoringPool
-    from gra_core.evaluation import identity
+    from gra_core.lab.directions import check
+    from gra_core.lab.directions.workers import ScoringPool
+    from gra_core.metrics import identity
 
     monkeypatch.setattr(identity, "face_descriptor", lambda p: np.asarray(p)[0, :2, 0] / 200)
     edits = {k: EditDirection(k, k, "", -100, 100, np.ones((16, 512), np.float32)) for k in ("smile", "age")}
@@ -752,9 +752,9 @@ def test_check_measures_effects_leaks_and_order(monkeypatch, tmp_path):
 
 
 def test_measures_of_other_faces_are_not_taken(monkeypatch, tmp_path):
-    from gra_core.directions import check
-    from gra_core.directions.workers import ScoringPool
-    from gra_core.evaluation import identity
+    from gra_core.lab.directions import check
+    from gra_core.lab.directions.workers import ScoringPool
+    from gra_core.metrics import identity
 
     monkeypatch.setattr(identity, "face_descriptor", lambda _: np.zeros(128))
     edits = {"smile": EditDirection("smile", "smile", "", -100, 100, np.ones((16, 512), np.float32))}
@@ -765,14 +765,14 @@ def test_measures_of_other_faces_are_not_taken(monkeypatch, tmp_path):
 
 
 def test_scoring_process_that_cannot_start_does_not_hang(tmp_path):
-    from gra_core.directions import workers
+    from gra_core.lab.directions import workers
 
     with workers.ScoringPool(None, 1, tmp_path, np.zeros(1)) as pool, pytest.raises(Exception, match="abruptly"):
         pool(np.zeros((1, 256, 256, 3), np.uint8))  # its nets are not there
 
 
 def test_strips_show_every_slider_value(tmp_path):
-    from gra_core.directions import check
+    from gra_core.lab.directions import check
 
     edits = {"lips": EditDirection("lips", "Lips", "", -100, 100, np.ones((16, 512), np.float32), "Lower face")}
     seen = []
@@ -793,7 +793,7 @@ def test_check_draws_photos_with_the_whole_editor(monkeypatch, tmp_path):
     import torch
 
     from gra_core import editor
-    from gra_core.directions import faces
+    from gra_core.lab.directions import faces
 
     class Editor:
         """Inverts a photo to its red level; an edit adds what it adds to the code."""

@@ -5,9 +5,9 @@ import argparse
 import pytest
 import torch
 
-from gra_core.directions.behaviour import add_arguments, releases, run
 from gra_core.directions.registry import RELEASE_SIDE, load_directions, preserved
 from gra_core.errors import GRAError
+from gra_core.lab.directions.behaviour import add_arguments, releases, run
 
 EYES, HAIR = (slice(12, 16), slice(10, 20)), (slice(0, 6), slice(0, 32))
 

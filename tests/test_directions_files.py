@@ -316,7 +316,7 @@ def test_own_direction_on_the_command_line(tmp_path, face, capsys, monkeypatch):
             level = int(edit_offset(self.edits, strengths)[3, 5])
             return Image.new("RGB", (64, 64), (level, 0, 0))
 
-    monkeypatch.setattr(cli, "_load_editor", lambda args: Editor())
+    monkeypatch.setattr(cli, "load_editor", lambda args: Editor())
     face.save(tmp_path / "face.png")
     values = np.zeros((16, 512), np.float32)
     values[3, 5] = 40

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from gra_core.directions.appearance import APPEARANCE, Portrait, rgb_to_lab
-from gra_core.directions.geometry import GEOMETRY, eye_distance
 from gra_core.errors import CheckpointError
+from gra_core.lab.directions.appearance import APPEARANCE, Portrait, rgb_to_lab
+from gra_core.lab.directions.geometry import GEOMETRY, eye_distance
 
 
 def template():
@@ -164,7 +164,7 @@ def test_grey_hair_is_not_blond_hair():
 
 
 def test_graph_model_runs_a_small_net(tmp_path):
-    from gra_core.directions.tfjs import GraphModel
+    from gra_core.lab.directions.tfjs import GraphModel
 
     def attributes(**lists):
         return {key: {"list": value} for key, value in lists.items()}
@@ -198,8 +198,8 @@ def test_graph_model_runs_a_small_net(tmp_path):
 
 
 def test_regions_share_out_the_picture():
-    from gra_core.directions.appearance import Portrait
-    from gra_core.directions.regions import REGIONS, face_regions
+    from gra_core.lab.directions.appearance import Portrait
+    from gra_core.lab.directions.regions import REGIONS, face_regions
 
     points = np.random.default_rng(0).uniform(90, 170, (68, 2)).astype(np.float32)
     points[48:60] = [(128 + 20 * np.cos(a), 180 + 8 * np.sin(a)) for a in np.linspace(0, 6.28, 12)]
@@ -216,6 +216,7 @@ def test_energy_of_a_channel_is_where_it_moves_pixels():
     import torch
 
     from gra_core.directions import stylespace
+    from gra_core.lab.directions import channels
 
     class Halves(torch.nn.Module):
         """Channel 0 of the first row lights the left half, channel 1 the right one three times as much."""
@@ -237,7 +238,7 @@ def test_energy_of_a_channel_is_where_it_moves_pixels():
     original = stylespace.affine_layers
     stylespace.affine_layers = lambda g: [[g.layer]]
     try:
-        energy = stylespace.region_energy(generator, torch.ones(1, 16, 512), masks, tries=200)
+        energy = channels.region_energy(generator, torch.ones(1, 16, 512), masks, tries=200)
     finally:
         stylespace.affine_layers = original
     assert energy[0, 1] == energy[1, 0] == 0

@@ -49,7 +49,7 @@ def clip(clip_folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def generator():
-    from gra_core.directions.sampling import load_generator
+    from gra_core.lab.directions.sampling import load_generator
 
     return load_generator()
 

@@ -14,8 +14,8 @@ from gra_core.directions.registry import preserved, turning
 from gra_core.editor import Inversion, PortraitEditor
 from gra_core.errors import StrengthError, UnknownEditError
 from gra_core.images import image_to_tensor, tensor_to_image
+from gra_core.lab.training.losses import eye_difference, eye_weights
 from gra_core.models.encoder import LATENT_BOUND, to_encoder_size
-from gra_core.training.losses import eye_difference, eye_weights
 
 FIRST_EDITS = ["smile", "age", "yaw", "glasses", "gender"]
 

@@ -25,12 +25,14 @@ from gra_core.errors import (
     UnknownEditError,
     UnreadableImageError,
 )
-from gra_core.evaluation import evaluate as evaluation
-from gra_core.evaluation import identity, metrics, perceptual
-from gra_core.evaluation.identity import face_descriptor, identity_distance
-from gra_core.evaluation.methods import Method
-from gra_core.evaluation.summary import bootstrap_interval
 from gra_core.images import image_to_tensor
+from gra_core.lab.evaluation import evaluate as evaluation
+from gra_core.lab.evaluation.methods import Method
+from gra_core.lab.evaluation.summary import bootstrap_interval
+from gra_core.lab.pictures import picture_files
+from gra_core.metrics import identity, perceptual
+from gra_core.metrics import pixels as metrics
+from gra_core.metrics.identity import face_descriptor, identity_distance
 from gra_core.models.generator import Generator, broadcast_w
 
 GENERATOR_FILE = CHECKPOINT_DIR / "generator.safetensors"
@@ -356,7 +358,7 @@ def report(folder, aligner, random_lpips):
     lines = []
     result = evaluation.evaluate(
         BlurEditor(),
-        evaluation.list_pictures(folder),
+        picture_files(folder),
         edits=("smile", "glasses"),
         progress=lambda *line: lines.append(line),
         aligner=aligner,
@@ -366,11 +368,11 @@ def report(folder, aligner, random_lpips):
 
 
 def test_pictures_are_listed_in_order(folder, tmp_path):
-    assert [path.name for path in evaluation.list_pictures(folder)] == ["a.png", "b.JPG", "c.webp", "d.png"]
+    assert [path.name for path in picture_files(folder)] == ["a.png", "b.JPG", "c.webp", "d.png"]
     with pytest.raises(UnreadableImageError, match="no pictures"):
-        evaluation.list_pictures(tmp_path)
+        picture_files(tmp_path)
     with pytest.raises(UnreadableImageError, match="no directory"):
-        evaluation.list_pictures(tmp_path / "none")
+        picture_files(tmp_path / "none")
 
 
 def test_aligned_portraits_are_used_as_they_are_and_photos_are_aligned(folder, aligner, face, tmp_path):

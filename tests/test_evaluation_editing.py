@@ -9,15 +9,15 @@ import torch
 
 from gra_core.constants import CHECKPOINT_DIR, NUM_STYLES, STYLE_DIM
 from gra_core.directions.registry import DIRECTIONS_FILE, EditDirection, load_directions
-from gra_core.directions.sampling import GENERATOR_FILE, load_generator, sample_w
 from gra_core.errors import GRAError
-from gra_core.evaluation import editing, grid
-from gra_core.evaluation import evaluate as evaluation
-from gra_core.evaluation.identity import face_descriptor, identity_distance
-from gra_core.evaluation.methods import Method, standard_methods
-from gra_core.evaluation.metrics import mse
-from gra_core.evaluation.workers import Bench, Workers
 from gra_core.images import image_to_tensor, tensor_to_image
+from gra_core.lab.directions.sampling import GENERATOR_FILE, load_generator, sample_w
+from gra_core.lab.evaluation import editing, grid
+from gra_core.lab.evaluation import evaluate as evaluation
+from gra_core.lab.evaluation.methods import Method, standard_methods
+from gra_core.lab.evaluation.workers import Bench, Workers
+from gra_core.metrics.identity import face_descriptor, identity_distance
+from gra_core.metrics.pixels import mse
 
 SIDE, PATTERNS = 256, 6
 COUNT = 2

@@ -9,22 +9,22 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 
-from gra_core.directions.person import PersonMask
-from gra_core.directions.tfjs import GraphModel
 from gra_core.editor import PortraitEditor
 from gra_core.errors import CheckpointError
-from gra_core.evaluation import attributes, groups
-from gra_core.evaluation import evaluate as evaluation
-from gra_core.evaluation.attributes import AttributeMeter
-from gra_core.evaluation.kid import PictureFeatures, kernel_distance
-from gra_core.evaluation.methods import Method, trained_methods
-from gra_core.evaluation.optimization import Optimization
-from gra_core.evaluation.workers import Bench, Workers
 from gra_core.images import image_to_tensor, tensor_to_image
+from gra_core.lab.directions.person import PersonMask
+from gra_core.lab.directions.tfjs import GraphModel
+from gra_core.lab.evaluation import attributes, groups
+from gra_core.lab.evaluation import evaluate as evaluation
+from gra_core.lab.evaluation.attributes import AttributeMeter
+from gra_core.lab.evaluation.kid import PictureFeatures, kernel_distance
+from gra_core.lab.evaluation.methods import Method, trained_methods
+from gra_core.lab.evaluation.optimization import Optimization
+from gra_core.lab.evaluation.workers import Bench, Workers
+from gra_core.lab.training.runtime import save_weights
 from gra_core.models.editing import without_lattice
 from gra_core.models.encoder import to_encoder_size
 from gra_core.models.streams import DESIGNS, Streams
-from gra_core.training.runtime import save_weights
 
 
 def test_kernel_distance_is_nought_for_one_distribution_and_grows_with_a_shift():

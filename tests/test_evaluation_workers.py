@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gra_core.evaluation.workers import Workers
+from gra_core.lab.evaluation.workers import Workers
 
 
 def make():

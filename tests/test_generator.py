@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from gra_core.checkpoints import GENERATOR, CheckpointSource, as_float
 from gra_core.constants import CHECKPOINT_DIR
-from gra_core.convert import generator_state
 from gra_core.errors import CheckpointError
+from gra_core.lab.convert import generator_state
 from gra_core.models.generator import Generator, broadcast_w, haar, inverse_haar
 
 PACKAGE = "random-face==2021.7.21.1"

@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from gra_core import checkpoints
-from gra_core.directions import person as conversion
 from gra_core.errors import CheckpointError
 from gra_core.images import from_bytes, image_to_tensor
+from gra_core.lab.directions import person as conversion
 from gra_core.models.editing import Edit
 from gra_core.models.maps import widened
 from gra_core.models.person import PersonNet

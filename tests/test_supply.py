@@ -1,8 +1,10 @@
 """What is installed is what was looked at: versions, hashes and licences of packages."""
 
 import re
+import tomllib
 
 import pytest
+from packaging.requirements import Requirement
 
 from gra_core.constants import PROJECT_ROOT
 
@@ -43,3 +45,18 @@ def test_locks_hold_what_the_lists_say_and_a_hash_of_each(name):
 def test_the_notice_names_every_package_of_the_application():
     notice = _plain((PROJECT_ROOT / "NOTICE").read_text())
     assert [package for package in wanted("requirements.txt") if package not in notice] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"), [("requirements", []), ("requirements-text", ["text"]), ("requirements-dev", ["dev"])]
+)
+def test_the_lists_are_what_the_package_asks_for(name, extras):
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
+    asked = [Requirement(line) for line in project["dependencies"]]
+    while extras:
+        for requirement in map(Requirement, project["optional-dependencies"][extras.pop()]):
+            extras.extend(requirement.extras)
+            asked += [] if requirement.name == project["name"] else [requirement]
+    listed = wanted(f"{name}.txt")
+    assert {_plain(requirement.name) for requirement in asked} == listed.keys()
+    assert [str(r) for r in asked if not r.specifier.contains(listed[_plain(r.name)])] == []

@@ -19,12 +19,7 @@ from safetensors import safe_open
 from gra_core.constants import ENCODER_SIZE, PROJECT_ROOT
 from gra_core.errors import CheckpointError, UnreadableImageError
 from gra_core.images import from_bytes, to_bytes
-from gra_core.models.encoder import LATENT_BOUND, Encoder
-from gra_core.models.face import FaceNet
-from gra_core.models.generator import Generator
-from gra_core.models.maps import sample_at, upscale_flow
-from gra_core.models.streams import DESIGNS, Streams
-from gra_core.training.data import (
+from gra_core.lab.training.data import (
     NamedOffsets,
     RealFaces,
     affine_motion,
@@ -35,16 +30,16 @@ from gra_core.training.data import (
     random_offsets,
     random_tone,
 )
-from gra_core.training.encoder import move_to_latents
-from gra_core.training.losses import excess_texture, eye_difference, eye_weights, load_face_net
-from gra_core.training.perceptual import (
+from gra_core.lab.training.encoder import move_to_latents
+from gra_core.lab.training.losses import excess_texture, eye_difference, eye_weights, load_face_net
+from gra_core.lab.training.perceptual import (
     ALEXNET_SLICES,
     VGG_SLICES,
     ShiftTolerantAlexNet,
     ShiftTolerantLPIPS,
     load_published,
 )
-from gra_core.training.runtime import (
+from gra_core.lab.training.runtime import (
     AverageWeights,
     Clock,
     Process,
@@ -52,6 +47,11 @@ from gra_core.training.runtime import (
     load_weights,
     save_weights,
 )
+from gra_core.models.encoder import LATENT_BOUND, Encoder
+from gra_core.models.face import FaceNet
+from gra_core.models.generator import Generator
+from gra_core.models.maps import sample_at, upscale_flow
+from gra_core.models.streams import DESIGNS, Streams
 
 CPU = torch.device("cpu")
 
@@ -393,7 +393,7 @@ def test_a_short_run_saves_what_the_editor_can_load(
     command = [
         sys.executable,
         "-m",
-        f"gra_core.training.{program}",
+        f"gra_core.lab.training.{program}",
         "--compiler",
         "eager" if finds_codes else "none",
         *(("--minutes", "0.01") if finds_codes else ("--steps", "1")),
@@ -423,7 +423,7 @@ def test_a_short_run_saves_what_the_editor_can_load(
 
 
 def test_grid_of_pictures(tmp_path):
-    from gra_core.training.report import save_grid
+    from gra_core.lab.training.report import save_grid
 
     save_grid(torch.zeros(3, 2, 3, 8, 16), tmp_path / "grid.jpg", columns=2)
     assert Image.open(tmp_path / "grid.jpg").size == (2 * 2 * 16, 2 * 8)

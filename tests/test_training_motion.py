@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gra_core.errors import UnreadableImageError
-from gra_core.training.motion import SAME_QUAD, Clips, MotionPairs, distance, mirror, pair_of, places
-from gra_core.training.streams import KINDS, StreamTraining, counts_of_kinds, spans_of_kinds
+from gra_core.lab.training.motion import SAME_QUAD, Clips, MotionPairs, distance, mirror, pair_of, places
+from gra_core.lab.training.streams import KINDS, StreamTraining, counts_of_kinds, spans_of_kinds
 
 CPU = torch.device("cpu")
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gra_core.training.adversary import FEATURE_CHANNELS, Adversary, adversary_loss, realism_loss
-from gra_core.training.backgrounds import Backgrounds, set_before
-from gra_core.training.streams import StreamTraining, kept, resized_flow
+from gra_core.lab.training.adversary import FEATURE_CHANNELS, Adversary, adversary_loss, realism_loss
+from gra_core.lab.training.backgrounds import Backgrounds, set_before
+from gra_core.lab.training.streams import StreamTraining, kept, resized_flow
 
 RED, BLUE = (torch.tensor(colour)[:, None, None] for colour in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0)))
 

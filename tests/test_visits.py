@@ -536,7 +536,7 @@ def test_who_finds_no_seat_is_told_the_place_and_gets_one_when_it_is_free(clock)
     first, second = next(fourth.wait(0)), next(fifth.wait(0))
     assert [first.seat, second.seat] == [1, 2]
     assert 0 < first.seconds < second.seconds
-    assert "number 2 in line" in words.in_line(second)
+    assert "number 2 in line" in words.in_line(*second)
     assert line._next() is None
     with line.join("a") as move:  # whoever has a seat goes on
         move.arrive()

@@ -1,7 +1,7 @@
 """A small face recognition net, frozen: what makes a face this person's, known from far more people than we have.
 
 The encoder looks at its features, and training compares identities with it. Identity is evaluated with another net
-(`gra_core.evaluation.identity`).
+(`gra_core.metrics.identity`).
 """
 
 import torch.nn.functional as F

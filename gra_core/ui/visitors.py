@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from gra_core.directions.registry import EditDirection
 from gra_core.errors import GRAError
@@ -19,14 +19,21 @@ from gra_core.ui.gpu import size_in_bytes
 from gra_core.ui.own_edits import MOST, with_free_key
 from gra_core.ui.shelf import Shelf
 
-if TYPE_CHECKING:
-    from gra_core.ui.session import Session
-
 LIFETIME = 3600.0
 """Seconds after its last use at which a visit ends."""
 
 CAPACITY = 1_000_000_000
 """Bytes that the photos, inversions and own edits of all visitors may take together."""
+
+
+class Session(Protocol):
+    """A photo and all that was made of it; see `gra_core.ui.session`."""
+
+    shelf: Shelf
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
 
 
 @dataclass

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gra_core.ui.line import Standing
 
 TITLE = "Portrait Editor"
 INTRODUCTION = "Change a smile, an age, a turn of the head. Everything else stays as it is."
@@ -132,12 +128,12 @@ def hint(text: str) -> str:
     return text.replace("+ ", "Right: ", 1) if text.startswith("+ ") else text
 
 
-def in_line(standing: Standing) -> str:
-    """What somebody reads who waits."""
-    time = about(standing.seconds)
-    if standing.seat:
-        return SEAT.format(seat=standing.seat, time=time)
-    return NEXT.format(time=time) if standing.others == 1 else IN_LINE.format(count=standing.others, time=time)
+def in_line(others: int, seat: int, seconds: float) -> str:
+    """What somebody reads who waits; the arguments are those of `line.Standing`."""
+    time = about(seconds)
+    if seat:
+        return SEAT.format(seat=seat, time=time)
+    return NEXT.format(time=time) if others == 1 else IN_LINE.format(count=others, time=time)
 
 
 def busy(seconds: float) -> str:

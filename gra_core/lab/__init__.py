@@ -1,0 +1,1 @@
+"""All that only makes weights and figures: training, evaluation, directions, conversion. Nothing outside imports it."""

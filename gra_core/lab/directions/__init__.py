@@ -1,0 +1,1 @@
+"""How the shipped edit directions are found, corrected and checked."""

@@ -1,0 +1,1 @@
+"""How near two pictures are: by pixels, by perception, by the person they show."""
