@@ -26,6 +26,7 @@ from gra_core.sandbox import SandboxError, Shared
 
 __all__ = [
     "MAX_PIXELS",
+    "QUARTER_TURNS",
     "Photo",
     "from_bytes",
     "image_to_tensor",
@@ -50,6 +51,9 @@ PATIENCE = 60.0
 """How long a picture waits for its share of the budget."""
 
 BYTES_PER_PIXEL = 4
+
+QUARTER_TURNS = {1: Image.Transpose.ROTATE_270, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_90}
+"""Quarters clockwise -> what turns a picture so."""
 
 _DAMAGED = "{} is damaged or needs too much memory. Copy or download it again, or choose another photo."
 
@@ -90,7 +94,7 @@ class Photo:
 
     def turned(self, quarters: int, note: str = "") -> Photo:
         """The photo turned clockwise by so many quarters, 1 to 3."""
-        turn = {1: Image.Transpose.ROTATE_270, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_90}[quarters]
+        turn = QUARTER_TURNS[quarters]
         alpha = self.alpha and self.alpha.transpose(turn)
         return Photo(self.image.transpose(turn), alpha, (*self.notes, *([note] if note else [])))
 
