@@ -52,8 +52,11 @@ _SURE_SCORE = 0.2
 _SURE_TURNED_SCORE = 1.0
 """Likewise, of a turned copy: patterns on the side of upright faces reach 0.7."""
 
-TURNED = "The photo was turned {} to have its faces upright."
-_HOW_TURNED = {1: "clockwise by a quarter", 2: "by half", 3: "counterclockwise by a quarter"}
+TURNED = {
+    quarters: f"The photo was turned {how} to have its faces upright."
+    for quarters, how in {1: "clockwise by a quarter", 2: "by half", 3: "counterclockwise by a quarter"}.items()
+}
+"""What is said of a photo that was turned, by the number of quarters."""
 
 _LANDMARK_BOX = 256
 """Side of the face box, px, in the copy in which landmarks are looked for. Photos of every size come out alike."""
@@ -121,8 +124,7 @@ class FaceAligner:
             The photo, turned if need be, with a note that says so; and its faces as of `detect`.
         """
         quarters, faces = self._faces(photo.image, (0, 1, 2, 3))
-        note = TURNED.format(_HOW_TURNED[quarters]) if quarters else ""
-        return (photo.turned(quarters, note) if quarters else photo), faces
+        return (photo.turned(quarters, TURNED[quarters]) if quarters else photo), faces
 
     def _faces(self, photo: Image.Image, turns: tuple[int, ...]) -> tuple[int, list[Face]]:
         """By how many quarters the photo has to be turned clockwise, and its faces then."""

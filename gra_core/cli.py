@@ -134,36 +134,43 @@ def run_edit(args: argparse.Namespace) -> None:
     """`edit`: photo in, edited face or photo out."""
     if args.aligned and (args.paste_back or args.face != 1):
         raise GRAError("--aligned takes a single face crop: it goes with neither --paste-back nor --face.")
-    from gra_core.export import FORMATS, describe
+    from gra_core.export import FORMATS, check_size, describe
 
     check_output(args.output, FORMATS)
     registry = load_registry(args.checkpoints)
     own = load_own_directions(args.direction, registry)
     strengths = parse_strengths(args.set, registry | own)
 
-    from gra_core.images import load_image
+    from gra_core.images import read_photo
 
-    photo = load_image(args.photo)
+    photo = read_photo(args.photo)
     if args.aligned:
-        if photo.width != photo.height:
-            raise GRAError(f"An aligned face crop is square; {args.photo} is {photo.width} x {photo.height}.")
+        width, height = photo.image.size
+        if width != height:
+            raise GRAError(f"An aligned face crop is square; {args.photo} is {width} x {height}.")
         editor = _load_editor(args)
         editor.edits |= own
-        result = editor.edit(editor.invert(photo), strengths)
+        result = editor.edit(editor.invert(photo.image), strengths)
     else:
         from gra_core.alignment import FaceAligner
         from gra_core.compositing import compose
 
         aligner = FaceAligner()
-        faces = aligner.detect(photo)
+        photo, faces = aligner.find(photo)
+        if args.paste_back:
+            check_size(photo.image.size, args.output.suffix)
         if args.face > len(faces):
             found = "1 face was found" if len(faces) == 1 else f"{len(faces)} faces were found"
             raise NoFaceError(f"There is no face {args.face}: {found}, and --face counts from 1, the largest.")
-        aligned = aligner.align(photo, faces[args.face - 1])
+        aligned = aligner.align(photo.image, faces[args.face - 1])
         editor = _load_editor(args)
         editor.edits |= own
         output = editor.render(editor.invert(aligned.image), strengths)
-        result = compose(photo, [(aligned, output)], faces) if args.paste_back else output.image
+        result = output.image
+        if args.paste_back:
+            result = photo.transparent(compose(photo.image, [(aligned, output)], faces))
+    for note in photo.notes:
+        print(f"gra_core: note: {note}", file=sys.stderr)
     write_image(result, args.output, describe(strengths, registry | own))
     print(f"Wrote {args.output} ({result.width} x {result.height})")
 

@@ -79,13 +79,31 @@ def not_reserved(name: str) -> str:
     return f"_{name}" if name.split(".", maxsplit=1)[0].strip().upper() in _RESERVED else name
 
 
+def check_size(size: tuple[int, int], suffix: str) -> None:
+    """Make sure that a format can hold a picture of this size, before it is made.
+
+    Args:
+        size: width and height, pixels.
+        suffix: one of FORMATS, which decides on the format.
+
+    Raises:
+        GRAError: it cannot.
+    """
+    name, _ = FORMATS[suffix.lower()]
+    if max(size) > MAX_SIDES[name]:
+        raise GRAError(
+            f"A {name} picture has at most {MAX_SIDES[name]} pixels a side; this one has {max(size)}. "
+            "Choose another format."
+        )
+
+
 def save_picture(
     image: Image.Image, target: str | Path | BinaryIO, suffix: str, note: str = "", *, visible_mark: bool = False
 ) -> None:
     """Write a picture with the mark "edited by AI".
 
     Args:
-        image: RGB.
+        image: RGB, or RGBA, which JPEG gets on white.
         target: a path, or a binary stream.
         suffix: one of FORMATS, which decides on the format.
         note: what was edited, in words, for the metadata.
@@ -94,25 +112,26 @@ def save_picture(
     Raises:
         GRAError: the format cannot hold a picture of this size.
     """
+    check_size(image.size, suffix)
     name, options = FORMATS[suffix.lower()]
-    if max(image.size) > MAX_SIDES[name]:
-        raise GRAError(
-            f"A {name} picture has at most {MAX_SIDES[name]} pixels a side; this one has {max(image.size)}. "
-            "Choose another format."
-        )
     image = with_visible_mark(image) if visible_mark else image
+    if name == "JPEG" and image.mode == "RGBA":
+        page = Image.new("RGB", image.size, "white")
+        page.paste(image, mask=image)
+        image = page
     _without_metadata(image).save(target, format=name, **options, **_metadata(name, note))
 
 
 def with_visible_mark(image: Image.Image) -> Image.Image:
-    """A copy with VISIBLE_MARK in its lower right corner, readable on any background."""
+    """A copy with VISIBLE_MARK in its lower right corner, opaque and readable on any background."""
     image = image.copy()
     size = max(12, round(min(image.size) / 40))
     font = ImageFont.load_default(size)
     left, top, right, bottom = font.getbbox(VISIBLE_MARK)
     width, height, pad = right - left, bottom - top, round(0.5 * size)
     box = (image.width - width - 3 * pad, image.height - height - 3 * pad, image.width - pad, image.height - pad)
-    plate = Image.blend(image.crop(box), Image.new("RGB", (box[2] - box[0], box[3] - box[1]), "black"), 0.55)
+    plate = image.crop(box).convert("RGB")
+    plate = Image.blend(plate, Image.new("RGB", plate.size, "black"), 0.55)
     ImageDraw.Draw(plate).text((pad - left, pad - top), VISIBLE_MARK, font=font, fill="white")
     image.paste(plate, box[:2])
     return image
