@@ -7,6 +7,7 @@ PyTorch is checked before it is imported, so that such a line appears at once.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import platform
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 after a mistake of the user's (one line on stderr), 130 after Ctrl-C.
     """
     args = build_parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # file names may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = args.run(args) or 0
         sys.stdout.flush()  # a closed pipe shows itself here and not at interpreter exit
@@ -183,17 +187,20 @@ def run_batch(args: argparse.Namespace) -> int:
     strengths = parse_strengths(args.set, load_registry(args.checkpoints))
 
     from gra_core.alignment import FaceAligner
-    from gra_core.batch import FolderSink, ZipSink, check_apart, edit_batch, list_items
+    from gra_core.batch import LEFT_OUT, FolderSink, ZipSink, check_apart, edit_batch, list_items
 
     check_apart([args.source], args.output)
     items = list_items([args.source])
+    for name in items.left_out:
+        print(f"{name}: {LEFT_OUT}", file=sys.stderr)
     editor = _load_editor(args)
     failed = 0
     with (ZipSink if to_zip else FolderSink)(args.output) as sink:
         options = {"whole_photo": args.paste_back, "suffix": f".{args.format}"}
         for outcome in edit_batch(editor, FaceAligner(), items, strengths, sink, **options):
             failed += outcome.error is not None
-            print(f"[{outcome.done}/{outcome.total}] {outcome.name}: {outcome.error or 'done'}", file=sys.stderr)
+            said = outcome.error or " ".join(("done", *outcome.notes))
+            print(f"[{outcome.done}/{outcome.total}] {outcome.name}: {said}", file=sys.stderr)
     print(f"Wrote {len(items) - failed} of {len(items)} photos to {args.output}")
     return 0 if not failed else EXIT_USER_ERROR if failed == len(items) else EXIT_SOME_FAILED
 

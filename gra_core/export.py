@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -41,6 +40,11 @@ FORMAT_CHOICES = {"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp"}
 
 VISIBLE_MARK = "AI-edited"
 MAX_NAME = 120
+MAX_STEM = 40
+"""Characters of a result's name, and those that it has of the photo's."""
+
+_JOINERS = "\u200c\u200d"
+"""What joins emoji, and letters of some scripts: not printable by itself, and not visible."""
 
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{name}{number}" for name in ("COM", "LPT") for number in "0123456789¹²³")}
 """Names that Windows keeps for devices, with any suffix."""
@@ -69,12 +73,22 @@ def describe(strengths: Mapping[str, float], edits: Mapping[str, EditDirection])
 
 def result_name(stem: str, strengths: Mapping[str, float], suffix: str) -> str:
     """File name after the photo and the settings: "me-smile+60-age-30.png"."""
-    clean = not_reserved(re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:40] or "portrait")
+    clean = harmless(harmless(stem).strip("-.")[:MAX_STEM]) or "portrait"
     settings = "".join(f"-{key}{value:+g}" for key, value in strengths.items() if value) or "-unedited"
     return f"{clean}{settings}"[: MAX_NAME - len(suffix)] + suffix
 
 
-def not_reserved(name: str) -> str:
+def harmless(name: str) -> str:
+    """A file's or a folder's name without what some system does not take: letters of all scripts and emoji stay."""
+    name = "".join(letter if _is_allowed(letter) else "-" for letter in name)
+    return _not_reserved(name.lstrip(f" {_JOINERS}").rstrip(f". {_JOINERS}"))
+
+
+def _is_allowed(letter: str) -> bool:
+    return letter not in '<>:"/\\|?*' and (letter.isprintable() or letter in _JOINERS)
+
+
+def _not_reserved(name: str) -> str:
     """A file name that Windows does not keep for a device."""
     return f"_{name}" if name.split(".", maxsplit=1)[0].strip().upper() in _RESERVED else name
 

@@ -258,7 +258,7 @@ def test_large_photos_are_shown_smaller_and_exported_whole(studio, astronaut, tm
 
 def test_exports_are_named_after_photo_and_edits(studio, opened):
     path = Path(session.export_result(studio, opened, {"smile": 60.0, "age": -30.0}, FACE_VIEW))
-    assert path.name == "My-photo-1-smile+60-age-30.png"
+    assert path.name == "My photo (1)-smile+60-age-30.png"
     with Image.open(path) as result:
         assert (result.format, result.size) == ("PNG", (1024, 1024))
 

@@ -40,8 +40,8 @@ class Result:
 class Faces:
     """In the aligner's place: the whole photo is the face."""
 
-    def detect(self, _photo):
-        return [None]
+    def find(self, photo):
+        return photo, [None]
 
     def align(self, photo, _face):
         return type("Aligned", (), {"image": photo.resize((64, 64))})

@@ -106,6 +106,8 @@ face is edited. A photo that cannot be edited is listed; the others go on.
 """
 BATCH_NOTHING = "All sliders are at 0. Set them in the tab Edit first, or the photos come back as they are."
 BATCH_WAITING = "Waiting for its turn"
+BATCH_FAILURES = "Not edited:"
+BATCH_NOTES = "Edited, but:"
 BATCH_EMPTY = "Choose photos, a folder or a zip first."
 
 COMPARE = """
