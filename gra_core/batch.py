@@ -229,9 +229,10 @@ def _edit(
     whole_photo: bool,
     suffix: str,
 ) -> tuple[Photo, bytes]:
-    photo, faces = aligner.find(read_photo(item.read()))
+    photo = read_photo(item.read())
     if whole_photo:
         check_size(photo.image.size, suffix)
+    photo, faces = aligner.find(photo)
     aligned = aligner.align(photo.image, faces[0])
     output = editor.render(editor.invert(aligned.image), strengths, edits)
     result = output.image

@@ -159,10 +159,10 @@ def run_edit(args: argparse.Namespace) -> None:
         from gra_core.alignment import FaceAligner
         from gra_core.compositing import compose
 
-        aligner = FaceAligner()
-        photo, faces = aligner.find(photo)
         if args.paste_back:
             check_size(photo.image.size, args.output.suffix)
+        aligner = FaceAligner()
+        photo, faces = aligner.find(photo)
         if args.face > len(faces):
             found = "1 face was found" if len(faces) == 1 else f"{len(faces)} faces were found"
             raise NoFaceError(f"There is no face {args.face}: {found}, and --face counts from 1, the largest.")

@@ -70,9 +70,7 @@ def add_endpoints(studio: Studio) -> None:
             suffix, about = f".{file_format}", describe(strengths, studio.edits)
             with studio.line.join(work=Work.OPEN) as place:
                 place.arrive()
-                photo, faces = _opened(studio, image)
-                if whole_photo:
-                    check_size(photo.image.size, suffix)
+                photo, faces = _opened(studio, image, suffix if whole_photo else None)
                 aligned = studio.aligner.align(photo.image, faces[_index(face, len(faces))])
                 output = studio.editor.render(studio.editor.invert(aligned.image), strengths)
             result = output.image
@@ -97,9 +95,16 @@ def _shelf() -> Shelf:
     return shelf
 
 
-def _opened(studio: Studio, image: FileData) -> tuple[Photo, list[Face]]:
-    """The photo of an upload, which can be used again until it is deleted, and its faces."""
-    return studio.aligner.find(read_photo(studio.received.path(image)))
+def _opened(studio: Studio, image: FileData, suffix: str | None = None) -> tuple[Photo, list[Face]]:
+    """The photo of an upload, which can be used again until it is deleted, and its faces.
+
+    Raises:
+        GRAError: it cannot be used, or is too large for a file with `suffix`.
+    """
+    photo = read_photo(studio.received.path(image))
+    if suffix:
+        check_size(photo.image.size, suffix)
+    return studio.aligner.find(photo)
 
 
 def _strengths(studio: Studio, settings: object) -> dict[str, float]:
