@@ -103,7 +103,7 @@ class _Content(mmap.mmap):
 
 
 def _mend_names(content: mmap.mmap, place: int, end: int) -> None:
-    """Take the flag from names in a zip's directory that are no UTF-8."""
+    """Take the flag from files in a zip, in its directory and before their content, whose names are no UTF-8."""
     while place + 46 <= end and content[place : place + 4] == b"PK\x01\x02":
         (flags,) = struct.unpack_from("<H", content, place + 8)
         name, extra, comment = struct.unpack_from("<HHH", content, place + 28)
@@ -111,4 +111,7 @@ def _mend_names(content: mmap.mmap, place: int, end: int) -> None:
             content[place + 46 : place + 46 + name].decode()
         except UnicodeDecodeError:
             struct.pack_into("<H", content, place + 8, flags & ~_NAME_IS_UTF8)
+            (local,) = struct.unpack_from("<I", content, place + 42)
+            if content[local : local + 4] == b"PK\x03\x04":
+                struct.pack_into("<H", content, local + 6, flags & ~_NAME_IS_UTF8)
         place += 46 + name + extra + comment
