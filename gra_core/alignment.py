@@ -8,7 +8,9 @@ All coordinates are continuous: the photo spans (0, 0) to (width, height), the c
 
 import functools
 import importlib.util
+import itertools
 import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -19,19 +21,42 @@ from PIL import Image, ImageFilter
 
 from gra_core.constants import IMAGE_SIZE
 from gra_core.errors import CheckpointError, FaceTooSmallError, NoFaceError
+from gra_core.images import QUARTER_TURNS, Photo
 
 MIN_CROP_SIDE = 64.0
 """A crop with a shorter side, in photo pixels, shows too little of a face to edit."""
 
-_SEARCH_SIDES = (1000, 2000, 4000)
+_SEARCH_SIDES = (1000, 2000, 4000, 8000, 16000)
 """Long side of the copy that is searched for faces, px; the next one only when nothing was found. The detector
-sees faces of 80 px and more, so the first finds those of 8 % of the photo in 0.1 s, the last those of 2 % in 2 s."""
+sees faces of 80 px and more, so the first finds those of 8 % of the photo in 0.1 s, the third those of 2 % in 1 s."""
+
+_TURNED_SIDES = _SEARCH_SIDES[:2]
+"""Copies that are searched on their sides and upside down, too."""
 
 _MAX_ENLARGEMENT = 3.0
 """Small photos are enlarged by no more than this to be searched: faces that need more are below MIN_CROP_SIDE."""
 
+_MAX_ENLARGED_SIDE = 4000
+_SEARCH_PIXELS = 50e6
+"""Copies are enlarged up to this side, and are of no more pixels than this: 4 s."""
+
+_SEARCH_SECONDS = 12.0
+"""No further copy is searched after this time."""
+
+_TILE_SIDE, _TILE_OVERLAP = 2400, 400
+"""A copy is searched in tiles, px; faces larger than the overlap were found in a smaller copy."""
+
 _SURE_SCORE = 0.2
 """Detector scores below this are more often a badge or a knee than a face: used only when there is nothing else."""
+
+_SURE_TURNED_SCORE = 1.0
+"""Likewise, of a turned copy: patterns on the side of upright faces reach 0.7."""
+
+TURNED = {
+    quarters: f"The photo was turned {how} to have its faces upright."
+    for quarters, how in {1: "clockwise by a quarter", 2: "by half", 3: "counterclockwise by a quarter"}.items()
+}
+"""What is said of a photo that was turned, by the number of quarters."""
 
 _LANDMARK_BOX = 256
 """Side of the face box, px, in the copy in which landmarks are looked for. Photos of every size come out alike."""
@@ -91,7 +116,7 @@ class FaceAligner:
     """Finds faces and crops them as FFHQ does. Holds nothing of a photo, so one may serve all threads."""
 
     def detect(self, photo: Image.Image) -> list[Face]:
-        """Find the faces in an RGB photo of any size.
+        """Find the upright faces in an RGB photo of any size.
 
         Returns:
             At least one face, largest box first.
@@ -100,15 +125,29 @@ class FaceAligner:
             NoFaceError: there is none.
             CheckpointError: the landmark predictor is not installed.
         """
-        photo = photo.convert("RGB")
+        return self._faces(photo.convert("RGB"), (0,))[1]
+
+    def find(self, photo: Photo) -> tuple[Photo, list[Face]]:
+        """As `detect`, in the photo as it is and, where there is no face, on its sides and upside down.
+
+        Returns:
+            The photo, turned if need be, with a note that says so; and its faces as of `detect`.
+        """
+        quarters, faces = self._faces(photo.image, (0, 1, 2, 3))
+        return (photo.turned(quarters, TURNED[quarters]) if quarters else photo), faces
+
+    def _faces(self, photo: Image.Image, turns: tuple[int, ...]) -> tuple[int, list[Face]]:
+        """By how many quarters the photo has to be turned clockwise, and its faces then."""
         with _DLIB_LOCK:
-            boxes = [box for box in _find_boxes(photo) if box[2] - box[0] > 1 and box[3] - box[1] > 1]
+            quarters, boxes = _find_boxes(photo, turns)
+            photo = photo.transpose(QUARTER_TURNS[quarters]) if quarters else photo
+            boxes = [box for box in boxes if box[2] - box[0] > 1 and box[3] - box[1] > 1]
             faces = [Face(_clip_box(box, photo.size), _find_landmarks(photo, box)) for box in boxes]
         if not faces:
             raise NoFaceError(
                 "No face found. Faces in profile are not seen: try a photo with a larger face that shows both eyes."
             )
-        return sorted(faces, key=lambda face: -_area(face.box))
+        return quarters, sorted(faces, key=lambda face: -_area(face.box))
 
     def align(self, photo: Image.Image, face: Face) -> AlignedFace:
         """Crop one face of the photo to IMAGE_SIZE x IMAGE_SIZE.
@@ -218,24 +257,75 @@ def _predictor() -> "dlib.shape_predictor":
         ) from error
 
 
-def _find_boxes(photo: Image.Image) -> list[tuple[float, float, float, float]]:
-    """Search ever finer copies of the photo until one shows a face."""
-    unsure: list[tuple[float, float, float, float]] = []
-    last_scale = 0.0
+_Box = tuple[float, float, float, float]
+
+
+def _find_boxes(photo: Image.Image, turns: tuple[int, ...]) -> tuple[int, list[_Box]]:
+    """Search ever finer copies of the photo until one shows a face.
+
+    Args:
+        photo: RGB.
+        turns: quarters by which it may be turned clockwise, 0 first.
+
+    Returns:
+        By how many quarters it has to be turned, and the boxes then.
+    """
+    unsure: tuple[float, int, list[_Box]] = (-1.0, 0, [])
+    last_scale, end = 0.0, time.monotonic() + _SEARCH_SECONDS
     for side in _SEARCH_SIDES:
-        scale = min(side / max(photo.size), _MAX_ENLARGEMENT)
-        if scale < 1.2 * last_scale:
+        largest = _MAX_ENLARGEMENT if side <= _MAX_ENLARGED_SIDE else 1.0
+        scale = min(side / max(photo.size), largest, (_SEARCH_PIXELS / (photo.width * photo.height)) ** 0.5)
+        if scale < 1.2 * last_scale or time.monotonic() > end:
             break
         last_scale = scale
         copy = _resize(photo, (0, 0, *photo.size), scale)
-        sx, sy = copy.width / photo.width, copy.height / photo.height
-        rectangles, scores, _ = _detector().run(np.asarray(copy), 0, 0.0)
-        boxes = [(r.left() / sx, r.top() / sy, (r.right() + 1) / sx, (r.bottom() + 1) / sy) for r in rectangles]
-        sure = [box for box, score in zip(boxes, scores, strict=True) if score >= _SURE_SCORE]
-        if sure:
-            return sure
-        unsure = unsure or boxes
-    return unsure
+        found = []
+        for turn in turns if side in _TURNED_SIDES else turns[:1]:
+            turned = copy.transpose(QUARTER_TURNS[turn]) if turn else copy
+            size = photo.size[::-1] if turn % 2 else photo.size
+            boxes = _detected(np.asarray(turned), size, end)
+            least = _SURE_TURNED_SCORE if turn else _SURE_SCORE
+            sure = [box for score, box in boxes if score >= least]
+            best = max((score for score, _ in boxes), default=-1.0)
+            if sure:
+                found.append((best, turn, [box for score, box in boxes if score >= _SURE_SCORE]))
+                if not turn:
+                    break
+            elif best > unsure[0] and (best >= _SURE_SCORE or not turn):
+                unsure = best, turn, [box for _, box in boxes]
+        if found:
+            return max(found, key=lambda one: one[0])[1:]
+    return unsure[1:]
+
+
+def _detected(pixels: np.ndarray, size: tuple[int, int], end: float) -> list[tuple[float, _Box]]:
+    """Scores and boxes of the faces in a copy (H, W, 3) of a photo of `size`, in the photo's pixels; until `end`."""
+    height, width = pixels.shape[:2]
+    sx, sy = width / size[0], height / size[1]
+    found: list[tuple[float, _Box]] = []
+    for top, left in itertools.product(_starts(height), _starts(width)):
+        if time.monotonic() > end:
+            break
+        tile = np.ascontiguousarray(pixels[top : top + _TILE_SIDE, left : left + _TILE_SIDE])
+        rectangles, scores, _ = _detector().run(tile, 0, 0.0)
+        for r, score in zip(rectangles, scores, strict=True):
+            edges = (r.left() + left, r.top() + top, r.right() + 1 + left, r.bottom() + 1 + top)
+            found.append((score, tuple(edge / s for edge, s in zip(edges, (sx, sy, sx, sy), strict=True))))
+    kept: list[tuple[float, _Box]] = []
+    for score, box in sorted(found, reverse=True):  # tiles overlap
+        if all(_shared(box, other) < 0.3 * min(_area(box), _area(other)) for _, other in kept):
+            kept.append((score, box))
+    return kept
+
+
+def _starts(length: int) -> range:
+    """Where tiles begin along a side."""
+    return range(0, max(length - _TILE_OVERLAP, 1), _TILE_SIDE - _TILE_OVERLAP)
+
+
+def _shared(one: _Box, other: _Box) -> float:
+    width, height = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
+    return max(width, 0) * max(height, 0)
 
 
 def _find_landmarks(photo: Image.Image, box: tuple[float, float, float, float]) -> np.ndarray:
@@ -261,7 +351,7 @@ def _find_landmarks(photo: Image.Image, box: tuple[float, float, float, float]) 
 # --- geometry ------------------------------------------------------------------------------------------------------
 
 
-def _area(box: tuple[int, int, int, int]) -> int:
+def _area(box: _Box) -> float:
     return (box[2] - box[0]) * (box[3] - box[1])
 
 

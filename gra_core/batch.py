@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -17,11 +18,11 @@ from typing import TYPE_CHECKING
 
 from gra_core import sandbox
 from gra_core.alignment import FaceAligner
-from gra_core.archives import SUFFIXES, is_photo
+from gra_core.archives import SUFFIXES, is_hidden, is_photo
 from gra_core.compositing import View, compose
 from gra_core.errors import GRAError, UnreadableImageError
-from gra_core.export import FORMATS, PROGRAM, describe, not_reserved, result_name, save_picture
-from gra_core.images import load_image
+from gra_core.export import FORMATS, PROGRAM, check_size, describe, harmless, result_name, save_picture
+from gra_core.images import Photo, read_photo
 from gra_core.results import FolderSink, Sink, ZipSink
 from gra_core.sandbox import SandboxError, Shared
 
@@ -33,6 +34,7 @@ __all__ = [
     "SUFFIXES",
     "FolderSink",
     "Item",
+    "Items",
     "Outcome",
     "Sink",
     "ZipSink",
@@ -56,6 +58,11 @@ MAX_FOLDER_NAME = 40
 REPORT = "not-edited.txt"
 """Name of the list of photos that could not be edited, beside the results."""
 
+NOTES = "notes.txt"
+"""Name of the list of what was done to photos that were edited, beside the results."""
+
+LEFT_OUT = "It is left out: its name is not that of a photo."
+
 UNEXPECTED = "Something went wrong with this photo."
 
 
@@ -74,6 +81,18 @@ class Item:
     mark: str = ""
 
 
+class Items(list[Item]):
+    """The photos of a batch.
+
+    Attributes:
+        left_out: names of other files, with folders.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left_out: list[str] = []
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one photo.
@@ -83,28 +102,34 @@ class Outcome:
         total: photos in the batch.
         name: the photo's name.
         error: why it could not be edited, in a sentence; None when it was.
+        notes: sentences on what was done to the photo.
     """
 
     done: int
     total: int
     name: str
     error: str | None
+    notes: tuple[str, ...] = ()
 
 
-def list_items(sources: Sequence[Path]) -> list[Item]:
+def list_items(sources: Sequence[Path]) -> Items:
     """The photos in folders (and below them), zips, and single files, in order of their names.
 
     Raises:
         UnreadableImageError: a source does not exist, a zip is damaged, there is no photo, or there are more than
             MAX_PHOTOS.
     """
-    items: list[Item] = []
+    items = Items()
     for source in sources:
         if source.is_dir():
-            found = ((path, path.relative_to(source)) for path in sorted(source.rglob("*")))
-            items += [_file_item(path, str(name)) for path, name in found if is_photo(str(name)) and path.is_file()]
+            files = [path for path in sorted(source.rglob("*")) if path.is_file()]
+            names = {str(path.relative_to(source)): path for path in files}
+            items += [_file_item(path, name) for name, path in names.items() if is_photo(name)]
+            items.left_out += [name for name in names if not is_photo(name) and not is_hidden(name)]
         elif source.suffix.lower() == ".zip" and source.is_file():
-            items += _zip_items(source)
+            photos, others = _zip_items(source)
+            items += photos
+            items.left_out += others
         elif source.is_file():
             items.append(_file_item(source, source.name))
         else:
@@ -128,7 +153,10 @@ def edit_batch(
     edits: Mapping[str, EditDirection] | None = None,
     unexpected: Callable[[Exception], None] | None = None,
 ) -> Iterator[Outcome]:
-    """Edit the largest face of each photo; yields an outcome after each, and writes REPORT at the end if need be.
+    """Edit the largest face of each photo; yields an outcome after each.
+
+    Each result is written as soon as it is done, and so are REPORT and NOTES when there is something to say; those of
+    an earlier batch go.
 
     Args:
         editor: with its weights.
@@ -149,12 +177,15 @@ def edit_batch(
     marks = [f"{item.name}/{item.mark}" for item in items]
     settings = _mark(strengths, edits, whole_photo=whole_photo, suffix=suffix)
     ready = sink.start(settings, dict(zip(names, marks, strict=True)))
-    failures = []
+    left_out = getattr(items, "left_out", ())
+    failures, notes = [f"{_in_one_line(name)}: {LEFT_OUT}\n" for name in left_out], []
+    sink.report(REPORT, "".join(failures))
+    sink.report(NOTES, "")
     for done, (item, name, mark) in enumerate(zip(items, names, marks, strict=True), start=1):
-        error = None
+        error, photo = None, None
         if name not in ready:
             try:
-                content = _edit(editor, aligner, item, strengths, edits, whole_photo=whole_photo, suffix=suffix)
+                photo, content = _edit(editor, aligner, item, strengths, edits, whole_photo=whole_photo, suffix=suffix)
             except GRAError as reason:
                 error = str(reason)
             except Exception as reason:  # one bad file never stops the rest
@@ -166,11 +197,14 @@ def edit_batch(
                     sink.write(name, content, mark)
                 except GRAError as reason:
                     error = str(reason)
+        said = photo.notes if photo and not error else ()
         if error:
             failures.append(f"{_in_one_line(item.name)}: {error}\n")
-        if done == len(items) and failures:
-            sink.write(REPORT, "".join(failures).encode("utf-8", "backslashreplace"))
-        yield Outcome(done, len(items), item.name, error)
+            sink.report(REPORT, "".join(failures))
+        if said:
+            notes.append(f"{_in_one_line(item.name)}: {' '.join(said)}\n")
+            sink.report(NOTES, "".join(notes))
+        yield Outcome(done, len(items), item.name, error, said)
 
 
 def check_apart(sources: Sequence[Path], output: Path) -> None:
@@ -194,16 +228,20 @@ def _edit(
     *,
     whole_photo: bool,
     suffix: str,
-) -> bytes:
-    photo = load_image(item.read())
-    faces = aligner.detect(photo)
-    aligned = aligner.align(photo, faces[0])
+) -> tuple[Photo, bytes]:
+    photo = read_photo(item.read())
+    if whole_photo:
+        check_size(photo.image.size, suffix)
+    photo, faces = aligner.find(photo)
+    aligned = aligner.align(photo.image, faces[0])
     output = editor.render(editor.invert(aligned.image), strengths, edits)
-    view = View.whole(photo) if whole_photo else View.close_up(photo, aligned)
+    view = View.whole(photo.image) if whole_photo else View.close_up(photo.image, aligned)
     result = compose(view, [(aligned, output)], faces)
+    if whole_photo:
+        result = photo.transparent(result)
     buffer = io.BytesIO()
     save_picture(result, buffer, suffix, describe(strengths, edits))
-    return buffer.getvalue()
+    return photo, buffer.getvalue()
 
 
 def _file_item(path: Path, name: str) -> Item:
@@ -211,17 +249,18 @@ def _file_item(path: Path, name: str) -> Item:
     return Item(name, lambda: path, f"{about.st_size}-{about.st_mtime_ns}")
 
 
-def _zip_items(path: Path) -> list[Item]:
+def _zip_items(path: Path) -> tuple[list[Item], list[str]]:
     wrong = f"{path.name} is not a zip that can be opened. Make it again."
     arguments = {"name": path.name, "most": MAX_PHOTOS}
     count, content = _ask_zip("list_photos", path, [], arguments, wrong, memory=0)
-    photos = json.loads(content)
+    photos, others = json.loads(content)
     if count > len(photos):
         raise UnreadableImageError(f"There are {count} photos in {path.name}. Take {MAX_PHOTOS} or fewer at a time.")
-    return [
+    items = [
         Item(name, lambda place=place, name=name, size=size: _unpack(path, place, name, size), f"{size}-{checksum}")
         for place, name, checksum, size in photos
     ]
+    return items, others
 
 
 def _unpack(path: Path, place: int, name: str, size: int) -> Shared:
@@ -250,7 +289,7 @@ def _ask_zip(
                 [source, *targets],
                 arguments,
                 seconds=ZIP_SECONDS,
-                memory=ZIP_BYTES + memory,
+                memory=ZIP_BYTES + memory + source.size,
                 output=ZIP_BYTES,
             )
     except (OSError, SandboxError) as error:
@@ -276,13 +315,18 @@ def _result_names(items: Sequence[Item], strengths: Mapping[str, float], suffix:
         stem, number = Path(file).stem, 1
         while True:
             name = "/".join([*folders, result_name(stem, strengths, suffix)])
-            if name.casefold() not in taken:
+            if _alike(name) not in taken:
                 break
             number += 1
             stem = f"{Path(file).stem[:34]}-{number}"
-        taken.add(name.casefold())
+        taken.add(_alike(name))
         names.append(name)
     return names
+
+
+def _alike(name: str) -> str:
+    """What is the same for names that some system takes for the same."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def result_parts(name: str) -> list[str]:
@@ -292,15 +336,9 @@ def result_parts(name: str) -> list[str]:
     system does not take are dropped or replaced. The file name comes last and is never missing.
     """
     path = PureWindowsPath(name)  # takes / and \\ alike
-    parts = [_harmless(part) for part in (path.parts[1:] if path.anchor else path.parts) if part not in (".", "..")]
+    parts = [harmless(part) for part in (path.parts[1:] if path.anchor else path.parts) if part not in (".", "..")]
     *folders, file = [part for part in parts if part] or ["portrait"]
     return [*(_no_result(folder[:MAX_FOLDER_NAME].rstrip(". ")) for folder in folders[-MAX_FOLDERS:]), file]
-
-
-def _harmless(part: str) -> str:
-    part = "".join(letter if letter.isprintable() and letter not in '<>:"/\\|?*' else "-" for letter in part)
-    part = part.strip(" ").rstrip(". ")
-    return not_reserved(part)
 
 
 def _no_result(folder: str) -> str:

@@ -25,8 +25,10 @@ from gra_core.errors import GRAError, MissingPackageError, NoFaceError, Strength
 if TYPE_CHECKING:
     import PIL.Image
 
+    from gra_core.alignment import AlignedFace, Face
     from gra_core.directions.registry import EditDirection
     from gra_core.editor import PortraitEditor
+    from gra_core.images import Photo
 
 PROGRAM = "gra-portrait"
 """Name of the installed command."""
@@ -54,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 after a mistake of the user's (one line on stderr), 130 after Ctrl-C.
     """
     args = parse(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # file names may be no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = args.run(args) or 0
         sys.stdout.flush()  # a closed pipe shows itself here and not at interpreter exit
@@ -158,7 +163,7 @@ def run_edit(args: argparse.Namespace) -> None:
     """`edit`: photo in, edited face or photo out."""
     if args.aligned and (args.paste_back or args.face != 1):
         raise GRAError("--aligned takes a single face crop: it goes with neither --paste-back nor --face.")
-    from gra_core.export import FORMATS, describe
+    from gra_core.export import FORMATS, check_size, describe
 
     suffix = f".{args.format or 'png'}" if args.output == STREAM else args.output.suffix
     if args.output == STREAM:
@@ -172,33 +177,45 @@ def run_edit(args: argparse.Namespace) -> None:
     own = load_own_directions(args.direction, registry)
     strengths = parse_strengths(args.set, registry | own)
 
-    from gra_core.alignment import AlignedFace, FaceAligner
     from gra_core.compositing import View, compose
-    from gra_core.images import load_image
+    from gra_core.images import read_photo
 
-    photo = load_image(sys.stdin.buffer if args.photo == STREAM else args.photo)
-    if args.aligned:
-        if photo.width != photo.height:
-            raise GRAError(f"An aligned face crop is square; {args.photo} is {photo.width} x {photo.height}.")
-        faces, aligned = (), AlignedFace.of_crop(photo)
-    else:
-        aligner = FaceAligner()
-        faces = aligner.detect(photo)
-        if args.face > len(faces):
-            found = "1 face was found" if len(faces) == 1 else f"{len(faces)} faces were found"
-            raise NoFaceError(f"There is no face {args.face}: {found}, and --face counts from 1, the largest.")
-        aligned = aligner.align(photo, faces[args.face - 1])
+    photo = read_photo(sys.stdin.buffer if args.photo == STREAM else args.photo)
+    if args.paste_back:
+        check_size(photo.image.size, suffix)
+    photo, faces, aligned = _find_face(photo, args)
     editor = load_editor(args)
     editor.edits |= own
     output = editor.render(editor.invert(aligned.image), strengths)
-    view = View.whole(photo) if args.paste_back else View.close_up(photo, aligned)
+    view = View.whole(photo.image) if args.paste_back else View.close_up(photo.image, aligned)
     result = compose(view, [(aligned, output)], faces)
-    note = describe(strengths, registry | own)
+    if args.paste_back:
+        result = photo.transparent(result)
+    for note in photo.notes:
+        print(f"gra_core: note: {note}", file=sys.stderr)
+    about = describe(strengths, registry | own)
     if args.output == STREAM:
-        stream_image(result, suffix, note)
+        stream_image(result, suffix, about)
         return
-    write_image(result, args.output, note)
+    write_image(result, args.output, about)
     print(f"Wrote {args.output} ({result.width} x {result.height})")
+
+
+def _find_face(photo: Photo, args: argparse.Namespace) -> tuple[Photo, list[Face], AlignedFace]:
+    """The photo, turned if need be; its faces; and the one to edit."""
+    from gra_core.alignment import AlignedFace, FaceAligner
+
+    if args.aligned:
+        width, height = photo.image.size
+        if width != height:
+            raise GRAError(f"An aligned face crop is square; {args.photo} is {width} x {height}.")
+        return photo, [], AlignedFace.of_crop(photo.image)
+    aligner = FaceAligner()
+    photo, faces = aligner.find(photo)
+    if args.face > len(faces):
+        found = "1 face was found" if len(faces) == 1 else f"{len(faces)} faces were found"
+        raise NoFaceError(f"There is no face {args.face}: {found}, and --face counts from 1, the largest.")
+    return photo, faces, aligner.align(photo.image, faces[args.face - 1])
 
 
 def run_batch(args: argparse.Namespace) -> int:
@@ -209,17 +226,20 @@ def run_batch(args: argparse.Namespace) -> int:
     strengths = parse_strengths(args.set, load_registry(args.checkpoints))
 
     from gra_core.alignment import FaceAligner
-    from gra_core.batch import FolderSink, ZipSink, check_apart, edit_batch, list_items
+    from gra_core.batch import LEFT_OUT, FolderSink, ZipSink, check_apart, edit_batch, list_items
 
     check_apart([args.source], args.output)
     items = list_items([args.source])
+    for name in items.left_out:
+        print(f"{name}: {LEFT_OUT}", file=sys.stderr)
     editor = load_editor(args)
     failed = 0
     with (ZipSink if to_zip else FolderSink)(args.output) as sink:
         options = {"whole_photo": args.paste_back, "suffix": f".{args.format}"}
         for outcome in edit_batch(editor, FaceAligner(), items, strengths, sink, **options):
             failed += outcome.error is not None
-            print(f"[{outcome.done}/{outcome.total}] {outcome.name}: {outcome.error or 'done'}", file=sys.stderr)
+            said = outcome.error or " ".join(("done", *outcome.notes))
+            print(f"[{outcome.done}/{outcome.total}] {outcome.name}: {said}", file=sys.stderr)
     print(f"Wrote {len(items) - failed} of {len(items)} photos to {args.output}")
     return 0 if not failed else EXIT_USER_ERROR if failed == len(items) else EXIT_SOME_FAILED
 

@@ -7,15 +7,16 @@ large pictures are decoded into it and made RGB there, a strip at a time, so tha
 import contextlib
 import functools
 import importlib
-import io
 import mmap
 import re
 import warnings
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageFile, PngImagePlugin
 
+from gra_core.colour import Colours, Convert, stated, to_srgb
 from gra_core.errors import UnreadableImageError, refusing
 from gra_core.sandbox import Shared
 
@@ -38,7 +39,21 @@ MAX_SCANS = 100
 MARGIN_BYTES = 200_000_000
 """What decoding may take besides pixels: tables, metadata, the file itself."""
 
+METADATA_BYTES = 2**25
+"""Largest colour profile and text of a PNG, unpacked: what is larger is left out."""
+
 STRIP_PIXELS = 2**16
+
+PARTLY_READ = ("JPEG", "PNG", "BMP", "TIFF")
+"""Formats of which that is read which is there when a part of the file is missing; others then give nothing."""
+
+MOST_MISSING = 1 / 3
+"""Share of the rows that may be missing."""
+
+GREY = 127
+"""Level of what is missing."""
+
+_JUNK = bytes(range(7, 247, 3))
 
 _DAMAGED = "{} is damaged or only partly there. Copy or download it again, or choose another photo."
 _USE_INSTEAD = "Save it as a JPEG, PNG or WebP file and try again."
@@ -54,6 +69,9 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> the operation that makes the picture upright. EXIF 2.32, tag 0x0112; 1 is upright already."""
+
+SOME_MISSING = "A part of the file is missing: {} of the photo is grey. Copy or download the file again if you can."
+COARSE = "The end of the file is missing, so that the photo lacks fine detail. Copy or download it again if you can."
 
 _MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 """The next marker of a JPEG after compressed pixels, in which 0xFF is followed by 0 or a restart marker."""
@@ -86,23 +104,33 @@ def read_header(source: Shared, name: str) -> dict[str, int]:
         return {"pixels": pixels, "memory": need + turning + source.size}
 
 
-def read_pixels(source: Shared, target: Shared, name: str) -> list[int]:
+def read_pixels(source: Shared, target: Shared, name: str) -> dict[str, object]:
     """Decode a picture as the person who took it sees it, into `target`: 4 bytes a pixel, rows from the top.
 
+    The fourth byte is the transparency, if there is some: the other three then have white below what is transparent.
+
     Returns:
-        Width and height.
+        `size`: width and height; `transparent`: whether any pixel is; `notes`: sentences on what was done.
 
     Raises:
-        UnreadableImageError: the file is damaged.
+        UnreadableImageError: the file is damaged, or too much of it is missing.
     """
-    with refusing(UnreadableImageError, _DAMAGED.format(name)), _opened(source, name) as (image, _):
-        return list(_decode(image, target.map()))
+    with refusing(UnreadableImageError, _DAMAGED.format(name)):
+        memory = target.map()
+        with _opened(source, name) as (image, _):
+            try:
+                in_place = _load(image, memory)
+            except (OSError, SyntaxError, ValueError, IndexError, EOFError):
+                image.close()
+            else:
+                return _finished(image, source, memory, in_place, [])
+        return _read_partly(source, memory, name)
 
 
-def picture_over(memory: mmap.mmap, size: tuple[int, int]) -> Image.Image:
-    """An RGB picture whose pixels are those in `memory`, 4 bytes each; it keeps the memory mapped."""
-    image = Image.new("RGB", (0, 0))
-    return image._new(Image.core.map_buffer(memory, size, "raw", 0, ("RGB", 0, 1)))
+def picture_over(memory: mmap.mmap, size: tuple[int, int], mode: str = "RGB") -> Image.Image:
+    """A picture, RGB or RGBA, whose pixels are those in `memory`, 4 bytes each; it keeps the memory mapped."""
+    image = Image.new(mode, (0, 0))
+    return image._new(Image.core.map_buffer(memory, size, "raw", 0, (mode, 0, 1)))
 
 
 @contextlib.contextmanager
@@ -111,11 +139,15 @@ def _opened(source: Shared, name: str) -> Iterator[tuple[Image.Image, tuple[int,
     with source.open() as stream, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on metadata, and on sizes that MAX_PIXELS allows
         Image.MAX_IMAGE_PIXELS = 2 * MAX_PIXELS  # Pillow refuses twice as many on sight
+        PngImagePlugin.MAX_TEXT_CHUNK = METADATA_BYTES
+        ImageFile.LOAD_TRUNCATED_IMAGES = True  # damaged metadata are passed over; `_load` says what holds for pixels
         start = stream.read(16)
         stream.seek(0)
         if not start:
             raise UnreadableImageError(f"{name} is empty. Choose another photo.")
         wrong = f"{name} is not a picture that can be opened. {_USE_INSTEAD}"
+        if any(Image.OPEN[kind][1](start) for kind in readable_formats() if Image.OPEN[kind][1]):
+            wrong = _DAMAGED.format(name)
         if start[4:8] == b"ftyp" and start[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
             wrong = f"{name} is an HEIC photo, which cannot be opened here. {_USE_INSTEAD}"
         with refusing(UnreadableImageError, wrong):
@@ -181,44 +213,133 @@ def _too_large(name: str, size: str, limit: int) -> UnreadableImageError:
 def _check_scans(source: Shared, name: str) -> None:
     """Refuse a JPEG of more than MAX_SCANS scans, each of which a small file may repeat at great cost."""
     with source.map(writable=False) as content:
-        scans, place, end = 0, 2, len(content)
-        while place + 4 <= end and (found := _MARKER.search(content, place)):
-            place, marker = found.end(), content[found.end() - 1]
-            if marker == 0xD9:  # end of the picture; what follows is not decoded
-                return
-            if marker == 0x01:  # a marker without content
-                continue
-            scans += marker == 0xDA
-            if scans > MAX_SCANS:
+        for number, _ in enumerate(_scans(content)):
+            if number >= MAX_SCANS:
                 raise UnreadableImageError(f"{name} has too many layers to open. {_USE_INSTEAD}")
-            place += int.from_bytes(content[place : place + 2], "big")
 
 
-def _decode(image: Image.Image, memory: mmap.mmap) -> tuple[int, int]:
-    size, target, in_place = image.size, None, False
-    if _decodes_into_place(image):
+def _scans(content: mmap.mmap) -> Iterator[bytes]:
+    """The headers of a JPEG's scans (ITU-T T.81, B.2.3)."""
+    place, end = 2, len(content)
+    while place + 4 <= end and (found := _MARKER.search(content, place)):
+        place, marker = found.end(), content[found.end() - 1]
+        if marker == 0xD9:  # end of the picture; what follows is not decoded
+            return
+        if marker == 0x01:  # a marker without content
+            continue
+        length = int.from_bytes(content[place : place + 2], "big")
+        if marker == 0xDA:
+            yield content[place + 2 : place + length]
+        place += length
+
+
+def _load(image: Image.Image, memory: mmap.mmap, fill: int | None = None) -> bool:
+    """Decode the pixels; whether they lie in `memory` then.
+
+    Args:
+        image: opened.
+        memory: of the result.
+        fill: number that decides on what stands in place of pixels that are missing; None where none may be.
+    """
+    ImageFile.LOAD_TRUNCATED_IMAGES = fill is not None
+    size, target = image.size, None
+    if in_place := _decodes_into_place(image):
         target = Image.core.map_buffer(memory, size, "raw", 0, (image.mode, 0, 1))
+    if fill is not None:
+        if target is None:
+            levels = (GREY + fill,) * Image.getmodebands(image.mode)
+            target = Image.core.fill(image.mode, size, levels if len(levels) > 1 else levels[0])
+        else:
+            np.frombuffer(memory, np.uint8)[:] = GREY + fill
+        if _kind(image) == "JPEG":  # libjpeg fills up a file that says that it ends
+            read, rest = image.fp.read, iter([(_JUNK if fill else b"") + b"\xff\xd9"])
+            image.load_read = lambda size: read(size) or next(rest, b"")
+    if target is not None:
         image.im = target
     image.load()
-    in_place = target is not None and image.im is target
-    operation = _UPRIGHT.get(_orientation(image))
-    if in_place and operation is not None:
-        image = image.copy()
     if image.width * image.height != size[0] * size[1]:
         raise ValueError("decoded to another size")
-    to_rgb, turned = _converter(image), operation in (_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8])
-    width, height = image.size[::-1] if turned else image.size
-    page = picture_over(memory, (width, height))
-    if in_place and operation is None and image.mode == "RGB" and to_rgb is _plain:
-        return width, height
-    rows = max(1, STRIP_PIXELS // image.width)
+    return in_place and image.im is target
+
+
+def _read_partly(source: Shared, memory: mmap.mmap, name: str) -> dict[str, object]:
+    """As `read_pixels`, of a file of which a part is missing.
+
+    It is decoded twice, with something else in place of what is missing: rows that come out alike are the photo's.
+    """
+    rows = []
+    for fill in (1, 0):
+        with _opened(source, name) as (image, _):
+            if _kind(image) not in PARTLY_READ:
+                raise UnreadableImageError(_DAMAGED.format(name))
+            lacks = _lacking(source, len(image.layer)) if _kind(image) == "JPEG" else "rows"
+            in_place = _load(image, memory, fill)
+            rows.append(_checksums(image))
+            if fill:
+                continue
+            other = [one != other for one, other in zip(*rows, strict=True)]
+            if _kind(image) == "JPEG" and any(other):  # it is there up to a row, and fills up the rest alike
+                other[other.index(True) :] = [True] * (image.height - other.index(True))
+            share = sum(other) / image.height
+            if lacks == "all" or (lacks == "rows" and share > MOST_MISSING):
+                raise UnreadableImageError(_DAMAGED.format(name))
+            notes = [COARSE if lacks == "detail" else SOME_MISSING.format(_percent(share))] if share else []
+            return _finished(image, source, memory, in_place, notes)
+    raise AssertionError
+
+
+def _lacking(source: Shared, components: int) -> str:
+    """What a JPEG lacks whose end is missing: "rows", "detail" (of a progressive one), or "all" (even coarsely)."""
+    with source.map(writable=False) as content:
+        scans = list(_scans(content))
+    first, found, before = scans[0][1], set(), False  # pairs of a component and a coefficient
+    wanted = {(first, number) for number in range(64)}  # of lightness all, of the others the mean
+    for scan in scans:
+        before = wanted <= found and len({part for part, _ in found}) == components
+        found |= {(part, number) for part in scan[1 : 1 + 2 * scan[0] : 2] for number in range(scan[-3], scan[-2] + 1)}
+    complete = wanted <= found and len({part for part, _ in found}) == components
+    return "detail" if before else "rows" if complete else "all"
+
+
+def _checksums(image: Image.Image) -> list[int]:
+    """A checksum for each row."""
+    sums, rows = [], max(1, STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
-        box = (0, top, image.width, min(top + rows, image.height))
-        strip = to_rgb(image.crop(box))
-        if operation is not None:
-            strip = strip.transpose(operation)
-        page.im.paste(strip.im, _moved(box, image.size, operation))
-    return width, height
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        size, content = strip.height, memoryview(strip.tobytes())
+        step = len(content) // size
+        sums += [zlib.crc32(content[row * step : (row + 1) * step]) for row in range(size)]
+    return sums
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.005 else "less than 1 %"
+
+
+def _finished(
+    image: Image.Image, source: Shared, memory: mmap.mmap, in_place: bool, notes: list[str]
+) -> dict[str, object]:
+    """Turn a decoded picture upright and its colours to sRGB, in `memory`; the answer of `read_pixels`."""
+    operation, size, transparent = _UPRIGHT.get(_orientation(image)), image.size, False
+    if in_place and operation is not None:
+        image, in_place = image.copy(), False
+    turned = operation in (_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8])
+    width, height = size[::-1] if turned else size
+    with source.map(writable=False) as content:
+        colours = stated(image, content)
+    to_rgb = _converter(image, colours)
+    if not in_place or to_rgb is not None or image.mode != "RGB":
+        pages = {mode: picture_over(memory, (width, height), mode) for mode in ("RGB", "RGBA")}
+        rows = max(1, STRIP_PIXELS // image.width)
+        for top in range(0, image.height, rows):
+            box = (0, top, image.width, min(top + rows, image.height))
+            strip = image.crop(box)
+            strip = to_rgb(strip) if to_rgb else strip.convert("RGB")
+            transparent |= strip.mode == "RGBA"
+            if operation is not None:
+                strip = strip.transpose(operation)
+            pages[strip.mode].im.paste(strip.im, _moved(box, image.size, operation))
+    return {"size": [width, height], "transparent": transparent, "notes": notes}
 
 
 def _decodes_into_place(image: Image.Image) -> bool:
@@ -240,48 +361,43 @@ def _moved(box: tuple[int, int, int, int], size: tuple[int, int], operation: Ima
     return (flipped[0], 0, flipped[1], width)
 
 
-def _converter(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """What makes a strip of this picture RGB. Transparent parts become white, deep greyscale is scaled."""
+def _converter(image: Image.Image, colours: Colours) -> Convert | None:
+    """What makes a strip of this picture RGB, or RGBA where it is transparent; None where it need only be converted.
+
+    Deep greyscale is scaled. Below what is transparent lies white.
+    """
     if image.mode.startswith(("I", "F")):
-        return _to_eight_bit(image)
-    to_srgb = _to_srgb("RGB" if image.has_transparency_data else image.mode, image.info.get("icc_profile"))
-    if not image.has_transparency_data:
-        return to_srgb
+        return _to_eight_bit(image, colours)
+    clear = image.has_transparency_data and not _is_void(image)
+    mode = "L" if image.mode == "LA" else "RGB" if clear or image.mode in ("RGBA", "P") else image.mode
+    to_rgb = to_srgb(image, mode, colours)
+    if not clear:
+        return to_rgb and (lambda strip: to_rgb(strip if strip.mode == mode else strip.convert(mode)))
 
     def flatten(strip: Image.Image) -> Image.Image:
         strip = strip.convert("RGBA")
-        alpha, colours = strip.getchannel("A"), to_srgb(strip.convert("RGB"))
+        alpha, shown = strip.getchannel("A"), strip.convert(mode)
+        shown = to_rgb(shown) if to_rgb else shown.convert("RGB")
         if alpha.getextrema() == (255, 255):  # as in most screenshots
-            return colours
+            return shown
         page = Image.new("RGB", strip.size, "white")
-        page.paste(colours, mask=alpha)
+        page.paste(shown, mask=alpha)
+        page.putalpha(alpha)
         return page
 
     return flatten
 
 
-def _plain(strip: Image.Image) -> Image.Image:
-    return strip.convert("RGB")
+def _is_void(image: Image.Image) -> bool:
+    """Whether the transparency says nothing: programs that write BMP leave that byte at 0."""
+    return image.format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
 
 
-def _to_srgb(mode: str, profile: bytes | None) -> Callable[[Image.Image], Image.Image]:
-    """What brings colours from an ICC profile to sRGB. A profile that is damaged or of another kind is ignored."""
-    if not profile:
-        return _plain
-    mode = mode if mode in ("RGB", "L", "CMYK") else "RGB"
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "sRGB" in ImageCms.getProfileDescription(source):
-            return _plain
-        srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-        transform = ImageCms.buildTransform(source, srgb, mode, "RGB")
-    except (ImageCms.PyCMSError, OSError):
-        return _plain
-    return lambda strip: ImageCms.applyTransform(strip if strip.mode == mode else strip.convert(mode), transform)
-
-
-def _to_eight_bit(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+def _to_eight_bit(image: Image.Image, colours: Colours) -> Convert:
     """Scale deep greyscale: 16-bit by its range, other integers and floats by the first usual white that fits them."""
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    to_rgb = to_srgb(ramp, "L", colours)
+    curve = np.asarray(to_rgb(ramp))[0, :, 1].astype(np.float32) if to_rgb else None
 
     def levels_of(strip: Image.Image) -> np.ndarray:
         return np.nan_to_num(np.asarray(strip).astype(np.float32), copy=False)
@@ -296,7 +412,9 @@ def _to_eight_bit(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     def scale(strip: Image.Image) -> Image.Image:
         levels = np.clip(levels_of(strip), 0.0, white)
         levels *= 255.0 / white
-        return Image.fromarray(np.rint(levels, out=levels).astype(np.uint8)).convert("RGB")
+        if curve is not None:
+            levels = np.interp(levels, np.arange(256), curve)
+        return Image.fromarray(np.rint(levels).astype(np.uint8)).convert("RGB")
 
     return scale
 

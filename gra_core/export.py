@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -41,6 +40,11 @@ FORMAT_CHOICES = {"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp"}
 
 VISIBLE_MARK = "AI-edited"
 MAX_NAME = 120
+MAX_STEM = 40
+"""Characters of a result's name, and those that it has of the photo's."""
+
+_JOINERS = "\u200c\u200d"
+"""What joins emoji, and letters of some scripts: not printable by itself, and not visible."""
 
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{name}{number}" for name in ("COM", "LPT") for number in "0123456789¹²³")}
 """Names that Windows keeps for devices, with any suffix."""
@@ -69,14 +73,42 @@ def describe(strengths: Mapping[str, float], edits: Mapping[str, EditDirection])
 
 def result_name(stem: str, strengths: Mapping[str, float], suffix: str) -> str:
     """File name after the photo and the settings: "me-smile+60-age-30.png"."""
-    clean = not_reserved(re.sub(r"[^\w.-]+", "-", stem).strip("-.")[:40] or "portrait")
+    clean = harmless(harmless(stem).strip("-.")[:MAX_STEM]) or "portrait"
     settings = "".join(f"-{key}{value:+g}" for key, value in strengths.items() if value) or "-unedited"
     return f"{clean}{settings}"[: MAX_NAME - len(suffix)] + suffix
 
 
-def not_reserved(name: str) -> str:
+def harmless(name: str) -> str:
+    """A file's or a folder's name without what some system does not take: letters of all scripts and emoji stay."""
+    name = "".join(letter if _is_allowed(letter) else "-" for letter in name)
+    return _not_reserved(name.lstrip(f" {_JOINERS}").rstrip(f". {_JOINERS}"))
+
+
+def _is_allowed(letter: str) -> bool:
+    return letter not in '<>:"/\\|?*' and (letter.isprintable() or letter in _JOINERS)
+
+
+def _not_reserved(name: str) -> str:
     """A file name that Windows does not keep for a device."""
     return f"_{name}" if name.split(".", maxsplit=1)[0].strip().upper() in _RESERVED else name
+
+
+def check_size(size: tuple[int, int], suffix: str) -> None:
+    """Make sure that a format can hold a picture of this size, before it is made.
+
+    Args:
+        size: width and height, pixels.
+        suffix: one of FORMATS, which decides on the format.
+
+    Raises:
+        GRAError: it cannot.
+    """
+    name, _ = FORMATS[suffix.lower()]
+    if max(size) > MAX_SIDES[name]:
+        raise GRAError(
+            f"A {name} picture has at most {MAX_SIDES[name]} pixels a side; this one has {max(size)}. "
+            "Choose another format."
+        )
 
 
 def save_picture(
@@ -85,7 +117,7 @@ def save_picture(
     """Write a picture with the mark "edited by AI".
 
     Args:
-        image: RGB.
+        image: RGB, or RGBA, which JPEG gets on white.
         target: a path, or a binary stream.
         suffix: one of FORMATS, which decides on the format.
         note: what was edited, in words, for the metadata.
@@ -94,25 +126,26 @@ def save_picture(
     Raises:
         GRAError: the format cannot hold a picture of this size.
     """
+    check_size(image.size, suffix)
     name, options = FORMATS[suffix.lower()]
-    if max(image.size) > MAX_SIDES[name]:
-        raise GRAError(
-            f"A {name} picture has at most {MAX_SIDES[name]} pixels a side; this one has {max(image.size)}. "
-            "Choose another format."
-        )
     image = with_visible_mark(image) if visible_mark else image
+    if name == "JPEG" and image.mode == "RGBA":
+        page = Image.new("RGB", image.size, "white")
+        page.paste(image, mask=image)
+        image = page
     _without_metadata(image).save(target, format=name, **options, **_metadata(name, note))
 
 
 def with_visible_mark(image: Image.Image) -> Image.Image:
-    """A copy with VISIBLE_MARK in its lower right corner, readable on any background."""
+    """A copy with VISIBLE_MARK in its lower right corner, opaque and readable on any background."""
     image = image.copy()
     size = max(12, round(min(image.size) / 40))
     font = ImageFont.load_default(size)
     left, top, right, bottom = font.getbbox(VISIBLE_MARK)
     width, height, pad = right - left, bottom - top, round(0.5 * size)
     box = (image.width - width - 3 * pad, image.height - height - 3 * pad, image.width - pad, image.height - pad)
-    plate = Image.blend(image.crop(box), Image.new("RGB", (box[2] - box[0], box[3] - box[1]), "black"), 0.55)
+    plate = image.crop(box).convert("RGB")
+    plate = Image.blend(plate, Image.new("RGB", plate.size, "black"), 0.55)
     ImageDraw.Draw(plate).text((pad - left, pad - top), VISIBLE_MARK, font=font, fill="white")
     image.paste(plate, box[:2])
     return image

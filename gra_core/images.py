@@ -11,6 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,11 +20,21 @@ import torch
 from PIL import Image
 
 from gra_core import sandbox
-from gra_core.decoding import MARGIN_BYTES, MAX_PIXELS, picture_over
+from gra_core.decoding import MARGIN_BYTES, MAX_PIXELS, STRIP_PIXELS, picture_over
 from gra_core.errors import BusyError, UnreadableImageError, refusing
 from gra_core.sandbox import SandboxError, Shared
 
-__all__ = ["MAX_PIXELS", "from_bytes", "image_to_tensor", "load_image", "tensor_to_image", "to_bytes"]
+__all__ = [
+    "MAX_PIXELS",
+    "QUARTER_TURNS",
+    "Photo",
+    "from_bytes",
+    "image_to_tensor",
+    "load_image",
+    "read_photo",
+    "tensor_to_image",
+    "to_bytes",
+]
 
 HEADER_SECONDS = 4.0
 PIXEL_SECONDS = 9.0
@@ -41,15 +52,65 @@ PATIENCE = 60.0
 
 BYTES_PER_PIXEL = 4
 
+QUARTER_TURNS = {1: Image.Transpose.ROTATE_270, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_90}
+"""Quarters clockwise -> what turns a picture so."""
+
 _DAMAGED = "{} is damaged or needs too much memory. Copy or download it again, or choose another photo."
 
 
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A photo as it was read.
+
+    Attributes:
+        image: RGB, upright, sRGB; white below what is transparent.
+        alpha: opacity, mode L, of the same size; None where all is opaque.
+        notes: sentences on what was done to the photo, for the person whose it is.
+    """
+
+    image: Image.Image
+    alpha: Image.Image | None = None
+    notes: tuple[str, ...] = ()
+
+    def transparent(self, result: Image.Image) -> Image.Image:
+        """A picture made from `image`, of its size, with the photo's transparency; as it is where all is opaque.
+
+        Returns:
+            RGBA whose alpha is the photo's, and which looks like `result` on white.
+        """
+        if self.alpha is None:
+            return result
+        page = result.convert("RGBA")
+        rows = max(1, STRIP_PIXELS // page.width)
+        for top in range(0, page.height, rows):
+            box = (0, top, page.width, min(top + rows, page.height))
+            shown, alpha = np.asarray(page.crop(box).convert("RGB")), self.alpha.crop(box)
+            opacity = np.maximum(np.asarray(alpha, np.float32), 1)[..., None] / 255
+            colours = np.rint(255 - (255 - shown) / opacity).clip(0, 255).astype(np.uint8)
+            strip = Image.fromarray(colours)
+            strip.putalpha(alpha)
+            page.paste(strip, box)
+        return page
+
+    def turned(self, quarters: int, note: str = "") -> Photo:
+        """The photo turned clockwise by so many quarters, 1 to 3."""
+        turn = QUARTER_TURNS[quarters]
+        alpha = self.alpha and self.alpha.transpose(turn)
+        return Photo(self.image.transpose(turn), alpha, (*self.notes, *([note] if note else [])))
+
+
 def load_image(source: str | Path | bytes | BinaryIO | Shared) -> Image.Image:
+    """As `read_photo`, the picture alone."""
+    return read_photo(source).image
+
+
+def read_photo(source: str | Path | bytes | BinaryIO | Shared) -> Photo:
     """Read a picture as the person who took it sees it.
 
-    The EXIF orientation is applied, colours are brought from the picture's profile to sRGB, transparent parts become
-    white, an animation gives its first frame, 16-bit and float greyscale is scaled to 8 bit. Nothing else of the file
-    comes along: `info` is empty. A JPEG that is too large is opened at half its size where that helps.
+    The EXIF orientation is applied, colours are brought from what the file says of them to sRGB (`gra_core.colour`),
+    an animation gives its first frame, 16-bit and float greyscale is scaled to 8 bit. Nothing else of the file comes
+    along: `info` is empty. A JPEG that is too large is opened at half its size where that helps. Of a file of which a
+    small part is missing the rest is read. The notes say so.
 
     Decoding runs in a process of its own (`gra_core.sandbox`), within limits of time and memory, and pictures that do
     not fit in memory together wait for each other, first come, first served.
@@ -59,7 +120,7 @@ def load_image(source: str | Path | bytes | BinaryIO | Shared) -> Image.Image:
             worker unpacked (which is closed afterwards).
 
     Returns:
-        Picture of mode RGB, 8 bit, that refers to no open file. Its memory goes back to the system with it.
+        The photo, 8 bit, which refers to no open file. Its memory goes back to the system with it.
 
     Raises:
         UnreadableImageError: there is no such file, or it is empty, damaged, not a picture, takes too long,
@@ -74,12 +135,14 @@ def load_image(source: str | Path | bytes | BinaryIO | Shared) -> Image.Image:
         no_room = "There is no memory for this photo just now. Try again in a minute."
         with _budget.taken(header["memory"]) as taken, refusing(BusyError, no_room), Shared.memory(room) as target:
             memory = header["memory"] + MARGIN_BYTES
-            width, height = _ask("read_pixels", [shared, target], name, PIXEL_SECONDS, memory)
+            answer = _ask("read_pixels", [shared, target], name, PIXEL_SECONDS, memory)
             pixels = target.map(writable=False)
             taken.keep(pixels, room)
+        width, height = answer["size"]
         if width * height * BYTES_PER_PIXEL != room:
             raise ValueError("not the size that was said")
-        return picture_over(pixels, (width, height))
+        alpha = picture_over(pixels, (width, height), "RGBA").getchannel("A") if answer["transparent"] is True else None
+        return Photo(picture_over(pixels, (width, height)), alpha, tuple(map(str, answer["notes"])))
 
 
 def image_to_tensor(image: Image.Image) -> torch.Tensor:

@@ -46,6 +46,9 @@ class Sink(Protocol):
     def write(self, name: str, content: bytes, photo: str = "") -> None:
         """Store a file, made of `photo`; the name may contain folders."""
 
+    def report(self, name: str, text: str) -> None:
+        """Store a list beside the results, or a newer state of it; without text there is none. Never raises OSError."""
+
 
 class FolderSink:
     """Results as files in a folder, which is made if need be."""
@@ -87,6 +90,17 @@ class FolderSink:
             raise
         self._progress.add(name, photo)
 
+    def report(self, name: str, text: str) -> None:
+        """As of `Sink`. Where the name is taken by a folder, the list gets another one."""
+        path = self.folder / name
+        for place in (path, path.with_name(f"{path.stem}-2{path.suffix}")):
+            with contextlib.suppress(OSError):
+                if text:
+                    self.write(place.name, text.encode("utf-8", "backslashreplace"))
+                else:
+                    place.unlink(missing_ok=True)
+                return
+
 
 class ZipSink:
     """Results as a zip, which appears under its name when it is complete."""
@@ -98,6 +112,7 @@ class ZipSink:
         self._progress = _Progress(path.with_name(f".{path.name}.{PROGRESS}"))
         self._file: BinaryIO | None = None
         self._zip: zipfile.ZipFile | None = None
+        self._reports: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         """For `with`."""
@@ -109,6 +124,8 @@ class ZipSink:
         try:
             if self._zip is not None:
                 with contextlib.nullcontext() if error_type is None else contextlib.suppress(OSError):
+                    for name, text in self._reports.items() if error_type is None else ():
+                        self._zip.writestr(name, text.encode("utf-8", "backslashreplace"))
                     self._zip.close()
                 self._file.close()
                 if error_type is None:
@@ -141,9 +158,25 @@ class ZipSink:
         path = PureWindowsPath(name)
         if path.anchor or ".." in path.parts or "\\" in name:
             raise GRAError(f"{path.name} would be unpacked outside of the folder for the results.")
-        self._zip.writestr(name, content)
-        self._file.flush()
+        start = self._zip.start_dir
+        try:
+            self._zip.writestr(name, content)
+            self._file.flush()
+        except OSError:  # what is there stays whole
+            self._zip.filelist[:] = [entry for entry in self._zip.filelist if entry.header_offset < start]
+            self._zip.NameToInfo.pop(name, None)
+            self._zip.start_dir = start
+            with contextlib.suppress(OSError):
+                self._file.truncate(start)
+            raise
         self._progress.add(name, photo)
+
+    def report(self, name: str, text: str) -> None:
+        """As of `Sink`. It is written when the zip is complete."""
+        if text:
+            self._reports[name] = text
+        else:
+            self._reports.pop(name, None)
 
 
 class _Entry(zipfile.ZipInfo):

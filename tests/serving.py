@@ -27,6 +27,7 @@ from gra_core.compositing import EditOutput, View, compose
 from gra_core.constants import IMAGE_SIZE, PROJECT_ROOT
 from gra_core.directions.registry import EditDirection, load_directions
 from gra_core.errors import GRAError
+from gra_core.images import Photo
 
 SERVER = str(Path(__file__))
 """The program that serves the page with the stand-in."""
@@ -92,8 +93,8 @@ class StandIn:
 class WholePhoto:
     """In the aligner's place: the whole photo is the face."""
 
-    def detect(self, photo: Image.Image) -> list[Face]:
-        return [Face((0, 0, *photo.size), np.zeros((0, 2)))]
+    def find(self, photo: Photo) -> tuple[Photo, list[Face]]:
+        return photo, [Face((0, 0, *photo.image.size), np.zeros((0, 2)))]
 
     def align(self, photo: Image.Image, face: Face) -> AlignedFace:
         width, height = photo.size

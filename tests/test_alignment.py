@@ -10,9 +10,9 @@ from skimage import data
 
 from gra_core import alignment
 from gra_core.alignment import AlignedFace, Face, FaceAligner, ffhq_quad
-from gra_core.constants import IMAGE_SIZE
+from gra_core.constants import ASSETS_DIR, IMAGE_SIZE
 from gra_core.errors import CheckpointError, FaceTooSmallError, NoFaceError
-from gra_core.images import load_image
+from gra_core.images import Photo, load_image
 
 
 @pytest.fixture(scope="module")
@@ -203,11 +203,50 @@ def test_small_face_in_a_large_photo_is_found(aligner, photo):
     assert 1950 < face.box[0] < 2010
 
 
+def test_a_small_face_in_a_panorama_is_found(aligner, photo):
+    """The face is of 120 px, 1 % of the photo's width."""
+    wide = Image.new("RGB", (12_000, 2_600), (120, 130, 140))
+    wide.paste(photo, (8_300, 1_700))
+    (face,) = aligner.detect(wide)
+    assert 8_450 < face.box[0] < 8_510
+    aligner.align(wide, face)
+
+
+@pytest.mark.parametrize(("quarters", "said"), [(1, "counterclockwise by a quarter"), (2, "by half"), (3, "clockwise")])
+def test_a_face_that_lies_or_stands_on_its_head_is_turned_upright(aligner, photo, aligned, quarters, said):
+    alpha = Image.linear_gradient("L").resize(photo.size)
+    lying = Photo(photo, alpha, ("As before.",)).turned(quarters)
+    upright, (face,) = aligner.find(lying)
+    before, note = upright.notes
+    assert before == "As before."
+    assert said in note
+    assert upright.image.tobytes() == photo.tobytes()
+    assert upright.alpha.tobytes() == alpha.tobytes()
+    assert aligner.align(upright.image, face).image.tobytes() == aligned.image.tobytes()
+
+
+def test_an_upright_face_stays_as_it_is(aligner, photo):
+    given = Photo(photo)
+    found, faces = aligner.find(given)
+    assert found is given
+    assert len(faces) == 1
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_of_several_turns_the_clearest_counts(aligner, quarters):
+    """An example on whose side the detector sees something, too."""
+    example = load_image(ASSETS_DIR / "examples" / "generated-1.webp")
+    photo = Photo(example).turned(quarters) if quarters else Photo(example)
+    assert aligner.find(photo)[0].image.tobytes() == example.tobytes()
+
+
 @pytest.mark.parametrize("size", [(400, 300), (1, 1), (3, 900)])
 def test_no_face(aligner, size):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     with pytest.raises(NoFaceError, match=r"No face found\. Faces in profile .* larger face that shows both eyes"):
         aligner.detect(Image.fromarray(noise))
+    with pytest.raises(NoFaceError):
+        aligner.find(Photo(Image.fromarray(noise)))
 
 
 def test_tiny_face(aligner, photo):

@@ -6,7 +6,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from serving import StandIn, close_up, difference, drawn, files_in, free_port, launched, many_edits, wait_until
 
-from gra_core.alignment import FaceAligner
+from gra_core.alignment import TURNED, FaceAligner
 from gra_core.ui import api, received, studio
 
 
@@ -48,11 +48,36 @@ def test_edit(client, photo_file, astronaut):
         ({"wings": 6}, 0, "png", "no edit named"),
         ({"smile": 60}, 3, "png", "1 face was found"),
         ({"smile": 60}, 0, "exe", "no format"),
+        ({"smile": 60}, 0.0, "png", "whole number"),
+        ({"smile": 60}, "0", "png", "whole number"),
+        ({"smile": 60}, None, "png", "whole number"),
+        ({"smile": 60}, True, "png", "whole number"),
+        ({"smile": 60}, [0] * 1000, "png", "whole number"),
+        (None, 0, "png", "strengths by key"),
+        ([["smile", 60]], 0, "png", "strengths by key"),
+        ("smile", 0, "png", "strengths by key"),
+        ({f"edit{number}": 1 for number in range(10_000)}, 0, "png", "10000 settings"),
+        ({"x" * 10_000: 1}, 0, "png", "no edit named"),
+        ({"smile": [1] * 10_000}, 0, "png", "must be a number"),
+        ({"smile": None}, 0, "png", "must be a number"),
+        ({"smile": 60}, 0, None, "no format"),
     ],
 )
 def test_mistakes_are_explained(client, photo_file, settings, face, file_format, said):
-    with pytest.raises(AppError, match=said):
+    with pytest.raises(AppError, match=said) as caught:
         client.predict(handle_file(photo_file), settings, face, False, file_format, api_name="/edit")
+    assert len(str(caught.value)) < 600
+
+
+def test_what_was_done_to_a_photo_is_said(client, astronaut, tmp_path):
+    astronaut.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.png")
+    path, about = client.predict(handle_file(tmp_path / "lying.png"), api_name="/align")
+    assert about["notes"] == [TURNED[1]]
+    assert difference(Image.open(path), FaceAligner().align_photo(astronaut).image) == 0
+    job = client.submit(handle_file(tmp_path / "lying.png"), {"smile": 60}, api_name="/edit")
+    job.result(timeout=60)
+    updates = job.communicator.updates
+    assert (TURNED[1], "info") in [getattr(updates.get_nowait(), "log", None) for _ in range(updates.qsize())]
 
 
 def test_photos_and_results_are_deleted_after_a_while(photo_file, tmp_path, monkeypatch):

@@ -35,10 +35,11 @@ from serving import (
     wait_until,
 )
 
-from gra_core.alignment import FaceAligner
+from gra_core import export
+from gra_core.alignment import TURNED, FaceAligner
 from gra_core.constants import PROJECT_ROOT
 from gra_core.directions.registry import load_directions
-from gra_core.errors import CheckpointError, FaceTooSmallError, NoFaceError, UnreadableImageError
+from gra_core.errors import CheckpointError, FaceTooSmallError, GRAError, NoFaceError, UnreadableImageError
 from gra_core.ui import batch_tab, discreet, edit_tab, gpu, own_edits, page, presets, session, words
 from gra_core.ui.examples import example_files
 from gra_core.ui.panel import EditPanel
@@ -274,7 +275,7 @@ def test_large_photos_are_shown_smaller_and_exported_whole(studio, astronaut, tm
 
 def test_exports_are_named_after_photo_and_edits(studio, opened):
     path = Path(session.export_result(studio, opened, {"smile": 60.0, "age": -30.0}, FACE_VIEW))
-    assert path.name == "My-photo-1-smile+60-age-30.png"
+    assert path.name == "My photo (1)-smile+60-age-30.png"
     with Image.open(path) as result:
         assert (result.format, result.size) == ("PNG", (1024, 1024))
 
@@ -337,6 +338,58 @@ def test_an_upload_goes_through_its_steps(tab, studio, photo_file):
     assert steps[-1][tab.bar]["visible"]
     assert studio.visitors.get("one").name == "me"
     assert studio.visitors.get("two") is None
+
+
+def test_what_was_done_to_a_photo_is_said_while_it_is_open(tab, studio, astronaut, tmp_path):
+    astronaut.transpose(Image.Transpose.ROTATE_180).save(tmp_path / "over.png")
+    steps = list(tab.on_upload(VISITOR, sent(tab.studio, tmp_path / "over.png", "over.png"), *zeros(tab)))
+    assert TURNED[2] in steps[1][tab.notes]["value"]
+    assert steps[1][tab.notes]["visible"]
+    assert studio.visitors.get("one").photo.tobytes() == astronaut.tobytes()
+    assert not tab.on_another(VISITOR)[tab.notes]["visible"]
+
+
+def test_a_photo_is_turned_by_hand(tab, studio, photo_file, astronaut):
+    *_, last = tab.on_turned(VISITOR, 0, *zeros(tab))
+    assert words.WAITING in last[tab.status]
+    list(tab.on_upload(VISITOR, sent(tab.studio, photo_file, "me.v2.png"), *zeros(tab)))
+    turn, values = studio.visitors.get("one").portrait.history.turn, [60, *zeros(tab)[1:]]
+    steps = list(tab.on_turned(VISITOR, turn, *values))
+    session = studio.visitors.get("one")
+    assert session.photo.tobytes() == astronaut.tobytes()  # the only way up that shows a face
+    assert session.notes == (TURNED[3],)
+    assert (session.name, session.portrait.history.current) == ("me.v2", {"smile": 60})
+    assert words.READY in steps[-1][tab.status]
+    list(tab.on_turned(VISITOR, session.portrait.history.turn, *values))
+    assert studio.visitors.get("one").notes == (TURNED[3],)  # said once
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg"])
+def test_a_photo_comes_back_with_its_transparency(studio, astronaut, tmp_path, suffix):
+    alpha = np.full((512, 512), 255, np.uint8)
+    alpha[:, :100], alpha[:, 100:120] = 0, 128
+    photo = astronaut.copy()
+    photo.putalpha(Image.fromarray(alpha))
+    photo.save(tmp_path / "cut.png")
+    visitor = session.open_photo(studio, tmp_path / "cut.png", "cut.png", tmp_path)
+    visitor = session.choose_face(studio, visitor, 0, session.align_face(studio, visitor, 0))
+    path = session.export_result(studio, visitor, {}, PHOTO_VIEW, suffix, visible_mark=suffix == ".jpg")
+    with Image.open(path) as result:
+        if suffix == ".jpg":
+            assert result.mode == "RGB"
+            assert np.asarray(result)[:, :90].min() > 240
+            return
+        assert result.mode == "RGBA"
+        assert np.array_equal(np.asarray(result)[..., 3], alpha)
+        off = np.abs(np.asarray(result, float) - np.asarray(photo, float))[:, 100:]
+    assert off.max() <= 1 if suffix == ".png" else off.mean() < 3
+
+
+def test_a_format_that_cannot_hold_the_photo_is_refused_before_work(studio, opened, monkeypatch):
+    monkeypatch.setitem(export.MAX_SIDES, "WEBP", 500)
+    monkeypatch.setattr(session, "compose", None)
+    with pytest.raises(GRAError, match="at most 500 pixels"):
+        session.export_result(studio, opened, {}, PHOTO_VIEW, ".webp")
 
 
 def test_what_is_set_while_a_photo_is_read_is_how_it_is_shown(tab, studio, photo_file):

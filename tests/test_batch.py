@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 import zipfile
 from pathlib import Path, PureWindowsPath
 
@@ -20,6 +21,7 @@ from gra_core import batch, cli
 from gra_core.alignment import FaceAligner
 from gra_core.batch import REPORT, FolderSink, ZipSink, edit_batch, list_items
 from gra_core.constants import PROJECT_ROOT
+from gra_core.decoding import readable_formats
 from gra_core.errors import GRAError, UnreadableImageError
 
 
@@ -143,7 +145,7 @@ def test_names_of_results_are_harmless_everywhere(names):
         assert len(parts) <= 9
         for part in parts:
             assert part not in (".", "..")
-            assert part.isprintable()
+            assert all(letter.isprintable() or letter in "\u200c\u200d" for letter in part)
             assert not set(part) & set('<>:"\\|?*')
             assert not part.endswith((".", " "))
             assert not part.startswith(" ")
@@ -151,6 +153,14 @@ def test_names_of_results_are_harmless_everywhere(names):
             assert len(part.encode()) <= 240
         folders = {"/".join(parts[:end]).casefold() for end in range(1, len(parts))}
         assert not folders & {other.casefold() for other in [*results, REPORT]}
+
+
+@pytest.mark.parametrize(
+    "name", ["Amélie", "क्षितिज", "ภาพถ่าย", "👩🏽\u200d🚀 ☀️", "क्\u200dष", "名前", "a (1) & b's, #2"]
+)
+def test_names_keep_letters_of_all_scripts_and_emoji(name):
+    decomposed = unicodedata.normalize("NFD", name)
+    assert names_of_results([f"{name}/{decomposed}.jpg"]) == [f"{name}/{decomposed}-smile+40.png"]
 
 
 def test_hostile_names_stay_in_the_folder_and_in_the_zip(photo_file, tmp_path):
@@ -230,6 +240,108 @@ def test_names_that_are_no_text_can_be_reported(tmp_path):
     assert line.startswith("\\udcff x.png: ")
 
 
+def test_a_name_that_is_not_the_utf8_it_says_loses_no_zip(photo_file, tmp_path):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("früh.png", photo_file.read_bytes())
+        archive.writestr("plain.png", photo_file.read_bytes())
+    content = (tmp_path / "in.zip").read_bytes()
+    assert content.count("früh".encode()) == 2
+    (tmp_path / "in.zip").write_bytes(content.replace("früh".encode(), b"fr\xfc\xfch"))
+    items = list_items([tmp_path / "in.zip"])
+    assert len(items) == 2
+    assert not [outcome for outcome in run_quickly(items, FolderSink(tmp_path / "out")) if outcome.error]
+
+
+def test_folders_whose_names_are_no_text(photo_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "load_editor", lambda _args: StandIn())
+    monkeypatch.setattr("gra_core.alignment.FaceAligner", WholePhoto)
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe"))
+    try:
+        (folder / "in" / folder.name).mkdir(parents=True)
+    except OSError:
+        pytest.skip("the file system takes only text")
+    (folder / "in" / folder.name / "a.png").write_bytes(photo_file.read_bytes())
+    for out in (folder / "out", folder / "out.zip"):
+        assert cli.main(["batch", str(folder / "in"), "-o", str(out)]) == 0
+        assert "Wrote 1 of 1 photos" in capsys.readouterr().out
+    (result,) = (folder / "out").rglob("*.png")
+    assert result.relative_to(folder / "out").as_posix() == "--/a-unedited.png"
+
+
+def test_what_is_no_photo_is_listed(small_photos, tmp_path):
+    (small_photos / "f0" / "broken.png").unlink()
+    (small_photos / "f0" / "notes.txt").write_text("no photo")
+    (small_photos / ".hidden.txt").write_text("nor this")
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for file in small_photos.rglob("*.*"):
+            archive.write(file, file.relative_to(small_photos))
+    for source in (small_photos, tmp_path / "in.zip"):
+        items = list_items([source])
+        assert items.left_out == ["f0/notes.txt"]
+        with ZipSink(tmp_path / "out.zip") as sink:
+            assert not [outcome for outcome in run_quickly(items, sink) if outcome.error]
+        assert content_of(tmp_path / "out.zip")[REPORT].decode().startswith("f0/notes.txt: It is left out")
+
+
+def test_the_report_is_of_this_batch_and_can_always_be_written(small_photos, tmp_path):
+    out = tmp_path / "out"
+    with FolderSink(out) as sink:
+        run_quickly(list_items([small_photos]), sink)
+    assert "broken.png" in (out / REPORT).read_text()
+    (small_photos / "f0" / "broken.png").unlink()
+    with FolderSink(out) as sink:
+        run_quickly(list_items([small_photos]), sink)
+    assert not (out / REPORT).exists()
+    (out / REPORT).mkdir()
+    (small_photos / "broken.png").write_text("no picture")
+    with FolderSink(out) as sink:
+        assert len(run_quickly(list_items([small_photos]), sink)) == 13
+    assert "broken.png" in (out / "not-edited-2.txt").read_text()
+
+
+def test_a_full_disk_takes_nothing_that_is_done(tmp_path, monkeypatch):
+    content = b"picture" * 1000
+    with ZipSink(tmp_path / "out.zip") as sink:
+        sink.start("settings", {})
+        sink.write("a.png", content)
+        with monkeypatch.context() as patch:
+
+            def fail(self, data):
+                self._fileobj.write(bytes(data)[:100])
+                raise OSError(28, "No space left on device")
+
+            patch.setattr(zipfile._ZipWriteFile, "write", fail)
+            with pytest.raises(OSError, match="No space"):
+                sink.write("b.png", content)
+        sink.write("c.png", content)
+    assert content_of(tmp_path / "out.zip") == {"a.png": content, "c.png": content}
+
+
+def test_notes_on_photos_are_listed(tmp_path, photo_file):
+    content = photo_file.read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: int(len(content) * 0.95)])
+    with FolderSink(tmp_path / "out") as sink:
+        (outcome,) = run_quickly(list_items([tmp_path / "cut.png"]), sink)
+    assert "part of the file is missing" in outcome.notes[0]
+    assert (tmp_path / "out" / batch.NOTES).read_text() == f"cut.png: {outcome.notes[0]}\n"
+
+
+def test_a_format_that_cannot_hold_the_photo_is_refused_at_once(tmp_path):
+    Image.new("RGB", (16_400, 20)).save(tmp_path / "wide.png")
+    editor = StandIn()
+    options = {"whole_photo": True, "suffix": ".webp"}
+    items = list_items([tmp_path / "wide.png"])
+    (outcome,) = edit_batch(editor, WholePhoto(), items, {}, FolderSink(tmp_path / "out"), **options)
+    assert "at most 16383 pixels a side" in outcome.error
+    assert editor.inverted == 0
+
+
+def test_all_that_the_loader_reads_is_a_photo():
+    known = readable_formats()
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in (*known, "MPO", "DIB")}
+    assert suffixes == batch.SUFFIXES
+
+
 # --- interrupted batches ---------------------------------------------------------------------------------------------
 
 
@@ -271,9 +383,9 @@ def test_a_batch_goes_on_where_it_was_interrupted(small_photos, tmp_path, out):
     assert len(wanted) == 13
 
     class Counting(WholePhoto):
-        def detect(self, photo):
-            edited.append(photo.getpixel((0, 0)))
-            return super().detect(photo)
+        def find(self, photo):
+            edited.append(photo.image.getpixel((0, 0)))
+            return super().find(photo)
 
     for count in (4, 8, 12):
         with pytest.raises(Stop), sink_of(tmp_path / out) as sink:
@@ -387,7 +499,7 @@ def test_after_an_error_what_is_done_waits_for_the_next_time(tmp_path):
 
 
 def test_results_do_not_fall_among_the_photos(folder, archive, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_load_editor", lambda _args: StandIn())
+    monkeypatch.setattr(cli, "load_editor", lambda _args: StandIn())
     before = archive.read_bytes()
     for source, out in ((folder, folder), (folder, folder / "trip" / "out"), (archive, archive)):
         assert cli.main(["batch", str(source), "-o", str(out)]) == 2
@@ -410,7 +522,7 @@ def test_nothing_to_do_is_said(tmp_path):
 
 
 def test_the_command_line(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_load_editor", lambda _args: StandIn())
+    monkeypatch.setattr(cli, "load_editor", lambda _args: StandIn())
     assert cli.main(["batch", str(folder), "--set", "smile=40", "-o", str(tmp_path / "out.zip")]) == 1
     output = capsys.readouterr()
     assert "2 of 4 photos" in output.out

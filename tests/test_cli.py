@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from serving import StandIn
 
 from gra_core import cli
-from gra_core.alignment import FaceAligner
+from gra_core.alignment import TURNED, FaceAligner
 from gra_core.constants import CHECKPOINT_DIR, PROJECT_ROOT
 from gra_core.directions.registry import load_directions
 from gra_core.editor import PortraitEditor
@@ -265,6 +266,24 @@ def test_face_chooses_among_several(pair_file, tmp_path):
     assert difference(pair_file, tmp_path / "1.png", right) == 0
     assert difference(pair_file, tmp_path / "2.png", (20, 60, 700, 960)) == 0
     assert difference(pair_file, tmp_path / "2.png", right) > 0
+
+
+def test_what_was_done_to_a_photo_is_said_and_its_transparency_kept(astronaut, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_load_editor", lambda _args: StandIn())
+    photo = astronaut.copy()
+    photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+    photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.png")
+    assert run("edit", tmp_path / "lying.png", "--paste-back", "-o", tmp_path / "out.png") == 0
+    assert f"note: {TURNED[1]}" in capsys.readouterr().err
+    with Image.open(tmp_path / "out.png") as result:
+        assert result.getchannel("A").tobytes() == photo.getchannel("A").tobytes()
+
+
+def test_a_format_that_cannot_hold_the_photo_is_refused_at_once(tmp_path, capsys):
+    Image.new("RGB", (16_400, 20)).save(tmp_path / "wide.png")
+    assert run("edit", tmp_path / "wide.png", "--paste-back", "-o", tmp_path / "out.webp") == 2
+    assert "at most 16383 pixels a side" in one_line(capsys)
+    assert not (tmp_path / "out.webp").exists()
 
 
 def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -46,7 +46,7 @@ def test_the_visible_mark_is_visible_on_any_background(size, background):
 def test_settings_in_words_and_names(edits):
     assert describe({"smile": 60.0, "age": -30.0}, edits) == "Smile +60, Age -30"
     assert describe({}, edits) == "no edit"
-    assert result_name("My photo (1)", {"smile": 60.0}, ".png") == "My-photo-1-smile+60.png"
+    assert result_name("My photo (1)", {"smile": 60.0}, ".png") == "My photo (1)-smile+60.png"
     assert len(result_name("x" * 400, dict.fromkeys(edits, 55.0), ".webp")) <= 120
 
 

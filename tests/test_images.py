@@ -2,23 +2,25 @@
 
 import io
 import pickle
+import re
 import struct
 import threading
 import time
 import tracemalloc
 import zlib
 
+import hostile
 import numpy as np
 import pillow_heif
 import pytest
 import torch
 from measuring import memory, watched
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from skimage import data
 
-from gra_core import images
+from gra_core import colour, images
 from gra_core.errors import BusyError, UnreadableImageError
-from gra_core.images import MAX_PIXELS, image_to_tensor, load_image, tensor_to_image
+from gra_core.images import MAX_PIXELS, image_to_tensor, load_image, read_photo, tensor_to_image
 from gra_core.sandbox import SandboxError
 
 
@@ -229,12 +231,68 @@ def test_empty_and_missing_files(tmp_path):
     assert "cannot be opened" in refused("a\0b.png")
 
 
-@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
-def test_truncated_files(photo, file_format):
-    content = encode(photo, format=file_format)
-    for share in (0.3, 0.7, 0.95):
-        refused(content[: int(len(content) * share)])
-    assert "damaged or only partly there" in refused(encode(photo, format="JPEG")[:-800])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "HEIF", "AVIF", "TIFF"])
+def test_of_half_a_file_nothing_is_shown(photo, file_format):
+    content = hostile.encode(photo, file_format)
+    for share in (0.05, 0.3, 0.5):
+        message = refused(content[: int(len(content) * share)])
+        if file_format != "HEIF":
+            assert "damaged or only partly there" in message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "JPEG", "quality": 95},
+        {"format": "PNG"},
+        {"format": "PNG", "mode": "L"},
+        {"format": "PNG", "mode": "P"},
+        {"format": "BMP"},
+        {"format": "TIFF"},
+    ],
+)
+def test_what_is_there_of_a_file_is_read_and_what_is_missing_is_said(options):
+    options = dict(options)
+    photo = Image.fromarray(data.astronaut()).convert(options.pop("mode", "RGB"))
+    content = encode(photo, **options)
+    whole = load_image(content)
+    for share, most in ((0.999, 6), (0.88, 25)):
+        read = read_photo(content[: int(len(content) * share)])
+        (note,) = read.notes
+        missing = re.search(r"(less than 1|\d+) % of the photo is grey", note)[1]
+        assert int(missing.split()[-1]) <= most
+        same = (np.asarray(read.image) == np.asarray(whole)).all(axis=(1, 2))
+        assert same.sum() >= 512 * (1 - most / 100)
+        assert abs(int(missing.split()[-1]) - 100 * (1 - same.mean())) < 3
+    assert read_photo(content).notes == ()
+
+
+def test_a_jpeg_without_its_end_marker_is_whole(photo):
+    content = encode(photo, format="JPEG", quality=95)
+    read = read_photo(content[:-2])
+    assert read.notes == ()
+    assert difference(read.image, load_image(content)) == 0
+
+
+def test_the_end_of_a_progressive_jpeg_is_fine_detail():
+    photo = Image.fromarray(data.astronaut())
+    content = encode(photo, format="JPEG", quality=95, progressive=True)
+    read = read_photo(content[: int(len(content) * 0.7)])
+    assert "fine detail" in read.notes[0]
+    assert difference(read.image, photo) < 6
+    refused(content[: int(len(content) * 0.15)])
+
+
+def test_large_texts_and_profiles_of_a_png_are_no_obstacle(photo):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Comment", "x" * 3_000_000, zip=True)
+    info.add_itxt("XML:com.adobe.xmp", "<x>" + "y" * 3_000_000 + "</x>", zip=True)
+    info.add_text("More", "z" * 40_000_000, zip=True)
+    assert difference(load_image(encode(photo, format="PNG", pnginfo=info)), photo) == 0
+    profile = colour.matrix_profile(colour.Colours(None, colour.SRGB, 8)) + bytes(3_000_000)
+    profile = struct.pack(">I", len(profile)) + profile[4:]
+    loaded = load_image(encode(photo, format="PNG", icc_profile=profile))
+    assert difference(loaded, photo) > 20
 
 
 def test_damaged_files_raise_nothing_else(photo):

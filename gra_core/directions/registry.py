@@ -205,8 +205,8 @@ def glasses_thinned(directions: Mapping[str, EditDirection], strengths: Mapping[
 def _number(key: str, strength: object) -> float:
     try:
         value = float(strength)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise StrengthError(f"The strength of {key} must be a number, not {strength!r}.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise StrengthError(f"The strength of {key} must be a number, not {str(strength)[:40]!r}.") from None
     if not math.isfinite(value):
         raise StrengthError(f"The strength of {key} must be a finite number, not {value}.")
     return value
@@ -215,7 +215,7 @@ def _number(key: str, strength: object) -> float:
 def _unknown(key: str, directions: Mapping[str, EditDirection]) -> str:
     close = difflib.get_close_matches(str(key), directions, n=3)
     guess = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"There is no edit named {key!r}.{guess} Edits: {', '.join(directions)}."
+    return f"There is no edit named {str(key)[:40]!r}.{guess} Edits: {', '.join(directions)}."
 
 
 def _rows(vectors: np.ndarray) -> np.ndarray:

@@ -6,14 +6,13 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import FileData
-from PIL import Image
 
-from gra_core.alignment import AlignedFace
+from gra_core.alignment import Face
 from gra_core.compositing import View, compose
 from gra_core.directions.registry import edit_offset
-from gra_core.errors import GRAError
-from gra_core.export import FORMATS, describe, result_name, save_picture
-from gra_core.images import load_image
+from gra_core.errors import GRAError, StrengthError
+from gra_core.export import FORMATS, check_size, describe, result_name, save_picture
+from gra_core.images import Photo, read_photo
 from gra_core.ui.line import MODEL, Work
 from gra_core.ui.shelf import Shelf
 from gra_core.ui.studio import Studio
@@ -34,19 +33,21 @@ def add_endpoints(studio: Studio) -> None:
     def align(image: FileData, face: int = 0) -> tuple[FileData, dict[str, Any]]:
         """Cut a face out as the editor sees it. Face 0 is the largest.
 
-        Returns the crop (PNG, 1024 x 1024), and a dictionary with the number of `faces`, the `box` of each and the
-        corners of the crop in the photo (`quad`: top left, bottom left, bottom right, top right).
+        Returns the crop (PNG, 1024 x 1024), and a dictionary with the number of `faces`, the `boxes` of all and the
+        corners of the crop in the photo (`quad`: top left, bottom left, bottom right, top right), and sentences on what
+        was done to the photo (`notes`), such as that it was turned: boxes and quad are those of the turned photo.
         """
         try:
+            face = _whole_number(face)
             with studio.line.join(work=Work.OPEN) as place:
                 place.arrive()
-                photo = _photo(studio, image)
-                faces = studio.aligner.detect(photo)
-                aligned = studio.aligner.align(photo, faces[_index(face, len(faces))])
+                photo, faces = _opened(studio, image)
+                aligned = studio.aligner.align(photo.image, faces[_index(face, len(faces))])
         except Exception as error:
             raise gr.Error(explain(error), print_exception=False) from error
         path = _shelf().write("aligned.png", aligned.image.save)
         about = {"faces": len(faces), "boxes": [list(f.box) for f in faces], "quad": aligned.quad.tolist()}
+        about["notes"] = list(photo.notes)
         return file_value(str(path)), about
 
     def edit(
@@ -60,29 +61,31 @@ def add_endpoints(studio: Studio) -> None:
 
         Settings are strengths by key, such as {"smile": 60, "age": -30}; face 0 is the largest; the result is the
         whole photo, or the square around the face, both at the photo's own size (a face at 1024 x 1024 or more);
-        file_format is png, jpg or webp.
+        file_format is png, jpg or webp. What was done to the photo comes as messages of the kind "info", such as that
+        it was turned.
         """
         try:
-            edit_offset(studio.edits, settings)
+            face, strengths = _whole_number(face), _strengths(studio, settings)
             if f".{file_format}" not in FORMATS:
-                raise GRAError(f"There is no format {file_format!r}; there are: png, jpg, webp.")
-            strengths = {key: float(value) for key, value in settings.items()}
+                raise GRAError(f"There is no format {_short(file_format)}; there are: png, jpg, webp.")
+            suffix, about = f".{file_format}", describe(strengths, studio.edits)
             with studio.line.join(work=Work.OPEN) as place:
                 place.arrive()
-                photo = _photo(studio, image)
+                photo, faces = _opened(studio, image, suffix if whole_photo else None)
                 studio.line.give_way()
-                faces = studio.aligner.detect(photo)
-                studio.line.give_way()
-                aligned: AlignedFace = studio.aligner.align(photo, faces[_index(face, len(faces))])
+                aligned = studio.aligner.align(photo.image, faces[_index(face, len(faces))])
                 inversion = studio.editor.invert(aligned.image, studio.line.give_way)
                 output = studio.editor.render(inversion, strengths)
-            view = View.whole(photo) if whole_photo else View.close_up(photo, aligned)
+            view = View.whole(photo.image) if whole_photo else View.close_up(photo.image, aligned)
             result = compose(view, [(aligned, output)], faces)
-            suffix, about = f".{file_format}", describe(strengths, studio.edits)
+            if whole_photo:
+                result = photo.transparent(result)
             name = result_name("portrait", strengths, suffix)
             path = _shelf().write(name, lambda part: save_picture(result, part, suffix, about))
         except Exception as error:
             raise gr.Error(explain(error), print_exception=False) from error
+        for note in photo.notes:
+            gr.Info(note)
         return file_value(str(path))
 
     gr.api(edits, api_name="edits", concurrency_limit=None)
@@ -96,9 +99,32 @@ def _shelf() -> Shelf:
     return shelf
 
 
-def _photo(studio: Studio, image: FileData) -> Image.Image:
-    """The photo of an upload, which can be used again until it is deleted."""
-    return load_image(studio.received.path(image))
+def _opened(studio: Studio, image: FileData, suffix: str | None = None) -> tuple[Photo, list[Face]]:
+    """The photo of an upload, which can be used again until it is deleted, and its faces.
+
+    Raises:
+        GRAError: it cannot be used, or is too large for a file with `suffix`.
+    """
+    photo = read_photo(studio.received.path(image))
+    if suffix:
+        check_size(photo.image.size, suffix)
+    return studio.aligner.find(photo)
+
+
+def _strengths(studio: Studio, settings: object) -> dict[str, float]:
+    """The settings that a client sent."""
+    if not isinstance(settings, dict):
+        raise StrengthError('The settings are strengths by key, such as {"smile": 60, "age": -30}.')
+    if len(settings) > len(studio.edits):
+        raise StrengthError(f"There are {len(settings)} settings, but only {len(studio.edits)} edits.")
+    edit_offset(studio.edits, settings)
+    return {key: float(value) for key, value in settings.items()}
+
+
+def _whole_number(face: object) -> int:
+    if not isinstance(face, int) or isinstance(face, bool):
+        raise GRAError(f"The face is a whole number that counts from 0, the largest; not {_short(face)}.")
+    return face
 
 
 def _index(face: int, count: int) -> int:
@@ -106,3 +132,9 @@ def _index(face: int, count: int) -> int:
         found = "1 face was found" if count == 1 else f"{count} faces were found"
         raise GRAError(f"There is no face {face}: {found}, and face counts from 0, the largest.")
     return face
+
+
+def _short(value: object) -> str:
+    """A value that a client sent, for a message."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."

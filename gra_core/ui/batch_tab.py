@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import gradio as gr
 
-from gra_core.batch import SUFFIXES, ZipSink, edit_batch, list_items
+from gra_core.archives import is_hidden
+from gra_core.batch import LEFT_OUT, SUFFIXES, ZipSink, edit_batch, list_items
 from gra_core.directions.registry import EditDirection
 from gra_core.export import FORMAT_CHOICES, describe
 from gra_core.ui import words
@@ -63,7 +64,7 @@ class BatchTab:
         outputs = [self.status, self.result, self.start, self.stop]
         tab.select(self.on_open, self.panel.sliders, [self.summary], **common)
         self.uploads.connect(common)
-        self.folder.upload(self.on_folder, [self.folder], [self.files], **common)
+        self.folder.upload(self.on_folder, [self.folder], [self.files, self.status], **common)
         self.start.click(self.on_wait, self.uploads.inputs, [self.status], js=READ, **common).then(
             self.on_start,
             [*self.uploads.inputs, self.view, self.format, *self.panel.sliders],
@@ -79,15 +80,18 @@ class BatchTab:
         edits = self.studio.edits_of(request.session_hash)
         return self._settings(self.panel.read(values, edits), edits)
 
-    def on_folder(self, request: gr.Request, files: list[dict] | None) -> list[str]:
-        """A folder was chosen: its photos are listed like single ones, what else is in it is left out."""
-        received, photos = self.studio.received, []
+    def on_folder(self, request: gr.Request, files: list[dict] | None) -> dict:
+        """A folder was chosen: its photos are listed like single ones, what else is in it is left out, and said."""
+        received, photos, left_out = self.studio.received, [], []
         for file in files or []:
-            if received.path(file).suffix.lower() in SUFFIXES:
+            path = received.path(file)
+            if path.suffix.lower() in SUFFIXES:
                 photos.append(file)
             else:
                 received.discard(file)
-        return [str(path) for path in self.uploads.keep(request, photos)]
+                left_out += [] if is_hidden(path.name) else [(path.name, LEFT_OUT)]
+        listed = [str(path) for path in self.uploads.keep(request, photos)]
+        return {self.files: listed, self.status: _lists(left_out)}
 
     def on_stop(self, request: gr.Request) -> dict:
         """The visitor has enough: the photo in hand is the last one."""
@@ -117,12 +121,13 @@ class BatchTab:
         desk = Shelf()  # the photos stay there until the batch is done, however long they have been in the list
         try:
             items = list_items([desk.copy(path) for path in self.uploads.read(request, paths)])
+            left_out = [(name, LEFT_OUT) for name in items.left_out]
             shelf = visitors.new_shelf(visitor, "edited photos")
             path = shelf.path(RESULT_NAME)
             edits = self.studio.edits_of(request.session_hash)
-            edited, failures, stopped = 0, [], ""
+            edited, failures, notes, stopped = 0, left_out, [], ""
             with ZipSink(path) as sink:
-                for outcome in edit_batch(
+                outcomes = edit_batch(
                     self.studio.editor,
                     self.studio.aligner,
                     items,
@@ -132,16 +137,26 @@ class BatchTab:
                     suffix=FORMAT_CHOICES[file_format],
                     edits=edits,
                     unexpected=explain,
-                ):
+                )
+                while True:
+                    try:
+                        outcome = next(outcomes, None)
+                    except OSError as error:  # such as a full disk: what is done is not lost
+                        stopped = f"{explain(error)} "
+                        break
+                    if outcome is None:
+                        break
                     visitors.get(visitor)  # the visit is not over as long as this goes on
                     if outcome.error:
                         failures.append((outcome.name, outcome.error))
+                    notes += [(outcome.name, " ".join(outcome.notes))] if outcome.notes else []
                     edited += outcome.error is None
                     if request.session_hash in self.stopping:
                         self.stopping.discard(request.session_hash)
                         stopped = "Stopped: "
                         break
-                    yield {self.status: _progress(outcome.done, outcome.total, outcome.name) + _errors(failures)}
+                    progress = _progress(outcome.done, outcome.total, outcome.name)
+                    yield {self.status: progress + _lists(failures, notes)}
         except Exception as error:
             yield {**done, self.status: note("error", explain(error))}
             return
@@ -150,7 +165,7 @@ class BatchTab:
         message = f"{stopped}{edited} of {len(items)} photos edited."
         yield {
             **done,
-            self.status: note("ready" if edited else "error", message) + _errors(failures),
+            self.status: note("ready" if edited else "error", message) + _lists(failures, notes),
             self.result: gr.update(value=str(path), visible=edited > 0),
         }
 
@@ -166,8 +181,12 @@ def _progress(done: int, total: int, name: str) -> str:
     return f'<div class="note busy" role="status"><span>{text}</span>{bar}</div>'
 
 
-def _errors(failures: list[tuple[str, str]]) -> str:
-    if not failures:
+def _lists(failures: list[tuple[str, str]], notes: list[tuple[str, str]] = ()) -> str:
+    return _list(words.BATCH_FAILURES, failures) + _list(words.BATCH_NOTES, notes)
+
+
+def _list(title: str, pairs: list[tuple[str, str]]) -> str:
+    if not pairs:
         return ""
-    rows = "".join(f"<li><b>{html.escape(name)}</b>: {html.escape(reason)}</li>" for name, reason in failures)
-    return f'<div class="failures"><p>Not edited:</p><ul>{rows}</ul></div>'
+    rows = "".join(f"<li><b>{html.escape(name)}</b>: {html.escape(said)}</li>" for name, said in pairs)
+    return f'<div class="failures"><p>{title}</p><ul>{rows}</ul></div>'

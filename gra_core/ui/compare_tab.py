@@ -15,7 +15,7 @@ from gra_core.batch import SUFFIXES
 from gra_core.directions.registry import EditDirection
 from gra_core.errors import CheckpointError, GRAError
 from gra_core.export import describe, result_name, save_picture
-from gra_core.images import load_image
+from gra_core.images import read_photo
 from gra_core.ui import words
 from gra_core.ui.contact_sheet import Row, draw_sheet, figure_texts
 from gra_core.ui.examples import example_files
@@ -147,7 +147,12 @@ class CompareTab:
 
     def _photo(self, path: Path) -> tuple[str, Callable[[], Image.Image]]:
         """What a file is called, and a way to its largest face."""
-        return path.name, lambda: self.studio.aligner.align_photo(load_image(path)).image
+
+        def face() -> Image.Image:
+            photo, faces = self.studio.aligner.find(read_photo(path))
+            return self.studio.aligner.align(photo.image, faces[0]).image
+
+        return path.name, face
 
     def _compare(
         self,

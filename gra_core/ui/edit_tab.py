@@ -14,10 +14,11 @@ from pathlib import Path
 import gradio as gr
 
 from gra_core import settings
+from gra_core.alignment import TURNED
 from gra_core.directions import text
 from gra_core.errors import GRAError
 from gra_core.export import FORMAT_CHOICES, animation_formats, describe
-from gra_core.images import load_image
+from gra_core.images import Photo, load_image
 from gra_core.ui import session as work
 from gra_core.ui import words
 from gra_core.ui.examples import example_files
@@ -62,6 +63,7 @@ class EditTab:
         with gr.Row(equal_height=False, elem_id="work"):
             with gr.Column(scale=3, min_width=320, elem_id="stage"):
                 self.status = gr.HTML(note("ready", words.CHOOSE), js_on_load=SCRIPTS["status"], elem_id="status")
+                self.notes = gr.HTML(visible=False, elem_id="notes")
                 self._draw_stage()
             with gr.Column(scale=2, min_width=320, elem_id="side"):
                 self.panel = EditPanel(studio.edits, in_words=text.is_available())
@@ -97,6 +99,7 @@ class EditTab:
                 self.mark = gr.Checkbox(
                     label="Write “AI-edited” into the corner", container=False, min_width=200, elem_id="mark"
                 )
+                self.turned = gr.Button("Turn", size="md", min_width=80, scale=0, elem_id="turn")
                 self.another = gr.Button("New photo", size="md", min_width=110, scale=0, elem_id="another")
                 self.download = gr.Button(
                     words.DOWNLOAD, variant="primary", size="md", min_width=130, elem_id="download"
@@ -131,7 +134,7 @@ class EditTab:
         panel, sliders = self.panel, self.panel.sliders
         # What a slider move may change; Gradio takes half a millisecond for each output, changed or not.
         moved = [
-            *(self.turn, self.status, self.upload, self.viewer, self.faces, self.bar, self.welcome),
+            *(self.turn, self.status, self.notes, self.upload, self.viewer, self.faces, self.bar, self.welcome),
             *(self.animation, self.animation_file, panel.undo, panel.redo, panel.summary, *panel.slots),
         ]
         outputs = [*moved, self.view, self.file, self.download, self.moved, panel.finder, *panel.sliders]
@@ -139,6 +142,7 @@ class EditTab:
         for opened in (
             self.upload.input(self.on_upload, [self.upload, *sliders], outputs, **common),
             self.examples.select(self.on_example, sliders, outputs, **common),
+            self.turned.click(self.on_turned, [self.turn, *sliders], outputs, **common),
         ):
             opened.then(self.on_opened, [self.turn, self.view, *sliders], moved, **common).then(
                 self.on_rest, None, [self.viewer], **rest
@@ -255,6 +259,16 @@ class EditTab:
         path = example_files()[event.index]
         yield from self._open(request, path, path.name, values)
 
+    def on_turned(self, request: gr.Request, turn: float, *values: object) -> Iterator[dict]:
+        """The photo is to be turned by a quarter."""
+        session = self.studio.visitors.get(request.session_hash)
+        if session is None:
+            yield self.no_photo(request, turn)
+            return
+        photo = session.original.turned(1)
+        photo = replace(photo, notes=tuple(note for note in photo.notes if note not in TURNED.values()))
+        yield from self._open(request, photo, f"{session.name}.jpg", values)
+
     def on_opened(self, request: gr.Request, turn: float, view: str, *values: object) -> Iterator[dict]:
         """The photo is shown, or could not be opened: what was done to the sliders at the last moment follows."""
         session = self.studio.visitors.get(request.session_hash)
@@ -297,18 +311,20 @@ class EditTab:
             before = {**self.answer(session, view), self.faces: _faces(session)} if shown else {}
             yield {**before, self.status: note("error", explain(error))}
 
-    def _open(self, request: gr.Request, path: str | Path, name: str, values: tuple[object, ...]) -> Iterator[dict]:
-        """From a file to its largest face, inverted and edited as the sliders stand by then."""
+    def _open(
+        self, request: gr.Request, source: str | Path | Photo, name: str, values: tuple[object, ...]
+    ) -> Iterator[dict]:
+        """From a file, or a photo read before, to its largest face, inverted and edited as the sliders stand then."""
         strengths = self.panel.read(values, self.studio.edits_of(request.session_hash))
         visit = self.studio.visitors.visit(request.session_hash)
         opening = visit.opening = Opening(strengths)
         try:
-            yield from self.in_line(self._start, Work.OPEN, self._empty)(request, path, name, opening)
+            yield from self.in_line(self._start, Work.OPEN, self._empty)(request, source, name, opening)
         finally:
             if visit.opening is opening:  # no other photo came
                 visit.opening = None
 
-    def _start(self, request: gr.Request, path: str | Path, name: str, opening: Opening) -> Iterator[dict]:
+    def _start(self, request: gr.Request, source: str | Path | Photo, name: str, opening: Opening) -> Iterator[dict]:
         """As `_open`, when it is the visitor's turn."""
         visitors, visitor = self.studio.visitors, request.session_hash
         visitors.drop(visitor)
@@ -316,7 +332,7 @@ class EditTab:
         session, kept = None, False
         try:
             yield {self.status: note("busy", words.FINDING)}
-            session = work.open_photo(self.studio, path, name)
+            session = work.open_photo(self.studio, source, name)
             self.studio.line.give_way()
             aligned = work.align_face(self.studio, session, 0)
             photo = work.show_before(session, PHOTO_VIEW, aligned, 0)
@@ -531,6 +547,7 @@ class EditTab:
         """The page with a photo in it."""
         several = len(session.faces) > 1
         return {
+            self.notes: gr.update(value=note("ready", " ".join(session.notes)), visible=bool(session.notes)),
             self.upload: gr.update(visible=False),
             self.welcome: gr.update(visible=False),
             self.faces: gr.update(value=_faces(session) if several else None, visible=several),
@@ -543,6 +560,7 @@ class EditTab:
         """The page without a photo."""
         return {
             self.turn: 0,
+            self.notes: gr.update(value="", visible=False),
             self.upload: gr.update(value=None, visible=True),
             self.viewer: gr.update(value=None, visible=False),
             self.faces: gr.update(value=None, visible=False),

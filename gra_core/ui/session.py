@@ -18,7 +18,7 @@ from gra_core.alignment import AlignedFace, Face
 from gra_core.compositing import EditOutput, View, close_up_side, compose
 from gra_core.constants import IMAGE_SIZE
 from gra_core.directions.registry import EditDirection
-from gra_core.images import load_image
+from gra_core.images import Photo, read_photo
 from gra_core.ui.gpu import size_in_bytes
 from gra_core.ui.history import History
 from gra_core.ui.shelf import Shelf
@@ -52,6 +52,8 @@ class Session:
 
     Attributes:
         photo: RGB, upright, full size.
+        alpha: its opacity, mode L; None where all is opaque.
+        notes: sentences on what was done to the photo.
         name: the file's name on the visitor's side, without its suffix.
         faces: all faces, largest first.
         shelf: where the pictures lie that the browser sees.
@@ -66,6 +68,8 @@ class Session:
     shelf: Shelf
     edits: Mapping[str, EditDirection]
     index: int = 0
+    alpha: Image.Image | None = None
+    notes: tuple[str, ...] = ()
     portraits: dict[int, Portrait] = field(default_factory=dict)
     _others: dict[int, tuple[Mapping[str, float], EditOutput]] = field(default_factory=dict)
     _drafts: list[Image.Image] = field(default_factory=list)
@@ -78,6 +82,11 @@ class Session:
     def drop_draft(self) -> None:
         """The page shows something else instead."""
         self._drafts.clear()
+
+    @property
+    def original(self) -> Photo:
+        """The photo as it was read."""
+        return Photo(self.photo, self.alpha, self.notes)
 
     @property
     def portrait(self) -> Portrait:
@@ -93,7 +102,7 @@ class Session:
         )
         others = sum(size_in_bytes(output) for _, output in list(self._others.values()))
         drafts = sum(map(size_in_bytes, list(self._drafts)))
-        return size_in_bytes(self.photo) + portraits + others + drafts
+        return size_in_bytes(self.photo) + size_in_bytes(self.alpha) + portraits + others + drafts
 
     @cached_property
     def preview(self) -> View:
@@ -114,12 +123,12 @@ class Session:
         return {index: strengths for index, strengths in others.items() if strengths}
 
 
-def open_photo(studio: Studio, path: str | Path, name: str, root: str | Path | None = None) -> Session:
+def open_photo(studio: Studio, source: str | Path | Photo, name: str, root: str | Path | None = None) -> Session:
     """Read a photo and find its faces.
 
     Args:
         studio: the shared parts.
-        path: the uploaded file.
+        source: the uploaded file, or a photo that was read before.
         name: the file's name on the visitor's side.
         root: the folder for the files of the session; see `Shelf`.
 
@@ -127,9 +136,9 @@ def open_photo(studio: Studio, path: str | Path, name: str, root: str | Path | N
         UnreadableImageError: the file is not a picture.
         NoFaceError: nobody is in it.
     """
-    photo = load_image(path)
-    faces = tuple(studio.aligner.detect(photo))
-    return Session(photo=photo, name=Path(name).stem, faces=faces, shelf=Shelf(root), edits=studio.edits)
+    photo, faces = studio.aligner.find(source if isinstance(source, Photo) else read_photo(source))
+    session = Session(photo.image, Path(name).stem, tuple(faces), Shelf(root), studio.edits)
+    return replace(session, alpha=photo.alpha, notes=photo.notes)
 
 
 def align_face(studio: Studio, session: Session, index: int) -> AlignedFace:
@@ -196,8 +205,12 @@ def export_result(
 ) -> str:
     """Path of a picture of the result at the photo's own size, named after the photo and the edits."""
     whole = view == PHOTO_VIEW
+    if whole:
+        export.check_size(session.photo.size, suffix)
     shown = View.whole(session.photo) if whole else View.close_up(session.photo, session.portrait.aligned)
     result = _drawn(studio, session, shown, strengths)
+    if whole:
+        result = session.original.transparent(result)
     note = export.describe(strengths, session.edits)
     return session.shelf.put_file(
         export.result_name(session.name, strengths, suffix),

@@ -83,8 +83,10 @@ and what is made of them. If the program is ended by force, what it had on disk 
 Nothing is used for training, and no statistics are collected. Links and settings files hold slider positions only.
 Edits of your own are forgotten when you close the page.
 
-What you download carries a note in its metadata that it was edited by AI (PNG text, XMP, the IPTC digital source
-type), and nothing of the original's metadata, such as place and time.
+What you download is in sRGB, whatever the colours of the photo: wide colours and HDR are brought into it. Transparency
+comes back with the whole photo as PNG or WebP; JPEG has white in its place. The file carries a note in its metadata
+that it was edited by AI (PNG text, XMP, the IPTC digital source type), and nothing of the original's metadata, such as
+place and time.
 """
 LICENCE = """
 The program is open source (Apache-2.0). The generator's weights are distilled from StyleGAN2-FFHQ, whose weights and
@@ -99,6 +101,8 @@ face is edited. A photo that cannot be edited is listed; the others go on.
 """
 BATCH_NOTHING = "All sliders are at 0. Set them in the tab Edit first, or the photos come back as they are."
 BATCH_WAITING = "Waiting for its turn"
+BATCH_FAILURES = "Not edited:"
+BATCH_NOTES = "Edited, but:"
 BATCH_EMPTY = "Choose photos, a folder or a zip first."
 
 COMPARE = """
