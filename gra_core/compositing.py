@@ -331,13 +331,14 @@ def _membrane() -> tuple[SuperLU, np.ndarray, np.ndarray, coo_array]:
     """Laplace's equation between the crop and the edge of the wide grid, factorised.
 
     Returns:
-        The factors; which cells are known (the crop; zeros outside) and which are not; what takes the known cells'
-        values to the right side.
+        The factors; which cells are known (the crop, and zeros at the edge) and which are not; what takes the known
+        cells' values to the right side.
     """
     cells = np.arange(WIDE * WIDE).reshape(WIDE, WIDE)
-    inside = np.zeros((WIDE, WIDE), bool)
-    inside[BEYOND : BEYOND + SIDE, BEYOND : BEYOND + SIDE] = True
-    known, unknown = np.flatnonzero(inside), np.flatnonzero(~inside)
+    ring = np.zeros((WIDE, WIDE), bool)
+    ring[1:-1, 1:-1] = True
+    ring[BEYOND : BEYOND + SIDE, BEYOND : BEYOND + SIDE] = False
+    known, unknown = np.flatnonzero(~ring), np.flatnonzero(ring)
     pairs = [
         (cells[:, 1:], cells[:, :-1]),
         (cells[:, :-1], cells[:, 1:]),

@@ -37,6 +37,7 @@ from serving import (
 
 from gra_core import export
 from gra_core.alignment import TURNED, FaceAligner
+from gra_core.compositing import View, compose
 from gra_core.constants import PROJECT_ROOT
 from gra_core.directions.registry import load_directions
 from gra_core.errors import CheckpointError, FaceTooSmallError, GRAError, NoFaceError, UnreadableImageError
@@ -49,7 +50,6 @@ from gra_core.ui.studio import Studio
 from gra_core.ui.visitors import Visitors
 
 YOURS_IS_NEXT = words.NEXT.split(",")[0]
-FACE_BOX = (300, 300, 724, 800)  # eyes to chin in an aligned face of 1024 px
 
 
 @pytest.fixture
@@ -182,7 +182,9 @@ def test_the_page_works_with_a_lent_card(monkeypatch, editor, photo_file, tmp_pa
     moved = zeros(tab)
     moved[0], moved[len(lent.edits)] = 40, 50
     answer = tab.on_move(VISITOR, visit.portrait.history.turn, FACE_VIEW, *moved)
-    expected = editor.edit(editor.invert(visit.portrait.aligned.image), {"smile": 40, "curly": 50}, visit.edits)
+    aligned = visit.portrait.aligned
+    expected = editor.render(editor.invert(aligned.image), {"smile": 40, "curly": 50}, visit.edits)
+    expected = compose(View.close_up(visit.photo, aligned, 1024), [(aligned, expected)])
     with Image.open(answer[tab.viewer]["value"]["after"]["path"]) as shown:
         assert difference(shown.convert("RGB"), expected) < 2
     *_, last = compare.on_start(VISITOR, None, "[]", compare_tab.ALL_SLIDERS, 0, *moved)
@@ -531,7 +533,7 @@ def test_the_sliders_of_a_face_are_shown_before_it_is_read(tab, studio, stand_in
     turn = first.portrait.history.turn
     smile = tab.panel.sliders[0]
 
-    def refuse(_aligned):
+    def refuse(_aligned, _pause):
         raise CheckpointError("The weights are missing.")
 
     with monkeypatch.context() as broken:
@@ -562,7 +564,8 @@ def test_a_moving_slider_shows_a_quick_picture_and_a_resting_one_the_same_withou
         answer = tab.on_move(VISITOR, opened.portrait.history.turn, FACE_VIEW, value, *zeros(tab)[1:])
         return Path(answer[tab.viewer]["value"]["after"]["path"])
 
-    expected = stand_in.edit(opened.portrait.aligned.image, {"smile": 60})
+    aligned = opened.portrait.aligned
+    expected = close_up(opened.photo, aligned, stand_in.edit(aligned.image, {"smile": 60}))
     quick = move(60)
     rest = Path(asyncio.run(tab.on_rest(VISITOR))[tab.viewer]["value"]["after"]["path"])
     assert 0 < np.abs(pixels(quick) - np.asarray(expected, dtype=float)).mean() < 2
@@ -706,16 +709,16 @@ def test_the_application_edits_and_compares(astronaut, photo_file, bad_files, ed
         upload(tab, photo_file)
         aligned = FaceAligner().align_photo(astronaut)
         inversion = editor.invert(aligned.image)
-        plain, serious = editor.edit(inversion, {}), editor.edit(inversion, {"smile": -80})
-        assert like(aligned.image)(picture(tab, ORIGINAL))
-        eventually(tab, like(plain, 0.1))
-        assert difference(serious, plain, FACE_BOX) > 2
+        serious = compose(astronaut, [(aligned, editor.render(inversion, {"smile": -80}))])
+        assert like(astronaut, 3)(picture(tab, ORIGINAL))
+        eventually(tab, like(astronaut, 3))
+        assert difference(serious, astronaut, aligned.face.box) > 2
         set_slider(tab, "smile", "-80")
-        eventually(tab, like(serious, 0.1))
+        eventually(tab, lambda shown: difference(shown, serious, aligned.face.box) < 2)
         with tab.expect_download() as download:
             tab.locator("#download").click()
-        download.value.save_as(tmp_path / "face.png")
-        with Image.open(tmp_path / "face.png") as result:
+        download.value.save_as(tmp_path / "photo.png")
+        with Image.open(tmp_path / "photo.png") as result:
             assert difference(result, serious) < 0.1
 
         tab.get_by_role("tab", name="Compare").click()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageDraw
 
 from gra_core.alignment import AlignedFace, Face, crop_at
-from gra_core.compositing import EditOutput, compose
+from gra_core.compositing import BEYOND, SIDE, EditOutput, compose
 from gra_core.constants import IMAGE_SIZE
 
 
@@ -49,6 +49,17 @@ def detail(image: Image.Image, box: tuple[int, int, int, int]) -> float:
     """Mean absolute difference to the mean of each pixel's neighbours."""
     picture = torch.from_numpy(levels(image.crop(box))).permute(2, 0, 1)[None]
     return (picture - torch.nn.functional.avg_pool2d(picture, 5, 1, 2))[..., 4:-4, 4:-4].abs().mean().item()
+
+
+def test_an_edit_ends_a_third_of_the_side_beyond_the_crop():
+    photo = noise(1200, 1200)
+    crop = aligned_at(photo, 400, 400, 400)
+    everything = EditOutput(crop.image, np.full((64, 64, 2), 0.1, np.float32), np.ones((8, 8), np.float32))
+    changed = np.asarray(ImageChops.difference(compose(photo, [(crop, everything)]), photo)).any(-1)
+    beyond = round(400 * BEYOND / SIDE)
+    assert changed[400 - beyond // 2 : 800 + beyond // 2, 400 - beyond // 2 : 800 + beyond // 2].mean() > 0.9
+    changed[400 - beyond : 800 + beyond, 400 - beyond : 800 + beyond] = False
+    assert not changed.any()
 
 
 @settings(max_examples=5, deadline=None)
