@@ -21,17 +21,23 @@ from gra_core.errors import UnreadableImageError, refusing
 from gra_core.sandbox import Shared
 
 MAX_PIXELS = 100_000_000
-"""Largest picture that is opened, in pixels. A larger JPEG, up to four times as large, is opened at half its size."""
+"""Largest picture that comes out, in pixels. Larger ones are opened at half their size: JPEGs of up to four times as
+many pixels, which are decoded so, and others of up to MAX_WHOLE_PIXELS, which are decoded whole before."""
 
 MAX_BYTES = 480_000_000
-"""Most memory that decoding may take, but for a copy that turning needs: more than pixels of some kinds would take."""
+"""Most memory that decoding may take, but for a copy that turning needs; what takes more is opened at half its size."""
+
+MAX_WHOLE_PIXELS = 200_000_000
+MAX_WHOLE_BYTES = 1_600_000_000
+"""Largest picture that is decoded to be opened at half its size, and most memory that this may take."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 """What Pillow may try. Short on purpose: some of its other readers start external programs (EPS), and PPM is written by
 no camera."""
 
 SEVERAL_COPIES = {"WEBP": (25_000_000, 20), "AVIF": (50_000_000, 16), "HEIF": (50_000_000, 16)}
-"""Formats whose decoders keep several copies: the largest picture of them, pixels, and bytes that each takes."""
+"""Formats whose decoders keep several copies: the largest picture of them that comes out, pixels, and bytes that each
+takes."""
 
 MAX_SCANS = 100
 """Scans of a JPEG, each of which goes over all of its pixels. Progressive ones have about ten."""
@@ -71,6 +77,7 @@ _UPRIGHT = {
 """EXIF orientation -> the operation that makes the picture upright. EXIF 2.32, tag 0x0112; 1 is upright already."""
 
 SOME_MISSING = "A part of the file is missing: {} of the photo is grey. Copy or download the file again if you can."
+HALVED = "The photo is too large to be opened whole ({} x {} pixels): it was opened at half its size."
 COARSE = "The end of the file is missing, so that the photo lacks fine detail. Copy or download it again if you can."
 
 _MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
@@ -85,23 +92,21 @@ def read_header(source: Shared, name: str) -> dict[str, int]:
         name: what it is called in messages.
 
     Returns:
-        `pixels`, and `memory`: most bytes that decoding it takes.
+        `pixels` of the result; `memory`: most bytes that decoding it takes; `halved`: 1 if it comes at half its size.
 
     Raises:
         UnreadableImageError: it is not a picture, too large, or made to take forever.
     """
     with refusing(UnreadableImageError, _DAMAGED.format(name)), _opened(source, name) as (image, full):
-        pixels, kind = image.width * image.height, _kind(image)
-        if kind == "JPEG":
+        if _kind(image) == "JPEG":
             _check_scans(source, name)
-        limit, _ = SEVERAL_COPIES.get(kind, (MAX_PIXELS, 0))
-        need = _memory(image)
-        if pixels > limit or (need > MAX_BYTES and kind not in SEVERAL_COPIES):
-            width, height = full
-            limit = min(limit, MAX_BYTES * width * height // need)
-            raise _too_large(name, f"{width} x {height} pixels", limit)
-        turning = pixels * 4 if _is_placed(image) and not _decodes_into_place(image) else 0
-        return {"pixels": pixels, "memory": need + turning + source.size}
+        width, height = _halved(image.size) if _is_halved(image) else image.size
+        decoded, pixels, need = image.width * image.height, width * height, _memory(image)
+        if pixels > MAX_PIXELS or decoded > MAX_WHOLE_PIXELS or need > MAX_WHOLE_BYTES:
+            limit = min(MAX_WHOLE_PIXELS, MAX_WHOLE_BYTES * decoded // need)
+            raise _too_large(name, f"{full[0]} x {full[1]} pixels", limit)
+        turning = decoded * 4 if _is_placed(image) and not _decodes_into_place(image) else 0
+        return {"pixels": pixels, "memory": need + turning + source.size, "halved": int((width, height) != full)}
 
 
 def read_pixels(source: Shared, target: Shared, name: str) -> dict[str, object]:
@@ -117,14 +122,15 @@ def read_pixels(source: Shared, target: Shared, name: str) -> dict[str, object]:
     """
     with refusing(UnreadableImageError, _DAMAGED.format(name)):
         memory = target.map()
-        with _opened(source, name) as (image, _):
+        with _opened(source, name) as (image, full):
+            notes = [HALVED.format(*full)] if _is_halved(image) or image.size != full else []
             try:
                 in_place = _load(image, memory)
             except (OSError, SyntaxError, ValueError, IndexError, EOFError):
                 image.close()
             else:
-                return _finished(image, source, memory, in_place, [])
-        return _read_partly(source, memory, name)
+                return _finished(image, source, memory, in_place, notes)
+        return _read_partly(source, memory, name, notes)
 
 
 def picture_over(memory: mmap.mmap, size: tuple[int, int], mode: str = "RGB") -> Image.Image:
@@ -179,10 +185,19 @@ def _kind(image: Image.Image) -> str:
 
 def _memory(image: Image.Image) -> int:
     """Most bytes that decoding takes, the result included."""
+    if not _is_halved(image):
+        return _whole_memory(image)
+    width, height = _halved(image.size)
+    decoded = image.width * image.height * _STORED.get(image.mode, 4)
+    return (_whole_memory(image) if _kind(image) in SEVERAL_COPIES else decoded) + 4 * width * height
+
+
+def _whole_memory(image: Image.Image) -> int:
+    """As `_memory`, when it comes out at its full size."""
     pixels = image.width * image.height
     if _kind(image) in SEVERAL_COPIES:
         return pixels * SEVERAL_COPIES[_kind(image)][1]
-    need = pixels * (4 if _is_placed(image) else 4 + _STORED.get(image.mode, 4))
+    need = pixels * (4 if _is_placeable(image) else 4 + _STORED.get(image.mode, 4))
     if image.info.get("progressive"):  # the coefficients of all scans, two bytes each, of the full size
         widest, *_ = sorted((across * down for _, across, down, _ in image.layer), reverse=True)
         samples = sum(across * down for _, across, down, _ in image.layer) / widest
@@ -199,9 +214,26 @@ _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}
 """Bytes that Pillow takes for a pixel, where it is not four."""
 
 
-def _is_placed(image: Image.Image) -> bool:
+def _is_halved(image: Image.Image) -> bool:
+    """Whether the decoded picture is brought to half its size: it or its decoding is too large. JPEG does so itself."""
+    kind, pixels = _kind(image), image.width * image.height
+    if kind in SEVERAL_COPIES:
+        return pixels > SEVERAL_COPIES[kind][0]
+    return kind != "JPEG" and (pixels > MAX_PIXELS or _whole_memory(image) > MAX_BYTES)
+
+
+def _halved(size: tuple[int, int]) -> tuple[int, int]:
+    return (size[0] + 1) // 2, (size[1] + 1) // 2
+
+
+def _is_placeable(image: Image.Image) -> bool:
     """Whether pixels of this kind can be decoded to where the result goes: they take four bytes, too."""
     return image.format in ("JPEG", "MPO", "PNG", "BMP", "TIFF") and image.mode in ("RGB", "RGBA", "CMYK")
+
+
+def _is_placed(image: Image.Image) -> bool:
+    """Whether it is decoded to where the result goes, if it need not be turned."""
+    return _is_placeable(image) and not _is_halved(image)
 
 
 def _too_large(name: str, size: str, limit: int) -> UnreadableImageError:
@@ -262,7 +294,7 @@ def _load(image: Image.Image, memory: mmap.mmap, fill: int | None = None) -> boo
     return in_place and image.im is target
 
 
-def _read_partly(source: Shared, memory: mmap.mmap, name: str) -> dict[str, object]:
+def _read_partly(source: Shared, memory: mmap.mmap, name: str, notes: list[str]) -> dict[str, object]:
     """As `read_pixels`, of a file of which a part is missing.
 
     It is decoded twice, with something else in place of what is missing: rows that come out alike are the photo's.
@@ -283,7 +315,8 @@ def _read_partly(source: Shared, memory: mmap.mmap, name: str) -> dict[str, obje
             share = sum(other) / image.height
             if lacks == "all" or (lacks == "rows" and share > MOST_MISSING):
                 raise UnreadableImageError(_DAMAGED.format(name))
-            notes = [COARSE if lacks == "detail" else SOME_MISSING.format(_percent(share))] if share else []
+            if share:
+                notes.append(COARSE if lacks == "detail" else SOME_MISSING.format(_percent(share)))
             return _finished(image, source, memory, in_place, notes)
     raise AssertionError
 
@@ -324,21 +357,26 @@ def _finished(
     if in_place and operation is not None:
         image, in_place = image.copy(), False
     turned = operation in (_UPRIGHT[5], _UPRIGHT[6], _UPRIGHT[7], _UPRIGHT[8])
+    halved = _is_halved(image)
+    size = _halved(size) if halved else size
     width, height = size[::-1] if turned else size
     with source.map(writable=False) as content:
         colours = stated(image, content)
     to_rgb = _converter(image, colours)
     if not in_place or to_rgb is not None or image.mode != "RGB":
         pages = {mode: picture_over(memory, (width, height), mode) for mode in ("RGB", "RGBA")}
-        rows = max(1, STRIP_PIXELS // image.width)
+        rows = 2 * max(1, STRIP_PIXELS // image.width // 2)
         for top in range(0, image.height, rows):
-            box = (0, top, image.width, min(top + rows, image.height))
-            strip = image.crop(box)
+            strip = image.crop((0, top, image.width, min(top + rows, image.height)))
             strip = to_rgb(strip) if to_rgb else strip.convert("RGB")
             transparent |= strip.mode == "RGBA"
+            if halved:
+                bands = [band.reduce(2) for band in strip.split()]  # Pillow would weigh colours by opacity
+                strip, top = Image.merge(strip.mode, bands), top // 2  # noqa: PLW2901
+            box = (0, top, strip.width, top + strip.height)
             if operation is not None:
                 strip = strip.transpose(operation)
-            pages[strip.mode].im.paste(strip.im, _moved(box, image.size, operation))
+            pages[strip.mode].im.paste(strip.im, _moved(box, size, operation))
     return {"size": [width, height], "transparent": transparent, "notes": notes}
 
 

@@ -38,7 +38,8 @@ __all__ = [
 
 HEADER_SECONDS = 4.0
 PIXEL_SECONDS = 9.0
-"""How long a picture may take to look at, and to decode. 100 megapixels take about two seconds."""
+"""How long a picture may take to look at, and to decode; one that is brought to half its size may take twice as long.
+100 megapixels take two to four seconds."""
 
 BUDGET_BYTES = 1_600_000_000
 """What all pictures may take together that are being decoded, or that were within HELD_SECONDS and are in use."""
@@ -109,8 +110,8 @@ def read_photo(source: str | Path | bytes | BinaryIO | Shared) -> Photo:
 
     The EXIF orientation is applied, colours are brought from what the file says of them to sRGB (`gra_core.colour`),
     an animation gives its first frame, 16-bit and float greyscale is scaled to 8 bit. Nothing else of the file comes
-    along: `info` is empty. A JPEG that is too large is opened at half its size where that helps. Of a file of which a
-    small part is missing the rest is read. The notes say so.
+    along: `info` is empty. What is too large is opened at half its size where that helps. Of a file of which a small
+    part is missing the rest is read. The notes say so.
 
     Decoding runs in a process of its own (`gra_core.sandbox`), within limits of time and memory, and pictures that do
     not fit in memory together wait for each other, first come, first served.
@@ -124,8 +125,8 @@ def read_photo(source: str | Path | bytes | BinaryIO | Shared) -> Photo:
 
     Raises:
         UnreadableImageError: there is no such file, or it is empty, damaged, not a picture, takes too long,
-            or is of more than `MAX_PIXELS` pixels (known from its header, before anything is decoded), or of less
-            where its kind takes more memory for each.
+            or is of more than 200 megapixels, or 400 as a JPEG (known from its header, before anything is decoded), or
+            of less where its kind takes more memory for each.
         BusyError: other pictures were in the way for too long, or there is no memory left.
     """
     shared, name = _share(source)
@@ -135,7 +136,8 @@ def read_photo(source: str | Path | bytes | BinaryIO | Shared) -> Photo:
         no_room = "There is no memory for this photo just now. Try again in a minute."
         with _budget.taken(header["memory"]) as taken, refusing(BusyError, no_room), Shared.memory(room) as target:
             memory = header["memory"] + MARGIN_BYTES
-            answer = _ask("read_pixels", [shared, target], name, PIXEL_SECONDS, memory)
+            seconds = PIXEL_SECONDS * (2 if header["halved"] else 1)
+            answer = _ask("read_pixels", [shared, target], name, seconds, memory)
             pixels = target.map(writable=False)
             taken.keep(pixels, room)
         width, height = answer["size"]

@@ -18,10 +18,10 @@ from measuring import memory, watched
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from skimage import data
 
-from gra_core import colour, images
+from gra_core import colour, decoding, images
 from gra_core.errors import BusyError, UnreadableImageError
 from gra_core.images import MAX_PIXELS, image_to_tensor, load_image, read_photo, tensor_to_image
-from gra_core.sandbox import SandboxError
+from gra_core.sandbox import SandboxError, Shared
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +314,7 @@ def test_bomb_is_refused_at_its_header():
     rows = zlib.compressobj(9)
     row = bytes(1 + side // 8)
     pixels = b"".join([*(rows.compress(row) for _ in range(side)), rows.flush()])
-    for bomb in (png_of_size(side, side, pixels), png_of_size(12_000, 10_000, b""), png_of_size(2**31 - 1, 1, b"")):
+    for bomb in (png_of_size(side, side, pixels), png_of_size(22_000, 10_000, b""), png_of_size(2**31 - 1, 1, b"")):
         tracemalloc.start()
         started = time.perf_counter()
         message = refused(bomb)
@@ -423,9 +423,52 @@ def test_what_takes_too_long_is_refused(photo, monkeypatch):
 
 def test_a_huge_jpeg_is_opened_at_half_its_size():
     content = encode(Image.new("L", (16_000, 8_000), 77), format="JPEG")
-    loaded = load_image(content)
+    read = read_photo(content)
+    loaded = read.image
+    assert "half its size" in read.notes[0]
     assert loaded.size == (8_000, 4_000)
     assert loaded.getpixel((0, 0)) == (77, 77, 77)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "I;16"])
+def test_what_is_too_large_is_opened_at_half_its_size(monkeypatch, mode, orientation):
+    """The limits hold in another process: they are passed by here."""
+    photo = Image.fromarray(data.astronaut()[:, :500])
+    image = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257) if mode == "I;16" else None
+    image = photo.convert(mode) if image is None else image
+    if mode == "RGBA":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encode(image, format="PNG", exif=exif)
+    whole = read_photo(content)
+    for limit in ("MAX_PIXELS", "MAX_BYTES"):
+        with monkeypatch.context() as patch:
+            patch.setattr(decoding, limit, 200_000 if limit == "MAX_PIXELS" else 700_000)
+            with Shared.content(io.BytesIO(content)) as source:
+                header = decoding.read_header(source, "it")
+                with Shared.memory(header["pixels"] * 4) as target:
+                    answer = decoding.read_pixels(source, target, "it")
+                    halved = decoding.picture_over(target.map(), answer["size"]).copy()
+        assert halved.size == (256, 250) if orientation == 6 else (250, 256)
+        assert "(500 x 512 pixels): it was opened at half" in answer["notes"][0]
+        assert answer["transparent"] == (mode == "RGBA")
+        assert difference(halved, whole.image.reduce(2)) < 1
+
+
+def test_a_photo_of_150_megapixels_opens(monkeypatch):
+    monkeypatch.setattr(images, "PIXEL_SECONDS", 60.0)  # the machine may have other work
+    side = 12_250
+    row = zlib.compressobj(1)
+    line = bytes([0]) + bytes([200, 120, 40]) * side
+    pixels = b"".join([*(row.compress(line) for _ in range(side)), row.flush()])
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
+    read = read_photo(b"\x89PNG\r\n\x1a\n" + chunks)
+    assert read.image.size == (6_125, 6_125)
+    assert read.image.getpixel((6_000, 6_000)) == (200, 120, 40)
+    assert "half its size" in read.notes[0]
 
 
 def test_formats_that_no_camera_writes_are_refused(photo):
