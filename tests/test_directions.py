@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,15 @@ from safetensors.numpy import load_file, save_file
 from gra_core.constants import NUM_STYLES, STYLE_DIM
 from gra_core.directions.registry import (
     DIRECTIONS_FILE,
+    RELEASE_SIDE,
     VECTORS,
     EditDirection,
     edit_offset,
+    glasses_thinned,
     load_directions,
+    preserved,
     save_directions,
+    turning,
 )
 from gra_core.errors import CheckpointError, GRAError, StrengthError, UnknownEditError
 
@@ -49,6 +54,23 @@ def rewrite(path, vectors=None, edits=None):
     with safe_open(path, framework="numpy") as file:
         records = file.metadata()["edits"]
     save_file({VECTORS: load_file(path)[VECTORS] if vectors is None else vectors}, path, {"edits": edits or records})
+
+
+def test_file_keeps_how_edits_behave(tmp_path):
+    first, second, third = make_edits(gain=1.17, turns=True, thins_glasses=-0.5)
+    maps = np.zeros((2, RELEASE_SIDE, RELEASE_SIDE), np.float32)
+    maps[1, 3, 4] = 0.5
+    save_directions(tmp_path / "some", [replace(first, releases=maps), second, third])
+    loaded = load_directions(tmp_path / "some")
+    assert all((edit.gain, edit.turns, edit.thins_glasses) == (1.17, True, -0.5) for edit in loaded.values())
+    np.testing.assert_allclose(loaded["edit0"].releases, maps, atol=1 / 255)
+    assert preserved(loaded, {"edit0": 100.0}).min() == 1
+    assert preserved(loaded, {"edit0": -100.0})[3, 4] == pytest.approx(0.5, abs=0.01)
+    assert preserved(loaded, {"edit0": 100.0, "edit1": 10.0}).max() == 0.5  # not measured: it may be about anything
+    assert turning(loaded, {"edit0": 30.0, "edit1": -40.0}) == 50
+    assert glasses_thinned(loaded, {"edit0": 60.0}) == 0
+    assert glasses_thinned(loaded, {"edit0": -30.0}) == 0.25
+    assert glasses_thinned(loaded, {"edit0": -100.0}) == 0.5
 
 
 def test_file_keeps_all_fields(saved):

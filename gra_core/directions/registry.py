@@ -133,8 +133,10 @@ def save_directions(path: Path, edits: Sequence[EditDirection], extra: Mapping[s
     """
     records = [{name: getattr(edit, name) for name in _TEXT_FIELDS} for edit in edits]
     tensors = {VECTORS: np.stack([edit.vector for edit in edits]).astype(np.float16), **(extra or {})}
-    if all(edit.releases is not None for edit in edits):
-        tensors[RELEASES] = (255 * np.stack([edit.releases for edit in edits])).round().astype(np.uint8)
+    if any(edit.releases is not None for edit in edits):
+        everywhere = np.ones((2, RELEASE_SIDE, RELEASE_SIDE), np.float32)
+        releases = [everywhere if edit.releases is None else edit.releases for edit in edits]
+        tensors[RELEASES] = (255 * np.stack(releases)).round().astype(np.uint8)
     part = path.with_name(path.name + ".part")
     part.write_bytes(save(tensors, {"format": FILE_FORMAT, "edits": json.dumps(records)}))
     part.replace(path)
