@@ -369,7 +369,7 @@ def _finished(
         for top in range(0, image.height, rows):
             strip = image.crop((0, top, image.width, min(top + rows, image.height)))
             strip = to_rgb(strip) if to_rgb else strip.convert("RGB")
-            transparent |= strip.mode == "RGBA"
+            transparent |= strip.mode == "RGBA" and strip.getchannel("A").getextrema() != (255, 255)
             if halved:
                 bands = [band.reduce(2) for band in strip.split()]  # Pillow would weigh colours by opacity
                 strip, top = Image.merge(strip.mode, bands), top // 2  # noqa: PLW2901
@@ -416,10 +416,10 @@ def _converter(image: Image.Image, colours: Colours) -> Convert | None:
         strip = strip.convert("RGBA")
         alpha, shown = strip.getchannel("A"), strip.convert(mode)
         shown = to_rgb(shown) if to_rgb else shown.convert("RGB")
-        if alpha.getextrema() == (255, 255):  # as in most screenshots
-            return shown
-        page = Image.new("RGB", strip.size, "white")
-        page.paste(shown, mask=alpha)
+        page = shown
+        if alpha.getextrema() != (255, 255):  # unlike most screenshots
+            page = Image.new("RGB", strip.size, "white")
+            page.paste(shown, mask=alpha)
         page.putalpha(alpha)
         return page
 

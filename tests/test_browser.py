@@ -37,7 +37,7 @@ from serving import (
 )
 
 from gra_core import settings
-from gra_core.alignment import AlignedFace, FaceAligner
+from gra_core.alignment import TURNED, AlignedFace, FaceAligner
 from gra_core.compositing import View
 from gra_core.constants import IMAGE_SIZE
 from gra_core.export import SOURCE_TYPE
@@ -1138,3 +1138,17 @@ def test_the_page_fits_a_phone(browser, url, photo_file, tmp_path):
             tab.get_by_role("tab", name=name).click()
             tab.wait_for_selector(f"#{name.lower()}", state="visible")
             assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_lying_photo_is_shown_upright_and_can_be_turned(tab, astronaut, tmp_path):
+    astronaut.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.png")
+    upload(tab, tmp_path / "lying.png")
+    tab.wait_for_selector(f"#notes:has-text('{TURNED[1]}')")
+    set_slider(tab, "smile", "60")
+    tab.wait_for_selector("#summary:has-text('Smile +60')")
+    tab.locator("#turn").click()
+    tab.wait_for_selector(f"#notes:has-text('{TURNED[3]}')")  # it shows its face one way up only
+    tab.wait_for_selector("#status .ready")
+    assert "Smile +60" in tab.locator("#summary").inner_text()
+    tab.locator("#another").click()
+    tab.wait_for_selector("#notes", state="hidden")

@@ -138,6 +138,37 @@ def test_transparent_parts_become_white(photo):
     assert loaded.getpixel((3, 3)) == (200, 100, 50)
 
 
+def test_the_transparency_comes_along():
+    """Half of the photo is opaque, and is converted by itself."""
+    photo = Image.fromarray(data.astronaut())
+    alpha = np.full((512, 512), 255, np.uint8)
+    alpha[300:] = np.linspace(0, 255, 512).round()
+    photo.putalpha(Image.fromarray(alpha))
+    wide = colour.matrix_profile(colour.Colours(None, colour.PRIMARIES[12], 13))
+    for options in ({}, {"icc_profile": wide}):
+        read = read_photo(encode(photo, format="PNG", **options))
+        assert np.array_equal(np.asarray(read.alpha), alpha)
+    read = read_photo(encode(photo, format="PNG"))
+    again = np.asarray(read.transparent(read.image), float)
+    assert np.array_equal(again[..., 3], alpha)
+    off = np.abs(again - np.asarray(photo, float))[..., :3] * (alpha / 255)[..., None]
+    assert off.max() <= 1
+    photo.putalpha(255)
+    assert read_photo(encode(photo, format="PNG")).alpha is None
+
+
+def test_a_bmp_whose_transparency_was_left_at_0_is_opaque(photo):
+    header = struct.pack("<IiiHHIIiiII4I", 108, 96, -64, 1, 32, 3, 0, 0, 0, 0, 0, *(0xFF0000, 0xFF00, 0xFF, 0xFF000000))
+    header += bytes(108 - len(header))
+    for opacity in (0, 255):
+        stored = photo.copy()
+        stored.putalpha(opacity)
+        content = header + stored.tobytes("raw", "BGRA")
+        read = read_photo(b"BM" + struct.pack("<IHHI", 14 + len(content), 0, 0, 14 + len(header)) + content)
+        assert read.alpha is None
+        assert difference(read.image, photo) == 0
+
+
 def test_grey_palette_and_cmyk(photo):
     grey = photo.convert("L")
     assert difference(load_image(encode(grey, format="PNG")), grey.convert("RGB")) == 0
