@@ -51,9 +51,9 @@ STANDS_OUT = (3.0, 6.0)
 """Multiples of an edit's median change of detail between which a place begins to be what the edit is about."""
 LOSES = (0.02, 0.05)
 """Shares of contrast, more than with the opposite edit, between which a place begins to lose detail."""
-SURE = 4.0
+SURE = 2.0
 """Standard errors over the faces by which that is no accident."""
-TURN_DEGREES, TURN_DROP = 10.0, 0.08
+TURN_DEGREES, TURN_DROP = 10.0, 0.15
 """Changes of `geometry.yaw` and `geometry.nose_drop` between -STRENGTH and STRENGTH from which on a head turns."""
 
 
@@ -129,7 +129,8 @@ def calibrate(editor: PortraitEditor, edits: Mapping[str, EditDirection], count:
     for edit in edits.values():
         groups = [detail_changes(editor, part, edit.vector) for part in codes.split(GROUP)]
         both = map(torch.cat, zip(*groups, strict=True))
-        found = replace(edit, releases=releases(*both), turns=turns(editor, codes[:TURNED], edit.vector))
+        turned = turns(editor, codes[:TURNED], edit.vector)
+        found = replace(edit, turns=turned, releases=releases(*both) * (not turned))  # a turn does nothing but move
         shares = ", ".join(f"{share:.0%}" for share in found.releases.mean((1, 2)))
         print(f"{edit.key}: releases {shares} of the picture{'; turns the head' if found.turns else ''}", flush=True)
         result.append(found)
