@@ -1,5 +1,6 @@
 # make app     create .venv, install what the editor needs, start it on http://127.0.0.1:7860
 # make test    create .venv, install the development tools and Chromium, run ruff and the whole test suite
+# make fuzz    coverage-guided fuzzing of what reads files of strangers; RUNS=1000000 for longer
 # make lint    ruff, and who may import whom
 # make pictures    remake the pictures of the README, with the weights as they are
 # make load    many simulated visitors at once
@@ -14,6 +15,7 @@ PORT ?= 7860
 HOST ?= 127.0.0.1
 PYTHON ?= python3
 PIP_FLAGS ?=
+RUNS ?= 40000
 ifdef CPU
 PIP_FLAGS += --extra-index-url https://download.pytorch.org/whl/cpu
 endif
@@ -24,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 TORCH = $(PIP) $(PIP_FLAGS) "$$(grep '^torch==' requirements.txt)"
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: app test lint pictures load lock clean browser
+.PHONY: app test fuzz lint pictures load lock clean browser
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.installed $(if $(WORDS),$(VENV)/.installed-words)
@@ -32,6 +34,11 @@ app: $(VENV)/.installed $(if $(WORDS),$(VENV)/.installed-words)
 
 test: lint browser
 	$(BIN)/python -m pytest
+
+# The same seed and number of runs find the same.
+fuzz: $(VENV)/.installed-fuzz
+	mkdir -p runs/fuzz
+	cd runs/fuzz && PYTHONPATH=../..:../../tests ../../$(BIN)/python ../../tests/fuzz_images.py -seed=1 -runs=$(RUNS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -50,7 +57,7 @@ browser: $(VENV)/.installed-dev
 
 # Versions and hashes of all packages, anew from requirements*.txt.
 lock: $(VENV)/.installed-dev
-	for name in requirements requirements-text requirements-dev; do $(BIN)/uv pip compile --quiet $$name.txt -o $$name.lock; done
+	for name in requirements requirements-text requirements-dev requirements-fuzz; do $(BIN)/uv pip compile --quiet $$name.txt -o $$name.lock; done
 
 # What may break around the page, then many visitors on this computer for about 20 minutes.
 load: $(VENV)/.installed-dev
@@ -75,6 +82,10 @@ $(VENV)/.installed: requirements.lock requirements.txt $(VENV)/.created
 
 $(VENV)/.installed-words: requirements-text.lock $(VENV)/.installed
 	$(PIP) $(PIP_FLAGS) --require-hashes -r requirements-text.lock
+	touch $@
+
+$(VENV)/.installed-fuzz: requirements-fuzz.lock $(VENV)/.installed-dev
+	$(PIP) $(PIP_FLAGS) --require-hashes -r requirements-fuzz.lock
 	touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock requirements.txt $(VENV)/.created

@@ -1,7 +1,6 @@
 """Coverage-guided fuzzing of what reads pictures, own edits and zips; not part of `make test`.
 
-    pip install atheris==3.0.0
-    PYTHONPATH=. python tests/fuzz_images.py -max_total_time=120
+    make fuzz RUNS=1000000
 
 It runs the workers' functions in this process, without their limits: whatever they raise must be one of our errors.
 Options are libFuzzer's. A file that it writes (`crash-*`) belongs into `hostile.py`.
