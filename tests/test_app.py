@@ -189,7 +189,7 @@ def test_the_page_works_with_a_lent_card(monkeypatch, editor, photo_file, tmp_pa
         assert difference(shown.convert("RGB"), expected) < 2
     *_, last = compare.on_start(VISITOR, None, "[]", compare_tab.ALL_SLIDERS, 0, *moved)
     assert "Done: Smile +40, curly +50" in last[compare.status]
-    assert loans == ["invert", "lent_render", "lent_render", "run"]
+    assert loans == ["lent_invert", "lent_render", "lent_render", "run"]
 
 
 def test_no_card_is_lent_elsewhere(monkeypatch):
@@ -712,9 +712,9 @@ def test_the_application_edits_and_compares(astronaut, photo_file, bad_files, ed
         serious = compose(astronaut, [(aligned, editor.render(inversion, {"smile": -80}))])
         assert like(astronaut, 3)(picture(tab, ORIGINAL))
         eventually(tab, like(astronaut, 3))
-        assert difference(serious, astronaut, aligned.face.box) > 2
+        assert difference(serious, astronaut, aligned.face.box) > 10
         set_slider(tab, "smile", "-80")
-        eventually(tab, lambda shown: difference(shown, serious, aligned.face.box) < 2)
+        eventually(tab, lambda shown: difference(shown, serious, aligned.face.box) < 4)  # JPEG alone takes 3
         with tab.expect_download() as download:
             tab.locator("#download").click()
         download.value.save_as(tmp_path / "photo.png")
