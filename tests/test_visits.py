@@ -525,6 +525,20 @@ def test_a_machine_has_as_many_seats_as_it_serves_well():
         assert line.seats == seats
 
 
+def test_only_who_has_a_photo_keeps_a_seat(clock):
+    """Pages without a photo used to take all seats for a minute each by switching the view."""
+    line = Line(clock, stays={"photo"}.__contains__)
+    line.seats = 1
+    for visitor in ("a", "b", "photo"):
+        with line.join(visitor) as place:
+            assert line._next() is place
+            place.arrive()
+    refused = line.join("c", Work.OPEN)
+    assert line._next() is None
+    clock.now += 2 * SEAT_SECONDS
+    assert line._next() is refused
+
+
 def test_who_finds_no_seat_is_told_the_place_and_gets_one_when_it_is_free(clock):
     line = Line(clock)
     line.seats = 3

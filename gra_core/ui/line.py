@@ -87,10 +87,13 @@ class Line:
 
     Args:
         clock: seconds, for tests.
+        stays: whether a visitor who was served keeps the seat: one with a photo does.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.clock = clock
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, stays: Callable[[object], bool] = lambda _visitor: True
+    ) -> None:
+        self.clock, self.stays = clock, stays
         self.seats: float = math.inf
         self._places: list[Place] = []
         self._serving: Place | None = None
@@ -210,7 +213,9 @@ class Line:
             seconds = place.spent + now - place.begun
             self._seconds[place.work] += MEMORY * (seconds - self._seconds[place.work])
             if place.visitor in self._taken:
-                self._taken[place.visitor] = self._taken[place.visitor][0], now
+                since, _ = self._taken.pop(place.visitor)
+                if self.stays(place.visitor):
+                    self._taken[place.visitor] = since, now
         self._moved.notify_all()
 
     def _free(self, visitor: object) -> None:

@@ -91,9 +91,9 @@ class Studio:
         self._words: tuple[TextDirections, Generator] | None = None
         self._words_lock = threading.Lock()
         self.aligner = FaceAligner()
-        self.line = Line()
-        self.received = Received()
         self.visitors = Visitors() if visitors is None else visitors  # one without visits counts as False
+        self.line = Line(stays=lambda visitor: self.visitors.get(visitor) is not None)
+        self.received = Received()
         self._editor: PortraitEditor | None = None
         self._lock = threading.Lock()
 
