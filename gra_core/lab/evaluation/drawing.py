@@ -26,6 +26,8 @@ BLUR = 1.2
 DIFFERING_SIDE = 2048
 MARGIN = 0.35
 """How far a photo goes on beyond the crop, in shares of its side."""
+BESIDE = 8
+"""Distance in pixels of the lines that the crop's edge is compared with."""
 SEAM_EDITS = tuple((key, sign * 60.0) for key in ("yaw", "age", "glasses") for sign in (1, -1))
 REGIONS = {"forehead": (0.42, 0.24, 0.58, 0.32), "hair": (0.36, 0.05, 0.64, 0.13), "wall": (0.02, 0.02, 0.12, 0.2)}
 """Places of an aligned face: left, top, right, bottom, in shares of its side."""
@@ -85,7 +87,7 @@ def others_changed(editor: PortraitEditor, photo: Image.Image) -> int:
 def seams(
     editor: PortraitEditor, portraits: Iterable[Image.Image], show: Callable[[int, str, Image.Image], None]
 ) -> dict[str, list[float]]:
-    """Gradient along the crop's edge in the result over that in the photo, by edit, of each portrait in a wider photo.
+    """How much the crop's edge stands out (`edge_excess`), by edit, of each portrait in a wider photo.
 
     Args:
         editor: the editor.
@@ -96,11 +98,10 @@ def seams(
     for number, portrait in enumerate(portraits):
         photo, aligned = widened_photo(portrait)
         inversion = editor.invert(aligned.image)
-        before = edge_gradient(photo, aligned.quad)
         for key, strength in SEAM_EDITS:
             name = f"{key} {strength:+g}"
             result = compose(photo, [(aligned, editor.render(inversion, {key: strength}))], [aligned.face])
-            ratios[name].append(edge_gradient(result, aligned.quad) / before)
+            ratios[name].append(edge_excess(result, aligned.quad))
             show(number, name, result)
     return ratios
 
@@ -116,8 +117,14 @@ def widened_photo(portrait: Image.Image) -> tuple[Image.Image, AlignedFace]:
     return Image.fromarray(pixels), AlignedFace(moved.image, moved.quad, Face(box, moved.face.landmarks))
 
 
-def edge_gradient(picture: Image.Image, quad: np.ndarray) -> float:
-    """Mean absolute difference, in levels, across the crop's edge, two pixels apart."""
+def edge_excess(picture: Image.Image, quad: np.ndarray) -> float:
+    """Gradient across the crop's edge over that across lines beside it, on both sides: about 1 where no seam is."""
+    beside = [_gradient(picture, quad, away) for away in (-BESIDE, BESIDE)]
+    return _gradient(picture, quad, 0) / float(np.mean(beside))
+
+
+def _gradient(picture: Image.Image, quad: np.ndarray, away: float) -> float:
+    """Mean absolute difference, in levels, of pixels two apart, across a square `away` pixels outside of the crop."""
     levels, to_photo = _levels(picture), crop_to_photo(quad)
     side = float(np.hypot(*to_photo[:2, 0]))
     along = (np.arange(round(side)) + 0.5) / round(side)
@@ -125,8 +132,8 @@ def edge_gradient(picture: Image.Image, quad: np.ndarray) -> float:
     for edge in (0.0, 1.0):
         for swap in (False, True):
             pair = []
-            for away in (-1.0 / side, 1.0 / side):
-                across = np.full_like(along, edge + away)
+            for step in (-1.0, 1.0):
+                across = np.full_like(along, edge + (step + (away if edge else -away)) / side)
                 shares = np.stack([across, along] if swap else [along, across], -1)
                 x, y = (shares @ to_photo[:2, :2].T + to_photo[:2, 2]).astype(int).T
                 pair.append(levels[y.clip(0, levels.shape[0] - 1), x.clip(0, levels.shape[1] - 1)])
