@@ -55,7 +55,7 @@ def photograph_pages(url: str, photo: Path, folder: Path) -> None:
         set_slider(tab, "smile", "55")
         set_slider(tab, "age", "-25")
         tab.wait_for_selector("#summary:has-text('Smile +55, Age -25')")
-        tab.wait_for_selector(".viewer img.after[src$='.webp']")  # the slider rests
+        tab.wait_for_timeout(2000)
         tab.evaluate("document.activeElement.blur()")
         tab.screenshot(path=folder / "page.png")
 
