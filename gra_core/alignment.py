@@ -40,7 +40,7 @@ _MAX_ENLARGED_SIDE = 4000
 _SEARCH_PIXELS = 50e6
 """Copies are enlarged up to this side, and are of no more pixels than this: 4 s."""
 
-_SEARCH_SECONDS = 12.0
+_SEARCH_SECONDS = 7.0
 """No further copy is searched after this time."""
 
 _TILE_SIDE, _TILE_OVERLAP = 2400, 400
