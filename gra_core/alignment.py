@@ -21,7 +21,7 @@ from PIL import Image, ImageFilter
 
 from gra_core.constants import IMAGE_SIZE
 from gra_core.errors import CheckpointError, FaceTooSmallError, NoFaceError
-from gra_core.images import QUARTER_TURNS, Photo
+from gra_core.images import QUARTER_TURNS, Photo, as_rgb
 
 MIN_CROP_SIDE = 64.0
 """A crop with a shorter side, in photo pixels, shows too little of a face to edit."""
@@ -99,6 +99,11 @@ class AlignedFace:
     outside the photo."""
     face: Face
 
+    @property
+    def side(self) -> float:
+        """Side of the crop in photo pixels."""
+        return _side(self.quad)
+
     @classmethod
     def of_crop(cls, crop: Image.Image) -> Self:
         """Of a square picture that is an aligned face already: the picture is the photo."""
@@ -125,7 +130,7 @@ class FaceAligner:
             NoFaceError: there is none.
             CheckpointError: the landmark predictor is not installed.
         """
-        return self._faces(photo.convert("RGB"), (0,))[1]
+        return self._faces(as_rgb(photo), (0,))[1]
 
     def find(self, photo: Photo) -> tuple[Photo, list[Face]]:
         """As `detect`, in the photo as it is and, where there is no face, on its sides and upside down.
@@ -147,7 +152,7 @@ class FaceAligner:
             raise NoFaceError(
                 "No face found. Faces in profile are not seen: try a photo with a larger face that shows both eyes."
             )
-        return quarters, sorted(faces, key=lambda face: -_area(face.box))
+        return quarters, sorted(faces, key=lambda face: -area(face.box))
 
     def align(self, photo: Image.Image, face: Face) -> AlignedFace:
         """Crop one face of the photo to IMAGE_SIZE x IMAGE_SIZE.
@@ -313,7 +318,7 @@ def _detected(pixels: np.ndarray, size: tuple[int, int], end: float) -> list[tup
             found.append((score, tuple(edge / s for edge, s in zip(edges, (sx, sy, sx, sy), strict=True))))
     kept: list[tuple[float, _Box]] = []
     for score, box in sorted(found, reverse=True):  # tiles overlap
-        if all(_shared(box, other) < 0.3 * min(_area(box), _area(other)) for _, other in kept):
+        if all(shared_area(box, other) < 0.3 * min(area(box), area(other)) for _, other in kept):
             kept.append((score, box))
     return kept
 
@@ -323,7 +328,8 @@ def _starts(length: int) -> range:
     return range(0, max(length - _TILE_OVERLAP, 1), _TILE_SIDE - _TILE_OVERLAP)
 
 
-def _shared(one: _Box, other: _Box) -> float:
+def shared_area(one: _Box, other: _Box) -> float:
+    """Of two boxes (left, top, right, bottom)."""
     width, height = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
     return max(width, 0) * max(height, 0)
 
@@ -351,7 +357,8 @@ def _find_landmarks(photo: Image.Image, box: tuple[float, float, float, float]) 
 # --- geometry ------------------------------------------------------------------------------------------------------
 
 
-def _area(box: _Box) -> float:
+def area(box: _Box) -> float:
+    """Of a box (left, top, right, bottom)."""
     return (box[2] - box[0]) * (box[3] - box[1])
 
 
@@ -417,7 +424,7 @@ def _to_image(pixels: np.ndarray) -> Image.Image:
 
 def crop_at(photo: Image.Image, quad: np.ndarray, size: int) -> Image.Image:
     """Draw what a quad shows of a photo as a picture of size x size px; beyond the photo, as `_extend` continues it."""
-    photo = photo.convert("RGB")
+    photo = as_rgb(photo)
     oversampling = 2 if _side(quad) > size else 1  # the transform reads single pixels: against aliasing
 
     # The part of the photo around the quad, brought down to about the resolution of the samples.

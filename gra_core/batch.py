@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from gra_core import sandbox
 from gra_core.alignment import FaceAligner
 from gra_core.archives import SUFFIXES, is_hidden, is_photo
-from gra_core.compositing import View, compose
+from gra_core.compositing import draw_result
 from gra_core.errors import GRAError, UnreadableImageError
 from gra_core.export import FORMATS, PROGRAM, check_size, describe, harmless, result_name, save_picture
 from gra_core.images import Photo, read_photo
@@ -235,10 +235,7 @@ def _edit(
     photo, faces = aligner.find(photo)
     aligned = aligner.align(photo.image, faces[0])
     output = editor.render(editor.invert(aligned.image), strengths, edits)
-    view = View.whole(photo.image) if whole_photo else View.close_up(photo.image, aligned)
-    result = compose(view, [(aligned, output)], faces)
-    if whole_photo:
-        result = photo.transparent(result)
+    result = draw_result(photo, aligned, output, faces, whole_photo=whole_photo)
     buffer = io.BytesIO()
     save_picture(result, buffer, suffix, describe(strengths, edits))
     return photo, buffer.getvalue()

@@ -177,7 +177,7 @@ def run_edit(args: argparse.Namespace) -> None:
     own = load_own_directions(args.direction, registry)
     strengths = parse_strengths(args.set, registry | own)
 
-    from gra_core.compositing import View, compose
+    from gra_core.compositing import draw_result
     from gra_core.images import read_photo
 
     photo = read_photo(sys.stdin.buffer if args.photo == STREAM else args.photo)
@@ -187,10 +187,7 @@ def run_edit(args: argparse.Namespace) -> None:
     editor = load_editor(args)
     editor.edits |= own
     output = editor.render(editor.invert(aligned.image), strengths)
-    view = View.whole(photo.image) if args.paste_back else View.close_up(photo.image, aligned)
-    result = compose(view, [(aligned, output)], faces)
-    if args.paste_back:
-        result = photo.transparent(result)
+    result = draw_result(photo, aligned, output, faces, whole_photo=args.paste_back)
     for note in photo.notes:
         print(f"gra_core: note: {note}", file=sys.stderr)
     about = describe(strengths, registry | own)

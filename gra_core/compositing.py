@@ -30,9 +30,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.linalg import SuperLU, splu
 from torch import Tensor
 
-from gra_core.alignment import AlignedFace, Face, crop_at, crop_to_photo
+from gra_core.alignment import AlignedFace, Face, area, crop_at, crop_to_photo, shared_area
 from gra_core.constants import IMAGE_SIZE
-from gra_core.images import image_to_tensor
+from gra_core.images import Photo, as_rgb, image_to_tensor
 from gra_core.models.maps import around, between, length, widened
 
 SIDE = 128
@@ -89,7 +89,7 @@ class View:
     @classmethod
     def whole(cls, photo: Image.Image, longest: int | None = None) -> View:
         """All of a photo, reduced to `longest` pixels along its longer side where it is larger."""
-        picture, factor = photo.convert("RGB"), 1.0 if longest is None else longest / max(photo.size)
+        picture, factor = as_rgb(photo), 1.0 if longest is None else longest / max(photo.size)
         if factor < 1:
             size = tuple(max(1, round(side * factor)) for side in photo.size)
             picture = picture.resize(size, Image.Resampling.LANCZOS)
@@ -106,7 +106,7 @@ class View:
 
 def close_up_side(aligned: AlignedFace) -> int:
     """Side of a face's square in pixels of its photo, at least IMAGE_SIZE: its edit is made at that size."""
-    return max(IMAGE_SIZE, round(float(np.hypot(*(aligned.quad[3] - aligned.quad[0])))))
+    return max(IMAGE_SIZE, round(aligned.side))
 
 
 def compose(
@@ -136,6 +136,15 @@ def compose(
         if tile is not None:
             result.paste(tile, (left, top))
     return result
+
+
+def draw_result(
+    photo: Photo, aligned: AlignedFace, output: EditOutput, faces: Sequence[Face], *, whole_photo: bool
+) -> Image.Image:
+    """One edited face as it is kept: on the whole photo, with its transparency, or in the square around the face."""
+    if whole_photo:
+        return photo.transparent(compose(photo.image, [(aligned, output)], faces))
+    return compose(View.close_up(photo.image, aligned), [(aligned, output)], faces)
 
 
 class _Source:
@@ -168,8 +177,7 @@ class _Layer:
         self.linear = torch.tensor(to_photo[:2, :2], dtype=torch.float32)
         self.corner = torch.tensor(aligned.quad[0], dtype=torch.float32)
         self.to_crop = torch.tensor(np.linalg.inv(to_photo)[:2], dtype=torch.float32)
-        self.side = float(np.hypot(*to_photo[:2, 0]))
-        size = min(IMAGE_SIZE, max(SIDE, round(self.side)))
+        size = min(IMAGE_SIZE, max(SIDE, round(aligned.side)))
         scale = size / IMAGE_SIZE
         crop, edited = (
             _resized(image_to_tensor(image), size).add(1).mul(127.5) for image in (aligned.image, output.image)
@@ -216,7 +224,7 @@ class _Layer:
         places = grid @ self.linear.T + self.corner
         free = torch.ones(WIDE, WIDE)
         own = self.aligned.face.box
-        cell = 1.5 * self.side / SIDE
+        cell = 1.5 * self.aligned.side / SIDE
         for face in faces:
             if _overlap(face.box, own) > 0.5:
                 continue
@@ -405,8 +413,5 @@ def _places(left: int, top: int, right: int, bottom: int) -> Tensor:
 
 def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
     """Shared area of two boxes over all area."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    shared = max(width, 0) * max(height, 0)
-    areas = [(right - left) * (bottom - top) for left, top, right, bottom in (one, other)]
-    return shared / max(sum(areas) - shared, 1)
+    shared = shared_area(one, other)
+    return shared / max(area(one) + area(other) - shared, 1)

@@ -28,6 +28,7 @@ __all__ = [
     "MAX_PIXELS",
     "QUARTER_TURNS",
     "Photo",
+    "as_rgb",
     "from_bytes",
     "image_to_tensor",
     "load_image",
@@ -145,6 +146,11 @@ def read_photo(source: str | Path | bytes | BinaryIO | Shared) -> Photo:
             raise ValueError("not the size that was said")
         alpha = picture_over(pixels, (width, height), "RGBA").getchannel("A") if answer["transparent"] is True else None
         return Photo(picture_over(pixels, (width, height)), alpha, tuple(map(str, answer["notes"])))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A picture in RGB: itself where it is, not a copy as `convert` gives."""
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def image_to_tensor(image: Image.Image) -> torch.Tensor:

@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.data_classes import FileData
 
 from gra_core.alignment import Face
-from gra_core.compositing import View, compose
+from gra_core.compositing import draw_result
 from gra_core.directions.registry import edit_offset
 from gra_core.errors import GRAError, StrengthError
 from gra_core.export import FORMATS, check_size, describe, result_name, save_picture
@@ -76,10 +76,7 @@ def add_endpoints(studio: Studio) -> None:
                 aligned = studio.aligner.align(photo.image, faces[_index(face, len(faces))])
                 inversion = studio.editor.invert(aligned.image, studio.line.give_way)
                 output = studio.editor.render(inversion, strengths)
-            view = View.whole(photo.image) if whole_photo else View.close_up(photo.image, aligned)
-            result = compose(view, [(aligned, output)], faces)
-            if whole_photo:
-                result = photo.transparent(result)
+            result = draw_result(photo, aligned, output, faces, whole_photo=whole_photo)
             name = result_name("portrait", strengths, suffix)
             path = _shelf().write(name, lambda part: save_picture(result, part, suffix, about))
         except Exception as error:

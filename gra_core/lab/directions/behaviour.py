@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
             edits[key] = replace(edits[key], **{name: float(value)})
     with safe_open(args.file, framework="numpy") as file:
         kept = {name: file.get_tensor(name) for name in set(file.keys()) - {VECTORS, RELEASES}}
-    editor = PortraitEditor.from_pretrained(device=getattr(args, "device", None))
+    editor = PortraitEditor.from_pretrained()
     save_directions(args.out, calibrate(editor, edits, args.faces), kept)
     record_checksum(args.out)
     return 0
