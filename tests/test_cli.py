@@ -269,7 +269,7 @@ def test_face_chooses_among_several(pair_file, tmp_path):
 
 
 def test_what_was_done_to_a_photo_is_said_and_its_transparency_kept(astronaut, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_load_editor", lambda _args: StandIn())
+    monkeypatch.setattr(cli, "load_editor", lambda _args: StandIn())
     photo = astronaut.copy()
     photo.putalpha(Image.linear_gradient("L").resize(photo.size))
     photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.png")

@@ -10,8 +10,10 @@ import pytest
 import torch
 from measuring import watched
 from safetensors.numpy import save_file
+from serving import STILL
 
 from gra_core import cli
+from gra_core.compositing import EditOutput
 from gra_core.constants import NUM_STYLES, STYLE_DIM
 from gra_core.directions import files
 from gra_core.directions.importers import MAX_BYTES, UNIT_REACH, import_direction
@@ -312,9 +314,9 @@ def test_own_direction_on_the_command_line(tmp_path, face, capsys, monkeypatch):
         def invert(self, photo):
             return photo
 
-        def edit(self, inversion, strengths):
+        def render(self, inversion, strengths):
             level = int(edit_offset(self.edits, strengths)[3, 5])
-            return Image.new("RGB", (64, 64), (level, 0, 0))
+            return EditOutput(Image.new("RGB", inversion.size, (level, 0, 0)), *STILL)
 
     monkeypatch.setattr(cli, "load_editor", lambda args: Editor())
     face.save(tmp_path / "face.png")
@@ -323,7 +325,7 @@ def test_own_direction_on_the_command_line(tmp_path, face, capsys, monkeypatch):
     direction = write(tmp_path / "Curly hair.npy", values)
     common = ["edit", str(tmp_path / "face.png"), "--aligned", "-o", str(tmp_path / "out.png")]
     assert cli.main([*common, "--direction", str(direction), "--set", "curly_hair=50"]) == 0
-    assert Image.open(tmp_path / "out.png").getpixel((3, 3)) == (20, 0, 0)
+    assert Image.open(tmp_path / "out.png").getpixel((512, 512)) == (20, 0, 0)
     capsys.readouterr()
     smile = write(tmp_path / "smile.npy", values)
     for file, words in ((smile, "named 'smile' already"), (tmp_path / "no.npy", "no.npy cannot be read")):
