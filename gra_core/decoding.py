@@ -134,7 +134,7 @@ def read_pixels(source: Shared, target: Shared, name: str) -> dict[str, object]:
 
 
 def picture_over(memory: mmap.mmap, size: tuple[int, int], mode: str = "RGB") -> Image.Image:
-    """A picture, RGB or RGBA, whose pixels are those in `memory`, 4 bytes each; it keeps the memory mapped."""
+    """A picture of the pixels in `memory`, 4 bytes each for RGB and RGBA, 1 for L; it keeps the memory mapped."""
     image = Image.new(mode, (0, 0))
     return image._new(Image.core.map_buffer(memory, size, "raw", 0, (mode, 0, 1)))
 

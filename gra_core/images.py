@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import mmap
 import os
 import stat
 import threading
@@ -144,8 +145,18 @@ def read_photo(source: str | Path | bytes | BinaryIO | Shared) -> Photo:
         width, height = answer["size"]
         if width * height * BYTES_PER_PIXEL != room:
             raise ValueError("not the size that was said")
-        alpha = picture_over(pixels, (width, height), "RGBA").getchannel("A") if answer["transparent"] is True else None
+        alpha = _opacity(picture_over(pixels, (width, height), "RGBA")) if answer["transparent"] is True else None
         return Photo(picture_over(pixels, (width, height)), alpha, tuple(map(str, answer["notes"])))
+
+
+def _opacity(picture: Image.Image) -> Image.Image:
+    """The alpha channel of an RGBA picture, mode L, in memory that goes back to the system with it."""
+    opacity = picture_over(mmap.mmap(-1, picture.width * picture.height), picture.size, "L")
+    rows = max(1, STRIP_PIXELS // picture.width)
+    for top in range(0, picture.height, rows):
+        box = (0, top, picture.width, min(top + rows, picture.height))
+        opacity.im.paste(picture.crop(box).getchannel("A").im, box)
+    return opacity
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
