@@ -153,13 +153,15 @@ def metadata() -> Files:
             yield f"exif-{name}.{suffix}", encode(picture, kind, exif=block)
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def png(
     width: int, height: int, depth: int, colour: int, rows: bytes, *, interlaced: int = 0, more: bytes = b""
 ) -> bytes:
     """A PNG by hand; `rows` is compressed already, `more` are chunks before them."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     palette = chunk(b"PLTE", bytes(range(3))) if colour == 3 else b""
@@ -174,8 +176,10 @@ def zeros(count: int) -> bytes:
     return b"".join([*full, packer.compress(bytes(count % len(part))), packer.flush()])
 
 
-def text_chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+def empty_png(depth: int = 8, colour: int = 6, size: float = 4) -> bytes:
+    """A small file of 99.8 megapixels of `size` bytes, all zero: without colour, and transparent if they are RGBA."""
+    rows = zeros(BIG_SIDE * (1 + int(np.ceil(BIG_SIDE * size))))
+    return png(BIG_SIDE, BIG_SIDE, depth, colour, rows)
 
 
 def repeated_scans(count: int, side: int = 64) -> bytes:
@@ -188,9 +192,8 @@ def repeated_scans(count: int, side: int = 64) -> bytes:
 def bombs() -> Files:
     """Small files that ask for much time or memory."""
     side, kinds = BIG_SIDE, {"rgba": (8, 6, 4), "grey": (8, 0, 1), "palette": (8, 3, 1), "bit": (1, 0, 0.125)}
-    for name, (depth, colour, size) in kinds.items():
-        rows = zeros(side * (1 + int(np.ceil(side * size))))
-        yield f"bomb-{name}.png", png(side, side, depth, colour, rows)
+    for name, kind in kinds.items():
+        yield f"bomb-{name}.png", empty_png(*kind)
     yield "bomb-deep.png", png(side, side, 16, 0, zeros(side * (1 + 2 * side)))
     yield "bomb-interlaced.png", png(side, side, 8, 2, zeros(side * (3 * side + 2)), interlaced=1)
     yield "bomb-unfinished.png", png(side, side, 8, 6, zeros(10**6))
@@ -199,10 +202,10 @@ def bombs() -> Files:
         yield f"size-{width}x{height}.png", png(width, height, 8, 6, zeros(1000))
     small = zlib.compress(bytes(9 * 28))
     inflated = zeros(300_000_000)
-    yield "text-bomb.png", png(9, 9, 8, 2, small, more=text_chunk(b"zTXt", b"Comment\0\0" + inflated))
-    yield "itxt-bomb.png", png(9, 9, 8, 2, small, more=text_chunk(b"iTXt", b"Comment\0\1\0\0\0" + inflated))
-    yield "icc-bomb.png", png(9, 9, 8, 2, small, more=text_chunk(b"iCCP", b"Profile\0\0" + inflated))
-    yield "chunks.png", png(9, 9, 8, 2, small, more=text_chunk(b"tEXt", b"a\0b") * 60_000)
+    yield "text-bomb.png", png(9, 9, 8, 2, small, more=chunk(b"zTXt", b"Comment\0\0" + inflated))
+    yield "itxt-bomb.png", png(9, 9, 8, 2, small, more=chunk(b"iTXt", b"Comment\0\1\0\0\0" + inflated))
+    yield "icc-bomb.png", png(9, 9, 8, 2, small, more=chunk(b"iCCP", b"Profile\0\0" + inflated))
+    yield "chunks.png", png(9, 9, 8, 2, small, more=chunk(b"tEXt", b"a\0b") * 60_000)
     yield "long-chunk.png", png(9, 9, 8, 2, small, more=b"\x7f\xff\xff\xfftEXt")
     yield "scans-400.jpg", repeated_scans(400)
     yield "scans-400-large.jpg", repeated_scans(400, 2_000)

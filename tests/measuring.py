@@ -50,18 +50,18 @@ def watched(*, stalls: bool = True) -> Iterator[Watch]:
         thread.join()
 
 
-def memory() -> int:
-    """Memory of this process and its children, bytes; what they share counts once. 0 where that cannot be known.
+def memory(process: int | str = "self") -> int:
+    """Memory of a process and its children, bytes; what they share counts once. 0 where that cannot be known.
 
-    A child that has not started its own program yet still runs in this process' memory, and does not count.
+    A child that has not started its own program yet still runs in the process' memory, and does not count.
     """
     if not Path("/proc/self/smaps_rollup").exists():
         return 0
-    tasks = Path("/proc/self/task").glob("*/children")
+    tasks = Path(f"/proc/{process}/task").glob("*/children")
     children = {number for task in tasks for number in _read(task).split()}
-    own = _read(Path("/proc/self/cmdline"))
+    own = _read(Path(f"/proc/{process}/cmdline"))
     started = [number for number in children if _read(Path(f"/proc/{number}/cmdline")) != own]
-    return sum(map(_pss, ["self", *started]))
+    return sum(map(_pss, [str(process), *started]))
 
 
 def _read(path: Path) -> str:

@@ -1,5 +1,8 @@
 """The named endpoints."""
 
+import weakref
+
+import gradio as gr
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -7,6 +10,7 @@ from PIL import Image
 from serving import StandIn, close_up, difference, drawn, files_in, free_port, launched, many_edits, wait_until
 
 from gra_core.alignment import TURNED, FaceAligner
+from gra_core.errors import GRAError
 from gra_core.ui import api, received, studio
 
 
@@ -95,3 +99,19 @@ def test_photos_and_results_are_deleted_after_a_while(photo_file, tmp_path, monk
 
 def test_only_the_named_endpoints_are_public(client):
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/edits", "/align", "/edit"}
+
+
+def test_an_error_lets_go_of_the_photo():
+    """Gradio keeps errors for a while."""
+    photos = []
+
+    @api._told
+    def endpoint() -> None:
+        photo = Image.new("RGB", (8, 8))
+        photos.append(weakref.ref(photo))
+        raise GRAError("No face found.")
+
+    with pytest.raises(gr.Error, match="No face found") as kept:
+        endpoint()
+    assert kept.value.__cause__ is not None
+    assert photos[0]() is None

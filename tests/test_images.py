@@ -37,14 +37,9 @@ def encode(image: Image.Image, **options) -> bytes:
     return stream.getvalue()
 
 
-def png_chunk(kind: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-
 def png_of_size(width: int, height: int, pixels: bytes) -> bytes:
-    """Write a 1-bit greyscale PNG by hand: Pillow would need the whole picture in memory."""
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
+    """A 1-bit greyscale PNG by hand: Pillow would need the whole picture in memory."""
+    return hostile.png(width, height, 1, 0, pixels)
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
@@ -496,9 +491,7 @@ def test_a_photo_of_150_megapixels_opens(monkeypatch):
     row = zlib.compressobj(1)
     line = bytes([0]) + bytes([200, 120, 40]) * side
     pixels = b"".join([*(row.compress(line) for _ in range(side)), row.flush()])
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
-    read = read_photo(b"\x89PNG\r\n\x1a\n" + chunks)
+    read = read_photo(hostile.png(side, side, 8, 2, pixels))
     assert read.image.size == (6_125, 6_125)
     assert read.image.getpixel((6_000, 6_000)) == (200, 120, 40)
     assert "half its size" in read.notes[0]
@@ -509,18 +502,10 @@ def test_formats_that_no_camera_writes_are_refused(photo):
     assert "not a picture" in refused(encode(photo, format="PCX"))
 
 
-def huge_png(side: int = 9_990) -> bytes:
-    """A small file of 99.8 megapixels, which are transparent."""
-    header = struct.pack(">IIBBBBB", side, side, 8, 6, 0, 0, 0)
-    rows, row = zlib.compressobj(9), bytes(1 + 4 * side)
-    pixels = b"".join([*(rows.compress(row) for _ in range(side)), rows.flush()])
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
-
-
 def test_huge_pictures_wait_for_each_other_and_their_memory_goes_back(monkeypatch):
     monkeypatch.setattr(images, "PIXEL_SECONDS", 60.0)  # the machine may have other work
     keep_freed_memory()  # as the page does
-    content, failures = huge_png(), []
+    content, failures = hostile.empty_png(), []
 
     def open_it():
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -30,6 +33,7 @@ def add_endpoints(studio: Studio) -> None:
         names = ("key", "label", "hint", "minimum", "maximum", "group", "caveat")
         return [{name: getattr(edit, name) for name in names} for edit in studio.edits.values()]
 
+    @_told
     def align(image: FileData, face: int = 0) -> tuple[FileData, dict[str, Any]]:
         """Cut a face out as the editor sees it. Face 0 is the largest.
 
@@ -37,19 +41,17 @@ def add_endpoints(studio: Studio) -> None:
         corners of the crop in the photo (`quad`: top left, bottom left, bottom right, top right), and sentences on what
         was done to the photo (`notes`), such as that it was turned: boxes and quad are those of the turned photo.
         """
-        try:
-            face = _whole_number(face)
-            with studio.line.join(work=Work.OPEN) as place:
-                place.arrive()
-                photo, faces = _opened(studio, image)
-                aligned = studio.aligner.align(photo.image, faces[_index(face, len(faces))])
-        except Exception as error:
-            raise gr.Error(explain(error), print_exception=False) from error
+        face = _whole_number(face)
+        with studio.line.join(work=Work.OPEN) as place:
+            place.arrive()
+            photo, faces = _opened(studio, image)
+            aligned = studio.aligner.align(photo.image, faces[_index(face, len(faces))])
         path = _shelf().write("aligned.png", aligned.image.save)
         about = {"faces": len(faces), "boxes": [list(f.box) for f in faces], "quad": aligned.quad.tolist()}
         about["notes"] = list(photo.notes)
         return file_value(str(path)), about
 
+    @_told
     def edit(
         image: FileData,
         settings: dict[str, float],
@@ -64,23 +66,20 @@ def add_endpoints(studio: Studio) -> None:
         file_format is png, jpg or webp. What was done to the photo comes as messages of the kind "info", such as that
         it was turned.
         """
-        try:
-            face, strengths = _whole_number(face), _strengths(studio, settings)
-            if f".{file_format}" not in FORMATS:
-                raise GRAError(f"There is no format {_short(file_format)}; there are: png, jpg, webp.")
-            suffix, about = f".{file_format}", describe(strengths, studio.edits)
-            with studio.line.join(work=Work.OPEN) as place:
-                place.arrive()
-                photo, faces = _opened(studio, image, suffix if whole_photo else None)
-                studio.line.give_way()
-                aligned = studio.aligner.align(photo.image, faces[_index(face, len(faces))])
-                inversion = studio.editor.invert(aligned.image, studio.line.give_way)
-                output = studio.editor.render(inversion, strengths)
-            result = draw_result(photo, aligned, output, faces, whole_photo=whole_photo)
-            name = result_name("portrait", strengths, suffix)
-            path = _shelf().write(name, lambda part: save_picture(result, part, suffix, about))
-        except Exception as error:
-            raise gr.Error(explain(error), print_exception=False) from error
+        face, strengths = _whole_number(face), _strengths(studio, settings)
+        if f".{file_format}" not in FORMATS:
+            raise GRAError(f"There is no format {_short(file_format)}; there are: png, jpg, webp.")
+        suffix, about = f".{file_format}", describe(strengths, studio.edits)
+        with studio.line.join(work=Work.OPEN) as place:
+            place.arrive()
+            photo, faces = _opened(studio, image, suffix if whole_photo else None)
+            studio.line.give_way()
+            aligned = studio.aligner.align(photo.image, faces[_index(face, len(faces))])
+            inversion = studio.editor.invert(aligned.image, studio.line.give_way)
+            output = studio.editor.render(inversion, strengths)
+        result = draw_result(photo, aligned, output, faces, whole_photo=whole_photo)
+        name = result_name("portrait", strengths, suffix)
+        path = _shelf().write(name, lambda part: save_picture(result, part, suffix, about))
         for note in photo.notes:
             gr.Info(note)
         return file_value(str(path))
@@ -88,6 +87,25 @@ def add_endpoints(studio: Studio) -> None:
     gr.api(edits, api_name="edits", concurrency_limit=None)
     gr.api(align, api_name="align", **MODEL)
     gr.api(edit, api_name="edit", **MODEL)
+
+
+def _told(function: Callable[..., Any]) -> Callable[..., Any]:
+    """An endpoint whose errors reach the program as a sentence.
+
+    Gradio keeps an error until the next garbage collection, and with it what its frames hold, such as a photo of
+    400 MB: so they let go of it first.
+    """
+
+    @functools.wraps(function)
+    def endpoint(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except Exception as error:
+            sentence = explain(error)
+            traceback.clear_frames(error.__traceback__)
+            raise gr.Error(sentence, print_exception=False) from error
+
+    return endpoint
 
 
 def _shelf() -> Shelf:

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from gradio_client import Client, handle_file
-from measuring import memory_of
+from measuring import memory, memory_of
 from serving import SERVER, files_in, free_port, launched, start, wait_until
 
 from gra_core.constants import CHECKPOINT_DIR, PROJECT_ROOT
@@ -169,6 +169,35 @@ def test_many_large_uploads_of_one_client_end_in_a_sentence_and_go_within_a_minu
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def test_six_huge_photos_at_once_through_the_api_wait_for_each_other(tmp_path):
+    process, address = start(tmp_path, [SERVER])
+    content, answers, workers, most = hostile.empty_png(), [], [], 0
+
+    def align() -> None:
+        sent = httpx.post(address + UPLOAD, files={"files": ("huge.png", content)}, timeout=60)
+        image = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
+        called = httpx.post(f"{address}{CALL}align", json={"data": [image, 0]}, timeout=60)
+        answers.append(httpx.get(f"{address}{CALL}align/{called.json()['event_id']}", timeout=300).text)
+
+    try:
+        before = memory(process.pid)
+        workers = [threading.Thread(target=align) for _ in range(6)]
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers):
+            most = max(most, memory(process.pid))
+            time.sleep(0.02)
+        wait_until(lambda: memory(process.pid) - before < 200_000_000, 60)
+        kept = memory(process.pid) - before
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+    print(f"peak {(most - before) / 1e6:.0f} MB, kept after {kept / 1e6:.0f} MB")
+    assert len(answers) == 6
+    assert all("No face found" in answer for answer in answers), answers
+    assert most - before < 3_000_000_000
 
 
 def test_hostile_files_through_the_api(tmp_path):

@@ -2,7 +2,8 @@
 
 Starts the page with the committed weights on 127.0.0.1, lets visitors come, open a photo, move a slider again and again
 and leave, and prints what they saw: how long pictures took, who had to wait and was told, who was asked to come again,
-and what memory the server took; first of all the same with one visitor.
+and what memory the server took; first of all the same with one visitor. Beside them programs call `/edit` through the
+API, one for every ten visitors.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from measuring import memory_of
 from serving import start
 
 from gra_core.constants import PROJECT_ROOT
-from gra_core.ui.gate import PREFIX, QUEUE, UPLOAD
+from gra_core.ui.gate import CALL, PREFIX, QUEUE, UPLOAD
 from gra_core.ui.session import PHOTO_VIEW
 
 THINKING = 2.0
@@ -127,6 +129,38 @@ class Visitor:
             self.seen.moved.append(time.monotonic() - begun)
 
 
+class Program:
+    """Something that calls the API again and again."""
+
+    def __init__(self, address: str, seen: Seen) -> None:
+        self.address, self.seen, self.client = address, seen, httpx.Client(timeout=httpx.Timeout(30, read=900))
+
+    def visit(self) -> None:
+        """Send a photo and have it edited; when refused, wait as long as the server says."""
+        try:
+            self._edit()
+        except Exception as error:
+            self.seen.errors.append(f"{type(error).__name__}: {error}"[:200])
+            time.sleep(THINKING)
+
+    def _edit(self) -> None:
+        begun, face = time.monotonic(), ("me.webp", FACE.read_bytes(), "image/webp")
+        sent = self.client.post(self.address + UPLOAD, files={"files": face})
+        sent.raise_for_status()
+        image = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
+        called = self.client.post(f"{self.address}{CALL}edit", json={"data": [image, {"smile": 60}, 0, True, "jpg"]})
+        if called.status_code == 429:
+            self.seen.told["come again"] += 1
+            time.sleep(float(called.headers["Retry-After"]))
+            return
+        called.raise_for_status()
+        answer = self.client.get(f"{self.address}{CALL}edit/{called.json()['event_id']}").text
+        if "event: complete" in answer:
+            self.seen.opened.append(time.monotonic() - begun)
+        else:
+            self.seen.errors.append(answer[-300:])
+
+
 def _turn(answers: list[dict]) -> float:
     """The turn of the history, the first value of every answer, in full or as a change; 0 without a photo."""
     turn = 0.0
@@ -139,20 +173,23 @@ def _turn(answers: list[dict]) -> float:
     return turn
 
 
-def crowd(address: str, visitors: int, seconds: float) -> Seen:
-    """So many visitors at any time, for so long."""
-    config, seen, until = httpx.get(f"{address}/config").json(), Seen(), time.monotonic() + seconds
+def crowd(address: str, visitors: int, seconds: float) -> tuple[Seen, Seen]:
+    """So many visitors at any time, for so long, and programs beside them: what both saw."""
+    config, until = httpx.get(f"{address}/config").json(), time.monotonic() + seconds
+    people, programs = Seen(), Seen()
 
-    def come_and_go() -> None:
+    def come_and_go(somebody: Callable[[], Visitor | Program]) -> None:
         while time.monotonic() < until:
-            Visitor(address, config, seen, until).visit()
+            somebody().visit()
 
-    threads = [threading.Thread(target=come_and_go, daemon=True) for _ in range(visitors)]
+    makers = [lambda: Visitor(address, config, people, until)] * visitors
+    makers += [lambda: Program(address, programs)] * round(visitors / 10)
+    threads = [threading.Thread(target=come_and_go, args=[maker], daemon=True) for maker in makers]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(seconds + 60)
-    return seen
+        thread.join(max(0, until + 60 - time.monotonic()))
+    return people, programs
 
 
 def main() -> None:
@@ -165,11 +202,11 @@ def main() -> None:
         process, address = start(Path(folder), [str(PROJECT_ROOT / "app.py")])
         try:
             crowd(address, 1, 60)  # until all is loaded and warm
-            print(crowd(address, 1, 60).line("alone"), flush=True)
+            print(crowd(address, 1, 60)[0].line("alone"), flush=True)
             before = memory_of(process.pid)
             for count in arguments.visitors:
-                seen = crowd(address, count, 60 * arguments.minutes)
-                print(seen.line(f"{count} visitors"), flush=True)
+                people, programs = crowd(address, count, 60 * arguments.minutes)
+                print(people.line(f"{count} visitors"), programs.line("programs"), sep="\n", flush=True)
                 time.sleep(45)  # housekeeping gives memory back in quiet times
                 after = memory_of(process.pid)
                 print(f"memory {before:.0f} MB before, {after:.0f} MB after ({after / before - 1:+.1%})", flush=True)
