@@ -41,6 +41,9 @@ LAB_COMMANDS = {
 }
 """Commands whose options the lab knows: their modules in `gra_core.lab`, and what they are for."""
 
+TRAIN_ACTIONS = {"prepare": "prepare", "all": "pipeline"}
+"""What `train` does: modules of `gra_core.lab.training`."""
+
 EXIT_SOME_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -139,9 +142,9 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (_, purpose) in LAB_COMMANDS.items():
         commands.add_parser(name, help=purpose)
 
-    train = commands.add_parser("train", help="train the encoder or the two streams")
-    train.add_argument("part", choices=["encoder", "streams"])
-    train.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of that part; try --help")
+    train = commands.add_parser("train", help="make the weights by a recipe, or prepare pictures for it")
+    train.add_argument("action", choices=list(TRAIN_ACTIONS))
+    train.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="options of that action; try --help")
     train.set_defaults(run=run_train)
 
     directions = commands.add_parser("directions", help="list, fit, search or check the edit directions")
@@ -271,8 +274,8 @@ def run_lab(args: argparse.Namespace) -> int | None:
 
 
 def run_train(args: argparse.Namespace) -> int | None:
-    """`train encoder|streams`: hands the remaining options to the trainer."""
-    return lab(f"training.{args.part}").main(args.rest)
+    """`train prepare|all`: hands the remaining options to the lab."""
+    return lab(f"training.{TRAIN_ACTIONS[args.action]}").main(args.rest)
 
 
 def run_directions(args: argparse.Namespace) -> int | None:

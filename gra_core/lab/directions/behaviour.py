@@ -137,6 +137,17 @@ def calibrate(editor: PortraitEditor, edits: Mapping[str, EditDirection], count:
     return result
 
 
+def calibrate_file(
+    editor: PortraitEditor, file: Path, out: Path, count: int, edits: Mapping[str, EditDirection] | None = None
+) -> None:
+    """Write a directions file with what was measured on `count` generated faces of its edits, or of `edits`."""
+    edits = edits or load_directions(file)
+    with safe_open(file, framework="numpy") as tensors:
+        kept = {name: tensors.get_tensor(name) for name in set(tensors.keys()) - {VECTORS, RELEASES}}
+    save_directions(out, calibrate(editor, edits, count), kept)
+    record_checksum(out)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `directions calibrate`."""
     parser.add_argument("file", type=Path, nargs="?", default=DIRECTIONS_FILE)
@@ -159,11 +170,7 @@ def run(args: argparse.Namespace) -> int:
             if key not in edits or not value.replace(".", "", 1).removeprefix("-").isdigit():
                 raise GRAError(f"--{name.replace('_', '-')} takes KEY=NUMBER, with the key of an edit, not {pair!r}.")
             edits[key] = replace(edits[key], **{name: float(value)})
-    with safe_open(args.file, framework="numpy") as file:
-        kept = {name: file.get_tensor(name) for name in set(file.keys()) - {VECTORS, RELEASES}}
-    editor = PortraitEditor.from_pretrained()
-    save_directions(args.out, calibrate(editor, edits, args.faces), kept)
-    record_checksum(args.out)
+    calibrate_file(PortraitEditor.from_pretrained(), args.file, args.out, args.faces, edits)
     return 0
 
 

@@ -5,13 +5,12 @@ features of a trained net, as Projected GANs do (Sauer et al., NeurIPS 2021, htt
 learns within minutes.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
-
-FEATURE_CHANNELS = (128, 256, 512, 512)
-"""Of the slices of the perceptual net that are looked at, all but the finest."""
 
 WIDTH = 64
 
@@ -27,18 +26,22 @@ def _head(channels: int) -> nn.Sequential:
 
 
 class Adversary(nn.Module):
-    """Scores patches of pictures, high for photos, at four scales."""
+    """Scores patches of pictures, high for photos, at four scales.
 
-    def __init__(self) -> None:
+    Args:
+        channels: of the slices of the perceptual net that are looked at, all but the finest.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(_head(channels) for channels in FEATURE_CHANNELS)
+        self.heads = nn.ModuleList(_head(count) for count in channels)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Feature maps of all five slices (`ShiftTolerantLPIPS.features`) -> scores (B, 1, h, w) of each scale."""
         return [head(feature * feature.shape[1] ** 0.5) for head, feature in zip(self.heads, features[1:], strict=True)]
 
 
-def adversary_loss(photos: list[Tensor], pictures: list[Tensor]) -> Tensor:
+def adversary_loss(photos: Sequence[Tensor], pictures: Sequence[Tensor]) -> Tensor:
     """Hinge loss of the adversary from its scores of photos and of pictures."""
     return sum(
         F.relu(1 - real).mean() + F.relu(1 + fake).mean() for real, fake in zip(photos, pictures, strict=True)

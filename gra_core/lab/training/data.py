@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -15,8 +14,8 @@ from torch import Tensor
 
 from gra_core.constants import NUM_STYLES, STYLE_DIM
 from gra_core.directions.registry import GLASSES, EditDirection
-from gra_core.errors import UnreadableImageError
 from gra_core.images import from_bytes
+from gra_core.lab.training.prepared import PreparedSet
 from gra_core.models.generator import Generator, broadcast_w
 from gra_core.models.maps import sample_at
 
@@ -32,30 +31,22 @@ AFFINE_STIFFNESS = 1e-3
 NOTHING_COUNTS = 1e-4
 """Share of the picture below which a patch stays where it is."""
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-
 
 class RealFaces:
-    """All aligned photos of a folder (recursively), decoded once, as (N, 3, size, size) uint8 on the device."""
+    """All aligned photos of a split, decoded once, as (N, 3, size, size) uint8 on the device."""
 
-    def __init__(self, folder: Path, size: int, device: torch.device, limit: int | None = None) -> None:
-        self.paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)[:limit]
-        if not self.paths:
-            raise UnreadableImageError(f"No pictures in {folder}. Give a folder of aligned faces.")
-        self.pictures = torch.empty((len(self.paths), 3, size, size), dtype=torch.uint8, device=device)
+    def __init__(self, data: PreparedSet, split: str, size: int, device: torch.device) -> None:
+        photos = data.photos(split)
+        self.pictures = torch.empty((len(photos), 3, size, size), dtype=torch.uint8, device=device)
 
         def load(index: int) -> None:
-            image = Image.open(self.paths[index]).convert("RGB")
+            image = data.read(photos[index])
             if image.size != (size, size):
                 image = image.resize((size, size), Image.Resampling.LANCZOS)
             self.pictures[index] = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(device)
 
         with ThreadPoolExecutor() as pool:
-            list(pool.map(load, range(len(self.paths))))
-
-    def __len__(self) -> int:
-        """Number of photos."""
-        return len(self.paths)
+            list(pool.map(load, range(len(photos))))
 
     def add(self, pictures: Tensor) -> None:
         """Add pictures (N, 3, size, size), uint8, to those that `sample` draws from."""

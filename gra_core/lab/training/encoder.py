@@ -1,10 +1,9 @@
-"""Train the encoder: `python -m gra_core train encoder --data DIR ...`, alone or under `torchrun`.
+"""The training of the encoder.
 
-First a short while on generated faces with known codes only (no gradient through the generator, so it is fast),
-then on real and generated faces with picture losses through the frozen generator.
+The first steps are on generated faces with known codes only (no gradient through the generator, so they are fast), the
+others on real and generated faces with picture losses through the frozen generator.
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 
@@ -12,93 +11,161 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gra_core.constants import ENCODER_SIZE
 from gra_core.images import from_bytes
-from gra_core.lab.training.codes import GENERATED_SHARE, LOSS_WEIGHTS, CodeTraining, add_code_options
-from gra_core.lab.training.data import sample_w
-from gra_core.lab.training.loop import training_options
-from gra_core.lab.training.losses import load_face_net
+from gra_core.lab.training.backgrounds import Backgrounds, packed, person_masks, set_before, unpacked
+from gra_core.lab.training.data import (
+    RealFaces,
+    apply_tone,
+    blur_detail,
+    random_flow,
+    random_patch_mask,
+    random_tone,
+    sample_codes,
+    sample_w,
+)
+from gra_core.lab.training.loop import FACE_NET_FILE, Job, Training
+from gra_core.lab.training.losses import excess_texture, eye_difference, eye_weights, load_face_net
+from gra_core.lab.training.perceptual import ALEXNET_FILE, load_published
+from gra_core.lab.training.report import save_grid
+from gra_core.lab.training.variants import edited_photos
 from gra_core.models.encoder import LATENT_SAMPLES, Encoder, average_face, to_encoder_size
+from gra_core.models.maps import sample_at, upscale_flow
 
-RIDGE = 3.0
-"""Penalty, in photos, on the weights of the last layer when they are fitted to known codes."""
+LOSS_WEIGHTS = {
+    "mse": 1.0,
+    "l1": 0.5,
+    "lpips": 3.0,
+    "lpips_alex": 5.0,
+    "identity": 0.6,
+    "eyes": 3.0,
+    "texture": 300.0,
+    "code": 0.5,
+    "spread": 0.05,
+    "latent": 3e-3,
+}
+"""`code`: distance to the known code of generated faces. `spread`: variance of a code over its 16 rows, which keeps it
+near W, where edits work (e4e, Tov et al. 2021, section 4.1). `latent`: square of the latents, 1 for the generator's own
+w."""
+
+PICTURE_SIZE = 2 * ENCODER_SIZE
+"""Textures are compared at this size, too: a lattice of four pixels is one of two in what the nets see."""
+
+GENERATED_SHARE = 0.25
+"""Of each batch, faces with known codes; the rest are photos, which are what is hard."""
+
+BACKGROUND_SHARE = 0.4
+"""Of the photos, those of people set before the room behind somebody else, for rooms not to be learned by heart."""
+
+SAMPLES_CHUNK = 16
 
 
-def parser() -> argparse.ArgumentParser:
-    """Options of `train encoder`."""
-    options = training_options("encoder", __doc__, batch=64, seed=0)
-    options.add_argument("--regression-minutes", type=float, default=0.0, help="first minutes, on known codes only")
-    options.add_argument(
-        "--fit-latents", action="store_true", help="give --init a latent space fitted to the generator"
-    )
-    add_code_options(options)
-    return options
-
-
-class EncoderTraining(CodeTraining):
+class EncoderTraining(Training):
     """Nets, data and losses of the encoder."""
 
     name = "encoder"
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        super().__init__(args, partial(new_encoder, args.face_net))
+    def __init__(self, job: Job) -> None:
+        super().__init__(job, partial(new_encoder, job.nets / FACE_NET_FILE))
+        self.real = RealFaces(job.data, "train", PICTURE_SIZE, self.device)
+        self.eyes = eye_weights(self.device)
+        self.backgrounds = Backgrounds(self.real, self.person)
+        self.masks = self.backgrounds.masks
+        if self.stage.variants:
+            variants = edited_photos(job.editor, self.real.pictures, self.stage.variants).flatten(0, 1)
+            self.real.add(variants)
+            masks = [packed(person_masks(self.person, from_bytes(batch))) for batch in variants.split(SAMPLES_CHUNK)]
+            self.masks = torch.cat((self.masks, *masks))
+        self.process.log(f"{len(self.real.pictures)} photos and edits of them")
         self.average_face = average_face(self.generator)
-        if args.fit_latents or not args.init:
+        if not job.init:
             w = sample_w(self.generator, LATENT_SAMPLES, truncation=1.0)
-            if args.init:
-                move_to_latents(self.module, w, self.real.pictures, self.average_face)
-            else:
-                self.module.latent_space.fit(w)
-            self.average.average.load_state_dict(self.module.state_dict())
-        self.latent_space = self.module.latent_space
+            self.module.latent_space.fit(w)
+            self.average.module.latent_space.fit(w)
+        self.run_generator = self.compile(self.generator.half_picture)
+        self.run_faces = self.compile(self.faces.embed)
+        self.run_perceptual = {"lpips": self.compile(self.perceptual)}
+        if self.stage.second_perceptual:
+            alex = load_published(job.nets / ALEXNET_FILE).to(self.device)
+            self.run_perceptual["lpips_alex"] = self.compile(alex.to(memory_format=torch.channels_last))
         self.run_encoder = self.compile(self.module)
 
-    def loss(self, minutes: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one fresh batch."""
-        regression_only = minutes < self.args.regression_minutes
+    def photos(self, count: int) -> Tensor:
+        """Augmented real photos (count, 3, 512, 512)."""
+        device = self.device
+        photos, masks = self.real.sample_with(count, self.masks)
+        elsewhere = torch.rand(count, 1, 1, 1, device=device) < BACKGROUND_SHARE
+        kept = torch.where(elsewhere, unpacked(masks), 1.0)
+        photos = set_before(photos, kept, self.backgrounds.sample(count, photos.shape[-1]))
+        flow = random_flow(count, device, 0.6)
+        photos = apply_tone(sample_at(photos, upscale_flow(flow, 4)), random_tone(count, device, 0.6))
+        return blur_detail(photos, torch.rand(count, device=device) > 0.05)
+
+    def generated(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Generated pictures, their codes, and whether the picture is still exactly that code's (count,)."""
+        device = self.device
+        codes = sample_codes(self.generator, count)
+        clean = self.run_generator(codes).float().clamp(-1, 1)
+        moved = sample_at(clean, upscale_flow(random_flow(count, device, 0.6), 4))
+        changed = apply_tone(moved, random_tone(count, device, 0.6))
+        mask = random_patch_mask(count, PICTURE_SIZE, device) * (torch.rand(count, 1, 1, 1, device=device) < 0.5)
+        changed = torch.lerp(changed, self.photos(count), mask)
+        exact = torch.rand(count, device=device) < 0.6
+        return torch.where(exact[:, None, None, None], clean, changed), codes, exact
+
+    def code_error(self, codes: Tensor, known: Tensor, exact: Tensor) -> Tensor:
+        """Mean distance of codes from known ones, (K, 16, 512) each, where those hold exactly, (K,)."""
+        error = F.smooth_l1_loss(codes, known, reduction="none", beta=0.2).mean((1, 2))
+        return (error * exact).sum() / exact.sum().clamp_min(1)
+
+    def likeness(self, latents: Tensor, codes: Tensor, picture: Tensor, photo: Tensor) -> dict[str, Tensor]:
+        """Losses of latents and their codes (B, 16, 512), their pictures and the photos (B, 3, 512, 512)."""
+        texture = excess_texture(picture, photo)
+        picture, photo = to_encoder_size(picture), to_encoder_size(photo)
+        terms = {"mse": F.mse_loss(picture, photo), "l1": F.l1_loss(picture, photo)}
+        terms |= {name: net(picture, photo).mean() for name, net in self.run_perceptual.items()}
+        with torch.no_grad():
+            wanted = self.run_faces(photo)
+        terms["identity"] = 1 - (self.run_faces(picture) * wanted).sum(1).mean()
+        terms["eyes"] = eye_difference(picture - photo, self.eyes).mean()
+        terms["texture"] = texture + excess_texture(picture, photo)
+        terms["latent"] = latents.square().mean()
+        terms["spread"] = (codes - codes.mean(1, keepdim=True)).square().mean()
+        return terms
+
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one fresh part of a batch."""
+        batch, regression_only = self.stage.batch, step < self.stage.regression_steps
+        chunk = max(round(GENERATED_SHARE * batch), 1)
         with torch.no_grad():
             if regression_only:
-                chunk = round(GENERATED_SHARE * self.args.batch)
-                parts = [self.generated(chunk) for _ in range(self.args.batch // chunk)]
+                parts = [self.generated(chunk) for _ in range(batch // chunk)]
                 photo, known, exact = (torch.cat(part) for part in zip(*parts, strict=True))
             else:
-                photo, known, exact = self.fresh(self.args.batch)
+                photo, known, exact = self.generated(chunk)
+                photo = torch.cat((photo, self.photos(batch - chunk)))
         small = to_encoder_size(photo)
         latents = self.run_encoder(small, self.average_face.expand_as(small)).float()
-        codes = self.latent_space(latents)
+        codes = self.module.latent_space(latents)
         terms = {"code": self.code_error(codes[: len(known)], known, exact)}
         if not regression_only:
             terms |= self.likeness(latents, codes, self.run_generator(codes).float(), photo)
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
+    @torch.no_grad()
     def report(self) -> None:
-        """Held-out figures of the averaged encoder."""
-        encoder = self.average.average
-        self.report_codes(
-            encoder=lambda photo: encoder.latent_space(encoder(photo, self.average_face.expand_as(photo)))
-        )
-
-
-@torch.no_grad()
-def move_to_latents(encoder: Encoder, w: Tensor, photos: Tensor, average_face: Tensor) -> None:
-    """Fit the encoder's latent space to w (N, 512) and its last layer, by ridge regression, to the codes as they were.
-
-    `photos`: (M, 3, S, S) uint8, M well above the encoder's width.
-    """
-    training, features, codes = encoder.training, [], []
-    encoder.eval()
-    hook = encoder.out_norm.register_forward_hook(lambda _module, _inputs, found: features.append(found.float()))
-    for batch in photos.split(32):
-        photo = to_encoder_size(from_bytes(batch))
-        codes.append(encoder.latent_space(encoder(photo, average_face.expand_as(photo))))
-    hook.remove()
-    encoder.train(training)
-    encoder.latent_space.fit(w)
-    seen = F.pad(torch.cat(features), (0, 1), value=1.0).transpose(0, 1).double()
-    wanted = encoder.latent_space.inverse(torch.cat(codes)).transpose(0, 1).double()
-    gram = seen.mT @ seen + RIDGE * torch.eye(seen.shape[-1], device=seen.device)
-    weights = torch.linalg.solve(gram, seen.mT @ wanted).float()
-    encoder.out_weight.copy_(weights[:, :-1])
-    encoder.out_bias.copy_(weights[:, -1])
+        """Held-out figures of the averaged encoder; grid: photo, picture of its code."""
+        encoder = self.average.module
+        photos = from_bytes(RealFaces(self.job.data, "val", ENCODER_SIZE, self.device).pictures)
+        rows, sums = [], torch.zeros(3, device=self.device)
+        for batch in photos.split(8):
+            codes = encoder.latent_space(encoder(batch, self.average_face.expand_as(batch)))
+            picture = self.generator.small_picture(codes).clamp(-1, 1)
+            sums += self.distances(picture, batch)
+            rows.append(torch.stack((batch, picture), 1))
+        mse, perceptual, identity = (sums / len(photos)).tolist()
+        print(f"held-out: mse {mse:.4f} st-lpips {perceptual:.4f} identity {identity:.4f}", flush=True)
+        save_grid(torch.cat(rows)[:24], self.job.out / "encoder.jpg", columns=4)
 
 
 def new_encoder(face_net: Path) -> Encoder:
@@ -106,12 +173,3 @@ def new_encoder(face_net: Path) -> Encoder:
     encoder = Encoder()
     encoder.face.load_state_dict(load_face_net(face_net).state_dict())
     return encoder
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Entry point of `python -m gra_core train encoder`."""
-    EncoderTraining(parser().parse_args(argv)).run()
-
-
-if __name__ == "__main__":
-    main()

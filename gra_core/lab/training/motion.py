@@ -2,34 +2,20 @@
 
 The generator explains its own faces by itself; a real head that turns takes a hat and a hand along. Of a pair
 the streams are given the residuals of one frame and the code of the other, and are to draw the other.
-
-A folder of clips has a file `index.csv` with a row a frame, and the frames of clip C as `C/K.webp` (or .png, .jpg)
-beside it. Columns (others are left alone):
-
-- `clip`, `frame`: folder and file name, without the suffix. All frames of a clip are cut by one window.
-- `quad`: corners of the aligned face in pixels of the stored picture, x and y in turn: top left, bottom left, bottom
-  right, top right; a square, which may be turned.
-- `picture_box`: left, top, right, bottom of what is picture; beyond it the stored picture is made up (reflected).
-- `split`: "train" or "val"; a person must not be in both.
 """
 
-import csv
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from gra_core.constants import ENCODER_SIZE, IMAGE_SIZE
-from gra_core.errors import UnreadableImageError
 from gra_core.images import from_bytes
-
-INDEX = "index.csv"
+from gra_core.lab.training.prepared import Picture, PreparedSet
 
 SAME_QUAD = 0.06
 """Largest distance between corners of two frames' quads, as a share of their side, at which both are cut by the mean of
@@ -65,41 +51,23 @@ class Frame:
 
     picture: Tensor
     square: Tensor
-    box: list[float]
+    box: tuple[float, ...]
 
     @classmethod
-    def read(cls, folder: Path, row: dict[str, str], device: torch.device) -> Self:
-        """The frame of a row of the index."""
-        (path,) = (folder / row["clip"]).glob(f"{row['frame']}.*")
-        pixels = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
-        quad, box = ([float(x) for x in row[name].split()] for name in ("quad", "picture_box"))
-        first, below, _, beside = torch.tensor(quad).view(4, 2)
-        return cls(pixels.to(device), torch.stack((beside - first, below - first, first), 1), box)
+    def read(cls, data: PreparedSet, picture: Picture, device: torch.device) -> Self:
+        """A frame of the prepared set."""
+        pixels = torch.from_numpy(np.array(data.read(picture))).permute(2, 0, 1)
+        first, below, _, beside = torch.tensor(picture.quad).view(4, 2)
+        return cls(pixels.to(device), torch.stack((beside - first, below - first, first), 1), picture.box)
 
 
 class Clips:
     """The frames of all clips of one split, decoded once, on the device."""
 
-    def __init__(self, folder: Path, device: torch.device, split: str = "train") -> None:
-        """Read a folder of clips.
-
-        Raises:
-            UnreadableImageError: It has no index, or no clip of the split has two frames.
-        """
-        path = folder / INDEX
-        if not path.is_file():
-            raise UnreadableImageError(f"There is no {INDEX} in {folder}. Give a folder of clips as `train` wants it.")
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    def __init__(self, data: PreparedSet, device: torch.device, split: str = "train") -> None:
+        rows = data.clips(split)
         with ThreadPoolExecutor() as pool:
-            frames = list(pool.map(lambda row: Frame.read(folder, row, device), rows))
-        clips: dict[str, list[Frame]] = {}
-        for row, frame in zip(rows, frames, strict=True):
-            clips.setdefault(row["clip"], []).append(frame)
-        self.clips = [clip for clip in clips.values() if len(clip) > 1]
-        self.device = device
-        if not self.clips:
-            raise UnreadableImageError(f"No clip in {folder} is of '{split}' and has two frames.")
+            self.clips = [list(pool.map(lambda row: Frame.read(data, row, device), clip)) for clip in rows]
 
     def sample(self, count: int) -> MotionPairs:
         """Random pairs, every clip as often as another, half of them mirrored."""
@@ -150,7 +118,7 @@ def places(square: Tensor, side: int, device: torch.device) -> Tensor:
     return torch.stack((a * u + b * v + c, d * u + e * v + f), -1)
 
 
-def inside(points: Tensor, box: list[float]) -> Tensor:
+def inside(points: Tensor, box: tuple[float, ...]) -> Tensor:
     """Which of the points (..., 2) lie in a box (left, top, right, bottom)."""
     (x, y), (left, top, right, bottom) = points.unbind(-1), box
     return (x >= left) & (x <= right) & (y >= top) & (y <= bottom)

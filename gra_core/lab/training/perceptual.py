@@ -4,7 +4,6 @@ Evaluation uses another net (`gra_core.metrics.perceptual`).
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -13,37 +12,30 @@ from torch import Tensor, nn
 
 from gra_core.errors import CheckpointError
 
-VGG_SLICES = ((3, 64, 64), (64, 128, 128), (128, 256, 256, 256), (256, 512, 512, 512), (512, 512, 512, 512))
-"""Channels through the convolutions of each slice."""
+VGG_FILE, ALEXNET_FILE = "vgg_shift_tolerant.pth", "alex_shift_tolerant.pth"
+"""Of PyPI stlpips-pytorch 0.0.2 (BSD-2), folder `stlpips_pytorch/weights/vST0.0`."""
 
-ALEXNET_SLICES = ((3, 64, 11, 2), (64, 192, 5, 2), (192, 384, 3, 1), (384, 256, 3, 1), (256, 256, 3, 1))
-"""The one convolution of each slice: channels in and out, kernel, padding."""
+SLICES = {VGG_FILE: (2, 2, 3, 3, 3), ALEXNET_FILE: (1, 1, 1, 1, 1)}
+"""How many convolutions each slice has."""
 
 
 class ShiftTolerantLPIPS(nn.Module):
     """ST-LPIPS (Ghildyal & Liu, ECCV 2022, https://arxiv.org/abs/2207.13686), on VGG16 here.
 
-    Weights: `stlpips_pytorch/weights/vST0.0/vgg_shift_tolerant.pth` of PyPI stlpips-pytorch 0.0.2 (BSD-2), see
-    `load_published`.
+    Args:
+        slices: convolutions of each slice, from `load_published`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slices: Sequence[Sequence[nn.Conv2d]]) -> None:
         super().__init__()
         self.register_buffer("shift", torch.zeros(1, 3, 1, 1))
         self.register_buffer("scale", torch.ones(1, 3, 1, 1))
-        self.slices = self._trunk()
+        self.slices = nn.ModuleList(nn.ModuleList(convs) for convs in slices)
         for i, convs in enumerate(self.slices):
             self.register_buffer(f"head{i}", torch.zeros(1, convs[-1].out_channels, 1, 1))
         blur = torch.tensor([1.0, 2.0, 1.0])
         self.register_buffer("blur", (blur[:, None] * blur / 16)[None, None])
         self.requires_grad_(False)
-
-    def _trunk(self) -> nn.ModuleList:
-        """The untrained convolutions of the five slices."""
-        return nn.ModuleList(
-            nn.ModuleList(nn.Conv2d(inputs, outputs, 3, 1, 1) for inputs, outputs in pairwise(channels))
-            for channels in VGG_SLICES
-        )
 
     def _halve(self, x: Tensor, padding: int) -> Tensor:
         """Blur, then every second position."""
@@ -80,16 +72,7 @@ class ShiftTolerantLPIPS(nn.Module):
 
 
 class ShiftTolerantAlexNet(ShiftTolerantLPIPS):
-    """ST-LPIPS on AlexNet; weights: `alex_shift_tolerant.pth` of the same package.
-
-    What it sees differs from what VGG16 sees: mostly coarse contrast and colour.
-    """
-
-    def _trunk(self) -> nn.ModuleList:
-        return nn.ModuleList(
-            nn.ModuleList([nn.Conv2d(inputs, outputs, kernel, 1, padding)])
-            for inputs, outputs, kernel, padding in ALEXNET_SLICES
-        )
+    """ST-LPIPS on AlexNet, which sees mostly coarse contrast and colour."""
 
     def _maps(self, x: Tensor) -> Iterator[Tensor]:
         for i, (conv,) in enumerate(self.slices):
@@ -111,21 +94,30 @@ class ShiftTolerantAlexNet(ShiftTolerantLPIPS):
         return F.conv2d(x, weight, conv.bias, padding=(conv.padding[0] + 2) // 2)
 
 
-def load_published(net: ShiftTolerantLPIPS, path: Path) -> ShiftTolerantLPIPS:
-    """Load a .pth file of stlpips-pytorch into its net.
+def load_published(path: Path) -> ShiftTolerantLPIPS:
+    """The net of a .pth file of stlpips-pytorch, by the file's name.
 
     Raises:
-        CheckpointError: The file cannot be read.
+        CheckpointError: The file cannot be read, or its layers are others.
     """
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except (OSError, RuntimeError) as error:
+        names = (k.removesuffix(".weight") for k in state if k.startswith("net.") and k.endswith(".weight"))
+        slices = [[_published_conv(state, next(names)) for _ in range(count)] for count in SLICES[path.name]]
+        net = (ShiftTolerantAlexNet if path.name == ALEXNET_FILE else ShiftTolerantLPIPS)(slices)
+        net.shift.copy_(state["scaling_layer.shift"].view_as(net.shift))
+        net.scale.copy_(state["scaling_layer.scale"].view_as(net.scale))
+        for i in range(len(net.slices)):
+            getattr(net, f"head{i}").copy_(state[f"lin{i}.model.1.weight"])
+    except (OSError, RuntimeError, KeyError, StopIteration) as error:
         raise CheckpointError(f"Cannot read the perceptual net {path}: {error}") from error
-    names = (k.removesuffix(".weight") for k in state if k.startswith("net.") and k.endswith(".weight"))
-    for conv, name in zip((conv for convs in net.slices for conv in convs), names, strict=True):
-        conv.load_state_dict({k: state[f"{name}.{k}"] for k in ("weight", "bias")})
-    net.shift.copy_(state["scaling_layer.shift"].view_as(net.shift))
-    net.scale.copy_(state["scaling_layer.scale"].view_as(net.scale))
-    for i in range(len(net.slices)):
-        getattr(net, f"head{i}").copy_(state[f"lin{i}.model.1.weight"])
     return net
+
+
+def _published_conv(state: dict[str, Tensor], name: str) -> nn.Conv2d:
+    """A convolution with its weights; of AlexNet, whose first one has a stride of 1 here."""
+    weight, bias = (state[f"{name}.{part}"] for part in ("weight", "bias"))
+    outputs, inputs, kernel, _ = weight.shape
+    conv = nn.Conv2d(inputs, outputs, kernel, 1, 2 if kernel == 11 else kernel // 2)
+    conv.load_state_dict({"weight": weight, "bias": bias})
+    return conv

@@ -1,17 +1,23 @@
-"""What both training programs need: processes, precision, time box, averages, checkpoints."""
+"""What both trainings need: processes, compiled code, rates, files of weights."""
 
+import hashlib
 import math
 import os
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gra_core.checkpoints import as_float
+from gra_core.errors import CheckpointError
+
+PATIENCE = timedelta(hours=3)
+"""How long a process waits for another one: the first calibrates and evaluates alone."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,21 @@ class Process:
         if self.leads:
             print(message, flush=True)
 
+    def agreed(self, decision: bool) -> bool:
+        """What the first process decides. All others wait for it."""
+        if self.world == 1:
+            return decision
+        value = torch.tensor([float(decision)], device=self.device)
+        dist.broadcast(value, 0)
+        return bool(value.item())
 
-def start_process(seed: int) -> Process:
-    """Join the process group if `torchrun` started us, choose the device, seed the generators."""
+    def parallel(self, module: nn.Module) -> nn.Module:
+        """The module with gradients averaged over all processes; itself where there is one."""
+        return DistributedDataParallel(module) if self.world > 1 else module
+
+
+def start_process() -> Process:
+    """Join the process group if `torchrun` started us, and choose the device."""
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -43,82 +61,28 @@ def start_process(seed: int) -> Process:
         torch.backends.cudnn.benchmark = False  # trying every convolution out takes minutes on an H200
     else:
         device = torch.device("cpu")
-    if world > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    torch.manual_seed(seed + 1000 * rank)
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return Process(rank, world, device)
 
 
-def load_compiled(path: Path | None) -> None:
+def seed_all(*numbers: int) -> None:
+    """Seed PyTorch by several numbers: what follows depends on them alone, whatever was drawn before."""
+    digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:7]))
+
+
+def load_compiled(path: Path) -> None:
     """Take over what an earlier run compiled; the same GPU, PyTorch and code find it, others compile anew."""
-    if path and path.is_file():
+    if path.is_file():
         torch.compiler.load_cache_artifacts(path.read_bytes())
 
 
-def save_compiled(path: Path | None) -> None:
+def save_compiled(path: Path) -> None:
     """Keep what this run compiled (compiling takes minutes) for `load_compiled`."""
-    artifacts = torch.compiler.save_cache_artifacts() if path else None
+    artifacts = torch.compiler.save_cache_artifacts()
     if artifacts:
         path.write_bytes(artifacts[0])
-
-
-def average_gradients(parameters: list[nn.Parameter], process: Process) -> None:
-    """Replace each gradient by its mean over all processes (data parallel training)."""
-    if process.world == 1:
-        return
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
-    dist.all_reduce(flat)
-    flat /= process.world
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
-
-
-def broadcast_state(module: nn.Module, process: Process) -> None:
-    """Give every process the weights and buffers of the first."""
-    if process.world > 1:
-        for tensor in module.state_dict().values():
-            dist.broadcast(tensor, 0)
-
-
-class AverageWeights:
-    """Exponential moving average of a module's weights; the average is what is evaluated and shipped."""
-
-    def __init__(self, module: nn.Module, average: nn.Module, decay: float = 0.999) -> None:
-        self.module, self.average, self.decay = module, average, decay
-        self.steps = 0
-        average.load_state_dict(module.state_dict())
-        average.eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Take in the current weights; buffers (batch statistics) are averages already and are copied."""
-        self.steps += 1
-        decay = min(self.decay, self.steps / (self.steps + 9))
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.module.parameters()), 1 - decay)
-        for mine, theirs in zip(self.average.buffers(), self.module.buffers(), strict=True):
-            mine.copy_(theirs)
-
-
-@dataclass
-class Clock:
-    """A run that ends on time: `progress` goes from 0 to 1 over the minutes given."""
-
-    minutes: float
-    start: float = field(default_factory=time.monotonic)
-
-    @property
-    def progress(self) -> float:
-        """Share of the time that is used up, 0 to 1."""
-        return min((time.monotonic() - self.start) / (60 * self.minutes), 1.0)
-
-    def agreed_progress(self, process: Process) -> float:
-        """The first process's progress, the same in all of them, so that all stop at the same step."""
-        if process.world == 1:
-            return self.progress
-        value = torch.tensor([self.progress], device=process.device)
-        dist.broadcast(value, 0)
-        return value.item()
 
 
 def cosine_rate(base: float, progress: float, step: int, warmup: int = 100) -> float:
@@ -141,25 +105,22 @@ def _to_half(tensor: Tensor) -> Tensor:
     return tensor.half() if tensor.is_floating_point() else tensor
 
 
-def load_weights(module: nn.Module, path: Path, *, of_larger: bool = False) -> None:
+def load_weights(module: nn.Module, path: Path, *, of_other_design: bool = False) -> None:
     """Load weights written by `save_weights` into a float32 module.
 
-    `of_larger`: the file may hold more than the module has, which is left out: streams of a simpler design start from
-    those of the full one.
+    `of_other_design`: what the module has not is left out, and the search of the aligner, which designs without
+    alignment lack, stays as it is.
+
+    Raises:
+        CheckpointError: The file lacks something else.
+        RuntimeError: As `load_state_dict`.
     """
     state = as_float(load_file(path))
-    if of_larger:
-        names = module.state_dict().keys()
-        state = {name: tensor for name, tensor in state.items() if name in names}
-    module.load_state_dict(state)
-
-
-def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Write the optimizer's state (about twice the size of the float32 weights)."""
-    torch.save(optimizer.state_dict(), path)
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Go on with the state of `save_optimizer`, if there is one."""
-    if path.exists():
-        optimizer.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    if not of_other_design:
+        module.load_state_dict(state)
+        return
+    own = module.state_dict()
+    missing = [name for name in own if name not in state and ".attention." not in name]
+    if missing:
+        raise CheckpointError(f"{path} is of a smaller design: it has no {missing[0]}.")
+    module.load_state_dict(own | {name: tensor for name, tensor in state.items() if name in own})

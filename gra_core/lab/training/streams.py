@@ -1,4 +1,4 @@
-"""Train both streams together: `python -m gra_core train streams --data DIR ...`, alone or under `torchrun`.
+"""The training of both streams, together.
 
 Generator and encoder are frozen. No edited photo with a label exists, so each batch mixes up to five kinds of pairs:
 
@@ -16,20 +16,20 @@ Generator and encoder are frozen. No edited photo with a label exists, so each b
   generator's own edit changes; what is behind must stay; and an adversary must take the picture for a photo.
 """
 
-import argparse
 import math
 from functools import partial
 from itertools import accumulate
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gra_core import checkpoints
 from gra_core.checkpoints import CheckpointSource
-from gra_core.constants import CHECKPOINT_DIR, ENCODER_SIZE, IMAGE_SIZE, MAX_STRENGTH
+from gra_core.constants import ENCODER_SIZE, IMAGE_SIZE, MAX_STRENGTH
 from gra_core.directions.registry import load_directions, load_glasses_probe
+from gra_core.errors import SettingsError
 from gra_core.images import from_bytes
 from gra_core.lab.training.adversary import Adversary, adversary_loss, realism_loss
 from gra_core.lab.training.backgrounds import CERTAIN, Backgrounds, person_masks, set_before, unpacked
@@ -47,11 +47,11 @@ from gra_core.lab.training.data import (
     random_tone,
     sample_codes,
 )
-from gra_core.lab.training.loop import Training, training_options
+from gra_core.lab.training.loop import Job, Training
 from gra_core.lab.training.motion import Clips, MotionPairs
 from gra_core.lab.training.report import save_grid
-from gra_core.lab.training.runtime import average_gradients, broadcast_state, load_weights
-from gra_core.lab.training.variants import add_variant_options, edited_photos
+from gra_core.lab.training.runtime import load_weights
+from gra_core.lab.training.variants import edited_photos
 from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changing
 from gra_core.models.encoder import CodeEstimator, Encoder, to_encoder_size
 from gra_core.models.generator import Generator
@@ -144,64 +144,61 @@ EXTENT_FIRST_SLICE = 2
 """Of the perceptual net: those before it see edges and skin, which a photo and the generator never share."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """Options of `train streams`."""
-    options = training_options("streams", __doc__, batch=16, seed=1)
-    options.add_argument("--encoder", type=Path, default=CHECKPOINT_DIR / "encoder.safetensors")
-    options.add_argument("--design", choices=DESIGNS, default="gra", help="others are what the method is compared with")
-    options.add_argument("--adversary", action="store_true", help="edits must pass for photos, too")
-    add_variant_options(options)
-    options.add_argument("--motion", type=Path, help="folder of clips, as lab/training/motion.py says")
-    options.add_argument("--recompute", action="store_true", help="less memory: run the stream without an edit twice")
-    options.add_argument("--directions", type=Path, default=CHECKPOINT_DIR / "directions.safetensors")
-    return options
-
-
 class StreamTraining(Training):
     """Nets, data and losses of both streams."""
 
     name = "streams"
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        design = DESIGNS[args.design]
-        super().__init__(args, partial(Streams, design))
+    def __init__(self, job: Job) -> None:
+        design = DESIGNS[job.stage.design]
+        super().__init__(job, partial(Streams, design))
+        stage, directions = job.stage, job.parents / checkpoints.DIRECTIONS
         self.metadata = {"design": design.to_json()}
-        self.counts = counts_of_kinds(args.batch, variants=bool(args.variants), motion=bool(args.motion))
+        self.counts = counts_of_kinds(stage.batch, variants=bool(stage.variants), motion=stage.motion)
         if self.counts["exact"] < 1:
-            raise SystemExit("--batch is too small for so many kinds of pairs")
+            raise SettingsError(f"The batch of stage {stage.name} is too small for so many kinds of pairs.")
         self.spans = spans_of_kinds(self.counts)
         # Compiled, for the streams; what only draws pictures comes in other sizes, each of which would be compiled.
-        self.traced = Generator().to(self.device).eval().requires_grad_(False)
-        load_weights(self.traced, args.generator)
+        self.traced = self.frozen(Generator(), checkpoints.GENERATOR)
         encoder = Encoder().to(self.device).eval().requires_grad_(False)
+        load_weights(encoder, job.encoder)
         self.estimator = CodeEstimator(self.generator, encoder)
-        self.loaded = None
-        self.refresh()
-        # Not the streams in training: those of other designs find no correspondence.
-        self.aligner = CheckpointSource(args.editor).load_streams().editing.to(self.device)
-        self.named = NamedOffsets.of(load_directions(args.directions), self.device)
-        self.glasses = GlassesProbe.of(load_glasses_probe(args.directions), self.device)
-        self.real = RealFaces(args.data, IMAGE_SIZE, self.device)
-        self.variants = edited_photos(args.editor, self.real.pictures, args.variants) if args.variants else None
-        self.clips = Clips(args.motion, self.device) if args.motion else None
+        candidates = [CheckpointSource(job.editor).load_streams()] if job.editor else []
+        aligned = [x for x in (*candidates, self.average.module) if x.design.alignment != "none"]
+        self.aligner = aligned[0].editing.to(self.device) if aligned else None
+        self.named = NamedOffsets.of(load_directions(directions), self.device)
+        self.glasses = GlassesProbe.of(load_glasses_probe(directions), self.device)
+        self.real = RealFaces(job.data, "train", IMAGE_SIZE, self.device)
+        self.variants = edited_photos(job.editor, self.real.pictures, stage.variants) if stage.variants else None
+        self.clips = Clips(job.data, self.device) if stage.motion else None
         clips = len(self.clips.clips) if self.clips else 0
-        self.process.log(f"{len(self.real)} photos, {args.variants} edits of each, {clips} clips")
+        self.process.log(f"{len(self.real.pictures)} photos, {stage.variants} edits of each, {clips} clips")
         self.backgrounds = Backgrounds(self.real, self.person)
-        self.adversary = Adversary().to(self.device).to(memory_format=torch.channels_last) if args.adversary else None
-        if self.adversary is not None:
-            broadcast_state(self.adversary, self.process)
+        self.adversary = None
+        if stage.adversary:
+            channels = [convs[-1].out_channels for convs in self.perceptual.slices[1:]]
+            self.adversary = Adversary(channels).to(self.device).to(memory_format=torch.channels_last)
+            self.judge = self.process.parallel(self.adversary)
             parameters = self.adversary.parameters()
             self.adversary_optimizer = torch.optim.Adam(parameters, lr=ADVERSARY_RATE, betas=(0.0, 0.99))
-            self.realism_calls = 0
         self.compile_parts(self.traced, self.module)
         self.run_perceptual = self.compile(self.perceptual)
 
-    def refresh(self) -> None:
-        """Load the encoder's weights if their file is new: its training can run beside this one."""
-        changed = self.args.encoder.stat().st_mtime
-        if changed != self.loaded:
-            load_weights(self.estimator.encoder, self.args.encoder)
-            self.loaded = changed
+    def trained(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        """As of all trainings, and the adversary."""
+        if self.adversary is None:
+            return super().trained()
+        return super().trained() | {"adversary": self.adversary, "adversary_optimizer": self.adversary_optimizer}
+
+    def nets_in_parallel(self) -> tuple[nn.Module, ...]:
+        """The adversary."""
+        return () if self.adversary is None else (self.judge,)
+
+    def after_step(self, step: int) -> None:
+        """The adversary learns."""
+        if self.adversary is not None:
+            self.adversary_optimizer.step()
+            self.adversary_optimizer.zero_grad(set_to_none=True)
 
     def run_generator(self, codes: Tensor) -> Tensor:
         """Pictures of codes, without gradient; in equal chunks, which take less memory."""
@@ -222,10 +219,10 @@ class StreamTraining(Training):
     ) -> tuple[AlignmentSource, Edit]:
         """The Editing Stream without an edit, then on edited codes.
 
-        With `--recompute` the first run is repeated for the gradient, not kept in memory.
+        With `recompute` the first run is repeated for the gradient, not kept in memory.
         """
         stream = self.module.editing
-        if self.args.recompute:
+        if self.stage.recompute:
             found = checkpoint(partial(unedited, stream, self.traced), codes, photo, *residuals, use_reentrant=False)
         else:
             found = unedited(stream, self.traced, codes, photo, *residuals)
@@ -247,10 +244,11 @@ class StreamTraining(Training):
         tone = [torch.cat((t, t)) for t in random_tone(count, device, 0.7)]
         toned = torch.rand(count, 1, 1, 1, device=device).lt(0.6).repeat(2, 1, 1, 1)
         both = torch.where(toned, apply_tone(both, tone), both)
-        held, patch = self.held(count)
-        motion = self.motion(truth, truth + offset, patch, masks[:count])
-        moved, moved_patch = sample_at(torch.cat((held, patch), 1), motion).split([3, 1], 1)
-        both = torch.lerp(both, torch.cat((held, moved)), torch.cat((patch, moved_patch)))
+        if self.aligner is not None:
+            held, patch = self.held(count)
+            motion = self.motion(truth, truth + offset, patch, masks[:count])
+            moved, moved_patch = sample_at(torch.cat((held, patch), 1), motion).split([3, 1], 1)
+            both = torch.lerp(both, torch.cat((held, moved)), torch.cat((patch, moved_patch)))
         both = blur_detail(both, (torch.rand(count, device=device) > 0.1).repeat(2))
         return both.chunk(2)
 
@@ -266,6 +264,8 @@ class StreamTraining(Training):
 
     def motion(self, before: Tensor, after: Tensor, patch: Tensor, person: Tensor) -> Tensor:
         """How something stiff moves that is held before a person, by what moves behind it; behind nobody not at all.
+
+        The editor's aligner finds that, else the average of the one in training; without either nothing is held.
 
         Args:
             before: codes of the person, (B, 16, 512).
@@ -365,7 +365,7 @@ class StreamTraining(Training):
         count = self.counts["returned"]
         if self.variants is None:
             return (self.real.sample(count),) * 2
-        which = torch.randint(self.args.variants, ()).item()
+        which = torch.randint(self.stage.variants, ()).item()
         photo, altered = self.real.sample_with(count, self.variants[:, which])
         return altered, photo
 
@@ -400,8 +400,8 @@ class StreamTraining(Training):
         moving = self.spans["motion"]
         return torch.cat((batch[: moving.start], batch[moving.stop :]))
 
-    def loss(self, minutes: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of one fresh batch."""
+    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of one fresh part of a batch."""
         batch = self.batch()
         state = self.module.reconstruction(self.traced, batch["codes"], batch["source"])
         source, edit = self.edit(batch["codes"], batch["edited"], batch["source"], state.residuals)
@@ -432,7 +432,7 @@ class StreamTraining(Training):
         terms["extent"] = self.extent(*map(to_encoder_size, (free, before, low_before, low_after, person)))
         terms["found"] = self.found(free, low_before, low_after, batch)
         if self.adversary is not None:
-            terms["realism"] = self.realism(free, self.real.sample(self.counts["free"]))
+            terms["realism"] = self.realism(free, self.real.sample(self.counts["free"]), step)
         return sum(LOSS_WEIGHTS[name] * value for name, value in terms.items()), terms
 
     def correspondence(self, flows: dict[int, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -455,22 +455,20 @@ class StreamTraining(Training):
             terms["still"] += weighted_mean(found[standing].abs(), F.avg_pool2d(batch["still"], factor)) * 16 / side
         return terms | {"photometric": weighted_mean(difference.abs(), batch["valid"][matched])}
 
-    def realism(self, pictures: Tensor, photos: Tensor) -> Tensor:
-        """The adversary's opinion of full-size pictures, after it has learned from them and from photos."""
+    def realism(self, pictures: Tensor, photos: Tensor, step: int) -> Tensor:
+        """The adversary's opinion of full-size pictures; it gets the gradients to learn from them and from photos."""
         views = torch.cat((to_encoder_size(pictures), *random_windows(pictures)))
         with torch.no_grad():
             views_of_photos = torch.cat((to_encoder_size(photos), *random_windows(photos)))
             real = [f.float() for f in self.perceptual.features(views_of_photos)]
         fake = [f.float() for f in self.perceptual.features(views)]
-        self.adversary.requires_grad_(True)
-        loss = adversary_loss(self.adversary(real), self.adversary([f.detach() for f in fake]))
-        loss.backward()
-        average_gradients(list(self.adversary.parameters()), self.process)
-        self.adversary_optimizer.step()
-        self.adversary_optimizer.zero_grad(set_to_none=True)
+        both = self.judge([torch.cat((photo, f.detach())) for photo, f in zip(real, fake, strict=True)])
+        scores_of_photos, scores = zip(*(score.split(len(views_of_photos)) for score in both), strict=True)
+        (adversary_loss(scores_of_photos, scores) / len(self.own_parts)).backward()
         self.adversary.requires_grad_(False)
-        self.realism_calls += 1
-        return min(1.0, self.realism_calls / ADVERSARY_WARMUP) * realism_loss(self.adversary(fake))
+        opinion = realism_loss(self.adversary(fake))
+        self.adversary.requires_grad_(True)
+        return min(1.0, (step + 1) / ADVERSARY_WARMUP) * opinion
 
     def change(self, mine: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """How far the change of pictures (F, 3, 1024, 1024) is from what it should be, at 128 and 32 px.
@@ -542,8 +540,8 @@ class StreamTraining(Training):
         Columns: photo, low-rate code, Reconstruction Stream, Editing Stream without edit and pixels; then for the
         first named directions at +60 the low-rate edit and the Editing Stream's.
         """
-        photos = RealFaces(self.args.val, IMAGE_SIZE, self.device).pictures
-        generator, streams = self.generator, self.average.average
+        photos = RealFaces(self.job.data, "val", IMAGE_SIZE, self.device).pictures
+        generator, streams = self.generator, self.average.module
         sums, rows = torch.zeros(3, 3, device=photos.device), []
         for batch in photos.split(4):
             photo = from_bytes(batch)
@@ -562,7 +560,7 @@ class StreamTraining(Training):
         names = ("low-rate", "rec stream", "unedited, before the pixels")
         for name, values in zip(names, (sums / len(photos)).tolist(), strict=True):
             print(f"held-out {name}: mse {values[0]:.5f} st-lpips {values[1]:.4f} identity {values[2]:.4f}", flush=True)
-        save_grid(torch.cat(rows), self.args.out / "streams.jpg")
+        save_grid(torch.cat(rows), self.job.out / "streams.jpg")
 
 
 def counts_of_kinds(batch: int, *, variants: bool, motion: bool) -> dict[str, int]:
@@ -618,12 +616,3 @@ def random_windows(*pictures: Tensor) -> list[Tensor]:
     corner = torch.randint(128, IMAGE_SIZE - 128 - DETAIL_WINDOW, (2,)).tolist()
     rows, columns = (slice(c, c + DETAIL_WINDOW) for c in corner)
     return [x[:, :, rows, columns] for x in pictures]
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Entry point of `python -m gra_core train streams`."""
-    StreamTraining(parser().parse_args(argv)).run()
-
-
-if __name__ == "__main__":
-    main()

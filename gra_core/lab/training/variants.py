@@ -4,14 +4,13 @@ The encoder trains on them because there are few photos, and it must not learn t
 the way back from them: an edit of a photo has no label, but undoing one has, the photo itself.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gra_core.constants import CHECKPOINT_DIR, IMAGE_SIZE
+from gra_core.constants import IMAGE_SIZE
 from gra_core.editor import PortraitEditor
 from gra_core.images import from_bytes, to_bytes
 from gra_core.lab.training.data import NamedOffsets, random_offsets
@@ -19,15 +18,9 @@ from gra_core.lab.training.data import NamedOffsets, random_offsets
 CHUNK = 8
 
 
-def add_variant_options(options: argparse.ArgumentParser) -> None:
-    """How many, and made by what."""
-    options.add_argument("--variants", type=int, default=0, help="random edits of each photo to train on besides it")
-    options.add_argument("--editor", type=Path, default=CHECKPOINT_DIR, help="weights that make the variants")
-
-
 @torch.no_grad()
 def edited_photos(weights: Path, photos: Tensor, count: int) -> Tensor:
-    """`count` random edits of each photo, with the texture of photos; each process of a training makes its own.
+    """`count` random edits of each photo, with the texture of photos.
 
     Args:
         weights: folder of an editor's weights.
