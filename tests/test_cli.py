@@ -369,14 +369,14 @@ def test_evaluate_wants_a_folder(photo_file, tmp_path, capsys):
     assert "not a folder" in one_line(capsys)
 
 
-@pytest.mark.parametrize("part", ["encoder", "streams"])
-def test_train_hands_all_its_options_over(part, monkeypatch):
+@pytest.mark.parametrize(("action", "module"), cli.TRAIN_ACTIONS.items())
+def test_train_hands_all_its_options_over(action, module, monkeypatch):
     import importlib
 
     calls = []
-    trainer = importlib.import_module(f"gra_core.lab.training.{part}")
+    trainer = importlib.import_module(f"gra_core.lab.training.{module}")
     monkeypatch.setattr(trainer, "main", calls.append)
-    assert run("train", part, "--data", "faces", "--help") == 0
+    assert run("train", action, "--data", "faces", "--help") == 0
     assert calls == [["--data", "faces", "--help"]]
 
 
@@ -391,7 +391,7 @@ def test_directions_hands_all_its_options_over(action, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", [["train", "encoder"], ["directions", "fit"], ["evaluate", "photos"], ["benchmark"]], ids=" ".join
+    "command", [["train", "all"], ["directions", "fit"], ["evaluate", "photos"], ["benchmark"]], ids=" ".join
 )
 def test_a_package_of_the_lab_that_is_missing_is_named(monkeypatch, capsys, command):
     def absent(_name):

@@ -46,9 +46,10 @@ def _directions(arguments: list[str]) -> None:
 
 
 def _train(arguments: list[str]) -> None:
-    from gra_core.lab.training import encoder, streams
+    from gra_core.lab.training import pipeline, prepare
 
-    {"encoder": encoder, "streams": streams}[arguments[0]].parser().parse_args(arguments[1:])
+    args = {"prepare": prepare, "all": pipeline}[arguments[0]].parser().parse_args(arguments[1:])
+    assert arguments[0] == "prepare" or (PROJECT_ROOT / args.recipe).is_file()
 
 
 def _editor(arguments: list[str]) -> None:

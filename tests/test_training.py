@@ -1,9 +1,5 @@
-"""The training programs: their parts, and one short run of each from data to a file the editor can load."""
+"""The parts of the training."""
 
-import os
-import subprocess
-import sys
-from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,14 +7,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-import torch.nn.functional as F
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from safetensors import safe_open
+from small import write_nets
 
-from gra_core.constants import ENCODER_SIZE, PROJECT_ROOT
-from gra_core.errors import CheckpointError, UnreadableImageError
+from gra_core.constants import ENCODER_SIZE
+from gra_core.errors import CheckpointError
 from gra_core.images import from_bytes, to_bytes
+from gra_core.lab.training import prepare
 from gra_core.lab.training.data import (
     NamedOffsets,
     RealFaces,
@@ -30,25 +25,11 @@ from gra_core.lab.training.data import (
     random_offsets,
     random_tone,
 )
-from gra_core.lab.training.encoder import move_to_latents
+from gra_core.lab.training.loop import FACE_NET_FILE
 from gra_core.lab.training.losses import excess_texture, eye_difference, eye_weights, load_face_net
-from gra_core.lab.training.perceptual import (
-    ALEXNET_SLICES,
-    VGG_SLICES,
-    ShiftTolerantAlexNet,
-    ShiftTolerantLPIPS,
-    load_published,
-)
-from gra_core.lab.training.runtime import (
-    AverageWeights,
-    Clock,
-    Process,
-    cosine_rate,
-    load_weights,
-    save_weights,
-)
-from gra_core.models.encoder import LATENT_BOUND, Encoder
-from gra_core.models.face import FaceNet
+from gra_core.lab.training.perceptual import ALEXNET_FILE, SLICES, VGG_FILE, load_published
+from gra_core.lab.training.prepared import PreparedSet
+from gra_core.lab.training.runtime import cosine_rate, load_weights, save_weights
 from gra_core.models.generator import Generator
 from gra_core.models.maps import sample_at, upscale_flow
 from gra_core.models.streams import DESIGNS, Streams
@@ -57,98 +38,28 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def perceptual_file(tmp_path_factory) -> Path:
-    """A file of the published form with random weights."""
-    torch.manual_seed(0)
-    state = {"scaling_layer.shift": torch.zeros(1, 3, 1, 1), "scaling_layer.scale": torch.ones(1, 3, 1, 1)}
-    layer = 0
-    for slice_index, channels in enumerate(VGG_SLICES):
-        for inner, outer in pairwise(channels):
-            name = f"net.slice{slice_index + 1}.{layer}"
-            state[f"{name}.weight"] = torch.randn(outer, inner, 3, 3) * (2 / (9 * inner)) ** 0.5
-            state[f"{name}.bias"] = torch.zeros(outer)
-            layer += 2
-        state[f"lin{slice_index}.model.1.weight"] = torch.rand(1, channels[-1], 1, 1)
-    path = tmp_path_factory.mktemp("nets") / "vgg.pth"
-    torch.save(state, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def alexnet_file(tmp_path_factory) -> Path:
-    """A file of the published form with random weights."""
-    torch.manual_seed(0)
-    state = {"scaling_layer.shift": torch.zeros(1, 3, 1, 1), "scaling_layer.scale": torch.ones(1, 3, 1, 1)}
-    for i, (inner, outer, kernel, _) in enumerate(ALEXNET_SLICES):
-        name = f"net.slice{i + 1}.{(0, 5, 9, 11, 13)[i]}"
-        state[f"{name}.weight"] = torch.randn(outer, inner, kernel, kernel) * (2 / (kernel**2 * inner)) ** 0.5
-        state[f"{name}.bias"] = torch.zeros(outer)
-        state[f"lin{i}.model.1.weight"] = torch.rand(1, outer, 1, 1)
-    path = tmp_path_factory.mktemp("nets") / "alex.pth"
-    torch.save(state, path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def face_net_file(tmp_path_factory) -> Path:
-    """A file of the published form with random weights."""
-    torch.manual_seed(0)
-    nodes, constants, names = [], [], (f"x{i}" for i in count())
-
-    def constant(value: torch.Tensor) -> str:
-        constants.append(numpy_helper.from_array(value.numpy(), next(names)))
-        return constants[-1].name
-
-    def add(layer: torch.nn.Module, x: str) -> str:
-        if isinstance(layer, torch.nn.Sequential):
-            start = x
-            for inner in layer:
-                x = add(inner, x)
-            if not getattr(layer, "shortcut", False):
-                return x
-            node = helper.make_node("Add", [start, x], [next(names)])
-        elif isinstance(layer, torch.nn.Conv2d):
-            names_of_constants = [constant(layer.weight), constant(layer.bias)]
-            options = {"strides": layer.stride, "pads": 2 * layer.padding, "group": layer.groups}
-            node = helper.make_node("Conv", [x, *names_of_constants], [next(names)], **options)
-        else:
-            slope = 0.25 + 0.1 * torch.rand(len(layer.weight), 1, 1)
-            node = helper.make_node("PRelu", [x, constant(slope)], [next(names)])
-        nodes.append(node)
-        return node.output[0]
-
-    net = FaceNet()
-    x = "input"
-    for layer in (net.trunk, net.pool, net.project):
-        x = add(layer, x)
-    shape = constant(torch.tensor([1, 512]))
-    nodes.append(helper.make_node("Reshape", [x, shape], ["output"]))
-    graph = helper.make_graph(
-        nodes,
-        "face",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 112, 112])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 512])],
-        constants,
-    )
-    path = tmp_path_factory.mktemp("nets") / "face.onnx"
-    onnx.save(helper.make_model(graph), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def photos(astronaut, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    crop = astronaut.crop((130, 0, 330, 200)).resize((512, 512))
-    for i in range(3):
-        crop.rotate(3 * i).save(folder / f"{i}.png")
+def nets(tmp_path_factory) -> Path:
+    """Files of the published forms with random weights."""
+    folder = tmp_path_factory.mktemp("nets")
+    write_nets(folder)
     return folder
 
 
-@pytest.mark.parametrize(
-    ("net", "file"), [(ShiftTolerantLPIPS, "perceptual_file"), (ShiftTolerantAlexNet, "alexnet_file")]
-)
-def test_perceptual_distance_grows_with_the_difference(net, file, request):
-    distance = load_published(net(), request.getfixturevalue(file))
+@pytest.fixture(scope="module")
+def data(face, tmp_path_factory) -> PreparedSet:
+    """Three photos of a person who is turned."""
+    folder, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("prepared")
+    for i in range(3):
+        (folder / "train").mkdir(exist_ok=True)
+        face.rotate(3 * i).save(folder / "train" / f"{i}.png")
+    (folder / "index.csv").write_text("file,person\n" + "".join(f"train/{i}.png,a\n" for i in range(3)))
+    prepare.main(["--photos", str(folder), "--out", str(out)])
+    return PreparedSet(out)
+
+
+@pytest.mark.parametrize("file", SLICES)
+def test_perceptual_distance_grows_with_the_difference(file, nets):
+    distance = load_published(nets / file)
     picture = torch.rand(1, 3, 64, 64) * 2 - 1
     noise = torch.randn_like(picture)
     assert distance(picture, picture).abs().max() < 1e-6
@@ -159,13 +70,21 @@ def test_perceptual_distance_grows_with_the_difference(net, file, request):
     assert moved.grad.abs().sum() > 0
 
 
-def test_alexnets_first_convolution_is_the_published_one_but_for_the_rim(alexnet_file):
-    net = load_published(ShiftTolerantAlexNet(), alexnet_file)
+def test_alexnets_first_convolution_is_the_published_one_but_for_the_rim(nets):
+    net = load_published(nets / ALEXNET_FILE)
     ((conv,), *_), picture = net.slices, torch.rand(1, 3, 64, 64) * 2 - 1
     published = net._halve(conv(picture), 2)
     at_once = net._halved_conv(picture, conv)
     assert at_once.shape == published.shape
     torch.testing.assert_close(at_once[:, :, 1:-1, 1:-1], published[:, :, 1:-1, 1:-1])
+
+
+def test_another_file_is_refused_as_perceptual_net(nets, tmp_path):
+    state = torch.load(nets / VGG_FILE)
+    del state["lin4.model.1.weight"]
+    torch.save(state, tmp_path / VGG_FILE)
+    with pytest.raises(CheckpointError, match=VGG_FILE):
+        load_published(tmp_path / VGG_FILE)
 
 
 def test_eyes_of_another_colour_are_further_apart_than_darker_ones():
@@ -195,22 +114,22 @@ def test_stripes_and_texture_that_the_photo_has_not_are_found():
     assert excess_texture(bricks, wall) > 5e-4
 
 
-def test_face_net_gives_the_same_as_onnxruntime(face_net_file):
+def test_face_net_gives_the_same_as_onnxruntime(nets):
     import onnxruntime
 
     picture = torch.rand(1, 3, 256, 256) * 2 - 1
-    embedding = load_face_net(face_net_file).embed(picture)
+    embedding = load_face_net(nets / FACE_NET_FILE).embed(picture)
     torch.testing.assert_close(embedding.norm(dim=1), torch.ones(1))
     face = torch.nn.functional.interpolate(
         picture.flip(1)[:, :, 30:226, 30:226], size=112, mode="bilinear", antialias=True
     )
-    session = onnxruntime.InferenceSession(face_net_file)
+    session = onnxruntime.InferenceSession(nets / FACE_NET_FILE)
     (wanted,) = session.run(None, {"input": ((face + 1) * 127.5 - 127).numpy() / 128})
     torch.testing.assert_close(embedding, torch.nn.functional.normalize(torch.tensor(wanted)), atol=1e-4, rtol=1e-3)
 
 
-def test_another_net_is_refused_as_face_net(face_net_file, tmp_path):
-    model = onnx.load(face_net_file)
+def test_another_net_is_refused_as_face_net(nets, tmp_path):
+    model = onnx.load(nets / FACE_NET_FILE)
     model.graph.node.pop(0)
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(CheckpointError, match="not the face net"):
@@ -256,8 +175,8 @@ def test_tone_keeps_the_range_and_changes_every_picture():
     assert ((toned - picture).abs().mean((1, 2, 3)) > 0.01).all()
 
 
-def test_real_faces_are_read_resized_and_mirrored(photos):
-    faces = RealFaces(photos, 64, CPU)
+def test_real_faces_are_read_resized_and_mirrored(data):
+    faces = RealFaces(data, "train", 64, CPU)
     assert faces.pictures.shape == (3, 3, 64, 64)
     drawn = faces.sample(64)
     assert drawn.min() >= -1
@@ -269,8 +188,8 @@ def test_real_faces_are_read_resized_and_mirrored(photos):
     assert (faces.sample(64) == 1).all((1, 2, 3)).float().mean() > 0.8
 
 
-def test_companions_are_drawn_and_mirrored_with_their_photos(photos):
-    faces = RealFaces(photos, 64, CPU)
+def test_companions_are_drawn_and_mirrored_with_their_photos(data):
+    faces = RealFaces(data, "train", 64, CPU)
     drawn, same, grey = faces.sample_with(16, faces.pictures, faces.pictures[:, :1])
     assert torch.equal(drawn, same)
     assert torch.equal(drawn[:, :1], grey)
@@ -310,28 +229,7 @@ def test_bytes_come_back():
     torch.testing.assert_close(from_bytes(to_bytes(picture)), picture.clamp(-1, 1), atol=0.004, rtol=0)
 
 
-def test_a_folder_without_pictures_is_an_error(tmp_path):
-    with pytest.raises(UnreadableImageError, match="No pictures"):
-        RealFaces(tmp_path, 64, CPU)
-
-
-def test_average_follows_the_weights_and_copies_batch_statistics():
-    module, copy = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
-    average = AverageWeights(module, copy, decay=0.5)
-    with torch.no_grad():
-        module.weight.fill_(3.0)
-    module(torch.randn(16, 2) + 5)
-    for _ in range(30):
-        average.update()
-    torch.testing.assert_close(copy.weight, module.weight)
-    torch.testing.assert_close(copy.running_mean, module.running_mean)
-
-
-def test_clock_and_rate():
-    clock = Clock(minutes=10)
-    assert clock.agreed_progress(Process(0, 1, CPU)) < 0.01
-    clock.start -= 3600
-    assert clock.progress == 1.0
+def test_rate():
     assert cosine_rate(1.0, 0.0, 0) == pytest.approx(0.01)
     assert cosine_rate(1.0, 0.0, 1000) == pytest.approx(1.0)
     assert cosine_rate(1.0, 1.0, 1000) == pytest.approx(0.02)
@@ -346,80 +244,27 @@ def test_saved_weights_come_back(tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["x.safetensors"]
 
 
-def test_an_encoder_keeps_its_codes_when_it_moves_to_the_generators_latent_space():
-    torch.manual_seed(0)
-    encoder = Encoder().eval()
-    torch.nn.init.normal_(encoder.out_weight, std=0.01)
-    w = F.leaky_relu(torch.randn(2000, 512), 0.2)
-    encoder.latent_space.origin.copy_(w.mean(0))
-    photos = torch.randint(0, 256, (8, 3, 256, 256), dtype=torch.uint8)
-    average = torch.zeros(1, 3, 256, 256)
-
-    def codes() -> torch.Tensor:
-        with torch.no_grad():
-            return encoder.latent_space(encoder(from_bytes(photos), average.expand(8, -1, -1, -1)))
-
-    before = codes()
-    move_to_latents(encoder, w, photos, average)
-    assert encoder.latent_space.bound == LATENT_BOUND
-    assert (codes() - before).square().mean() < 0.1 * before.var()
-    assert not encoder.training
-
-
 @pytest.mark.parametrize("name", DESIGNS)
 def test_every_design_starts_from_the_full_ones_weights(name, tmp_path):
     full, design = Streams(), Streams(DESIGNS[name])
     save_weights(full, tmp_path / "streams.safetensors")
-    load_weights(design, tmp_path / "streams.safetensors", of_larger=True)
+    load_weights(design, tmp_path / "streams.safetensors", of_other_design=True)
     for key, value in design.state_dict().items():
+        torch.testing.assert_close(value, full.state_dict()[key], atol=1e-3, rtol=1e-3)
+
+
+def test_the_full_design_starts_from_one_without_alignment(tmp_path):
+    before, full = Streams(DESIGNS["gradual_unaligned"]), Streams()
+    save_weights(before, tmp_path / "streams.safetensors")
+    load_weights(full, tmp_path / "streams.safetensors", of_other_design=True)
+    for key, value in before.state_dict().items():
         torch.testing.assert_close(value, full.state_dict()[key], atol=1e-3, rtol=1e-3)
 
 
 def test_a_design_does_not_start_from_a_smaller_one(tmp_path):
     save_weights(Streams(DESIGNS["one_shot"]), tmp_path / "streams.safetensors")
-    with pytest.raises(RuntimeError, match="Missing key"):
-        load_weights(Streams(), tmp_path / "streams.safetensors", of_larger=True)
-
-
-@pytest.mark.parametrize(("program", "module"), [("encoder", Encoder), ("streams", Streams)])
-def test_a_short_run_saves_what_the_editor_can_load(
-    program, module, photos, clips, perceptual_file, alexnet_file, face_net_file, tmp_path
-):
-    """One step, or until time is up. Traced nets take the place of compiled ones, which differ from plain ones, too.
-
-    A step of the streams takes minutes and several gigabytes on a CPU, so there is one, plain, and nothing is measured.
-    """
-    finds_codes = program == "encoder"
-    command = [
-        sys.executable,
-        "-m",
-        f"gra_core.lab.training.{program}",
-        "--compiler",
-        "eager" if finds_codes else "none",
-        *(("--minutes", "0.01") if finds_codes else ("--steps", "1")),
-        "--batch",
-        "4",
-    ]
-    command += ["--data", str(photos), "--perceptual", str(perceptual_file)]
-    command += ["--face-net", str(face_net_file), "--out", str(tmp_path)]
-    if finds_codes:
-        command += ["--val", str(photos), "--perceptual-alex", str(alexnet_file), "--variants", "1"]
-    else:
-        command += ["--motion", str(clips), "--recompute"]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "step 1 " in done.stdout
-    with safe_open(tmp_path / f"{program}.safetensors", "pt") as saved:
-        assert saved.metadata()["steps"] == ("2" if finds_codes else "1")  # one more, once time is up
-    if finds_codes:
-        assert "lpips_alex" in done.stdout
-        assert "held-out" in done.stdout
-        assert (tmp_path / f"{program}.jpg").stat().st_size > 1000
-    for name in (program, f"{program}_last"):
-        trained = module()
-        load_weights(trained, tmp_path / f"{name}.safetensors")
-        assert all(value.isfinite().all() for value in trained.state_dict().values())
+    with pytest.raises(CheckpointError, match="smaller design"):
+        load_weights(Streams(), tmp_path / "streams.safetensors", of_other_design=True)
 
 
 def test_grid_of_pictures(tmp_path):

@@ -1,19 +1,29 @@
 """Pairs of frames of clips: cut by the right squares, and what stands still found again."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from gra_core.errors import UnreadableImageError
+from gra_core.lab.training import prepare
 from gra_core.lab.training.motion import SAME_QUAD, Clips, MotionPairs, distance, mirror, pair_of, places
+from gra_core.lab.training.prepared import PreparedSet
 from gra_core.lab.training.streams import KINDS, StreamTraining, counts_of_kinds, spans_of_kinds
 
 CPU = torch.device("cpu")
 
 
-def test_frames_with_nearly_the_same_quad_are_cut_alike(clips):
-    first, second, turned = Clips(clips, CPU).clips[0]
+@pytest.fixture(scope="module")
+def data(clips: Path, tmp_path_factory) -> PreparedSet:
+    out = tmp_path_factory.mktemp("prepared")
+    prepare.main(["--clips", str(clips), "--out", str(out)])
+    return PreparedSet(out)
+
+
+def test_frames_with_nearly_the_same_quad_are_cut_alike(data):
+    first, second, turned = Clips(data, CPU).clips[0]
     assert distance(first.square, second.square) == pytest.approx(0.02)
     assert distance(first.square, turned.square) > SAME_QUAD
     pair = pair_of(first, second)
@@ -23,24 +33,24 @@ def test_frames_with_nearly_the_same_quad_are_cut_alike(clips):
     assert pair_of(first, turned).apart.all()
 
 
-def test_a_square_shows_the_pixels_of_its_quad(clips):
-    first = Clips(clips, CPU).clips[0][0]
+def test_a_square_shows_the_pixels_of_its_quad(data):
+    first = Clips(data, CPU).clips[0][0]
     points = places(first.square, 4, CPU)
     torch.testing.assert_close(points[0, 0], torch.tensor([42.5, 42.5]))
     torch.testing.assert_close(points[3, 0], torch.tensor([42.5, 117.5]))
     torch.testing.assert_close(places(mirror(first.square), 4, CPU), points.flip(1))
 
 
-def test_what_is_made_up_is_told_from_the_picture(clips):
+def test_what_is_made_up_is_told_from_the_picture(data):
     torch.manual_seed(0)
-    pairs = Clips(clips, CPU, "val").sample(3)
+    pairs = Clips(data, CPU, "val").sample(3)
     assert pairs.source.shape == pairs.target.shape == (3, 3, 1024, 1024)
     assert not pairs.valid[:, :, :120].any()
     assert pairs.valid[:, :, 136:].all()
 
 
-def test_a_mirrored_pair_shows_what_a_mirror_does(clips):
-    first, _, turned = Clips(clips, CPU).clips[0]
+def test_a_mirrored_pair_shows_what_a_mirror_does(data):
+    first, _, turned = Clips(data, CPU).clips[0]
     straight, mirrored = (pair_of(first, turned, mirrored=x) for x in (False, True))
     torch.testing.assert_close(mirrored.target, straight.target.flip(3), atol=0.01, rtol=0)
     torch.testing.assert_close(mirrored.source, straight.source.flip(3), atol=0.01, rtol=0)
@@ -65,11 +75,9 @@ def test_what_is_behind_stays_where_the_source_has_it(apart):
         assert valid.all()
 
 
-def test_a_folder_without_clips_is_an_error(tmp_path, clips):
-    with pytest.raises(UnreadableImageError, match="no index"):
-        Clips(tmp_path, CPU)
-    with pytest.raises(UnreadableImageError, match="'test'"):
-        Clips(clips, CPU, "test")
+def test_data_without_clips_of_a_split_is_an_error(data):
+    with pytest.raises(UnreadableImageError, match="no clip of the split 'test'"):
+        Clips(data, CPU, "test")
 
 
 @pytest.mark.parametrize(("variants", "motion"), [(False, False), (True, False), (False, True), (True, True)])

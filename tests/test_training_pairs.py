@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gra_core.lab.training.adversary import FEATURE_CHANNELS, Adversary, adversary_loss, realism_loss
+from gra_core.lab.training.adversary import Adversary, adversary_loss, realism_loss
 from gra_core.lab.training.backgrounds import Backgrounds, set_before
 from gra_core.lab.training.streams import StreamTraining, kept, resized_flow
 
+CHANNELS = (16, 16, 32, 32)
 RED, BLUE = (torch.tensor(colour)[:, None, None] for colour in ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0)))
 
 
@@ -35,11 +36,11 @@ def test_a_person_is_set_before_another_background():
 
 def test_the_adversary_learns_and_pushes_pictures_towards_photos():
     torch.manual_seed(0)
-    adversary = Adversary()
+    adversary = Adversary(CHANNELS)
     optimizer = torch.optim.Adam(adversary.parameters(), lr=1e-3)
 
     def features(shift: float) -> list[torch.Tensor]:
-        maps = [torch.randn(4, channels, 16, 16) + shift for channels in (64, *FEATURE_CHANNELS)]
+        maps = [torch.randn(4, channels, 16, 16) + shift for channels in (8, *CHANNELS)]
         return [torch.nn.functional.normalize(x, dim=1) for x in maps]
 
     losses = []
