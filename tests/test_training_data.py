@@ -18,6 +18,7 @@ def prepared(out: Path, *arguments: object) -> PreparedSet:
 
 def indexed(folder: Path, *lines: str) -> Path:
     """A folder of aligned photos that an index names."""
+    folder.mkdir()
     for line in lines[1:]:
         noise(folder / line.split(",")[0])
     (folder / "index.csv").write_text("\n".join(lines) + "\n")
