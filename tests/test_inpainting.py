@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from gra_core.models.inpainting import inpaint
-from gra_core.models.maps import paint_over
+from gra_core.models.maps import push_pull_fill
 
 SIDE = 1024
 PERSON = 0.9
@@ -16,9 +16,9 @@ def disc(x: float = 0.5) -> torch.Tensor:
     return ((axis[:, None] - 0.5).square() + (axis - x).square() < 0.17**2).float()[None, None]
 
 
-def with_person(room: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
-    """A room (1, 3, 1024, 1024) with something light before it."""
-    return torch.lerp(room, torch.full_like(room, PERSON), F.interpolate(hole, size=SIDE))
+def with_person(background: torch.Tensor, hole: torch.Tensor) -> torch.Tensor:
+    """A background (1, 3, 1024, 1024) with something light before it."""
+    return torch.lerp(background, torch.full_like(background, PERSON), F.interpolate(hole, size=SIDE))
 
 
 def stripes() -> torch.Tensor:
@@ -36,13 +36,13 @@ def ring(inner: float, outer: float) -> torch.Tensor:
 
 
 def test_a_pattern_is_continued():
-    room, hole = stripes(), disc()
-    photo, rim = with_person(room, hole), ring(0.13, 0.17)
+    background, hole = stripes(), disc()
+    photo, rim = with_person(background, hole), ring(0.13, 0.17)
     filled, *_ = inpaint(photo, hole)
-    blurred = paint_over(photo, 1 - F.interpolate(hole, size=SIDE))
-    errors = [(picture - room).abs()[rim].mean() for picture in (filled, blurred)]
+    blurred = push_pull_fill(photo, 1 - F.interpolate(hole, size=SIDE))
+    errors = [(picture - background).abs()[rim].mean() for picture in (filled, blurred)]
     assert errors[0] < 0.5 * errors[1]
-    assert filled[rim].std() > 0.8 * room[rim].std()
+    assert filled[rim].std() > 0.8 * background[rim].std()
 
 
 def test_away_from_the_rim_what_catches_the_eye_is_out_of_focus_and_a_texture_is_not():
@@ -50,9 +50,9 @@ def test_away_from_the_rim_what_catches_the_eye_is_out_of_focus_and_a_texture_is
     texture = F.interpolate(0.1 * torch.randn(1, 1, 256, 256), scale_factor=4).expand(1, 3, SIDE, SIDE)
     middle, hole = ring(0.0, 0.08), disc()
     contrasts = []
-    for room in (stripes(), texture):
-        filled, *_ = inpaint(with_person(room, hole), hole)
-        contrasts.append((filled[middle].std() / room[middle].std()).item())
+    for background in (stripes(), texture):
+        filled, *_ = inpaint(with_person(background, hole), hole)
+        contrasts.append((filled[middle].std() / background[middle].std()).item())
     assert contrasts[0] < 0.5
     assert contrasts[1] > 0.7
 
@@ -72,12 +72,12 @@ def test_an_even_wall_stays_even():
 
 def test_two_walls_meet_behind_the_hole_whatever_side_shows_more():
     # Beside the hole no more than a strip of the lighter wall is seen.
-    room = torch.where(torch.arange(SIDE) < 700, -0.7, 0.2).expand(1, 3, SIDE, SIDE)
+    background = torch.where(torch.arange(SIDE) < 700, -0.7, 0.2).expand(1, 3, SIDE, SIDE)
     hole = disc(0.76)
-    filled, *_ = inpaint(with_person(room, hole), hole)
+    filled, *_ = inpaint(with_person(background, hole), hole)
     assert filled.amax() < 0.5  # nothing of the person
-    beside = filled[..., 480:544, 920:940]
-    assert (beside - 0.2).abs().mean() < 0.2
+    warp_source = filled[..., 480:544, 920:940]
+    assert (warp_source - 0.2).abs().mean() < 0.2
 
 
 def test_a_photo_full_of_the_person_is_given_up():

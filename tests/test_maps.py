@@ -2,15 +2,15 @@
 
 import torch
 
-from gra_core.models.maps import narrowed, paint_over, sample_at, sizes, upscale_flow, widened
+from gra_core.models.maps import dilate, erode, push_pull_fill, sizes, upscale_flow, warp
 
 
 def test_sample_at_and_upscale_flow():
     source = torch.arange(64.0).view(1, 1, 8, 8)
     right = torch.zeros(1, 2, 8, 8)
     right[:, 0] = 1
-    torch.testing.assert_close(sample_at(source, right)[..., :7], source[..., 1:])
-    torch.testing.assert_close(sample_at(source, torch.zeros(1, 2, 8, 8)), source)
+    torch.testing.assert_close(warp(source, right)[..., :7], source[..., 1:])
+    torch.testing.assert_close(warp(source, torch.zeros(1, 2, 8, 8)), source)
     assert upscale_flow(right, 4).shape == (1, 2, 32, 32)
     assert upscale_flow(right, 4)[0, 0].unique().tolist() == [4.0]
 
@@ -20,8 +20,8 @@ def test_what_is_narrowed_is_so_all_round_but_at_the_edges_of_the_picture():
     mask[..., 4:12, 6:] = 1
     inner = torch.zeros_like(mask)
     inner[..., 6:10, 8:] = 1
-    assert torch.equal(narrowed(mask, 2), inner)
-    assert torch.equal(widened(inner, 2), mask)
+    assert torch.equal(erode(mask, 2), inner)
+    assert torch.equal(dilate(inner, 2), mask)
 
 
 def test_sizes_are_those_of_the_source():
@@ -42,7 +42,7 @@ def test_painting_over_keeps_what_is_right_and_continues_it():
     hole = torch.zeros(1, 1, 64, 64)
     hole[..., 20:44, 18:46] = 1
     spoilt = torch.where(hole > 0, torch.tensor(9.0), ramp)
-    filled = paint_over(spoilt, 1 - hole)
+    filled = push_pull_fill(spoilt, 1 - hole)
     assert torch.equal(filled * (1 - hole), ramp * (1 - hole))
     assert (filled - ramp).abs().max() < 0.5
-    assert paint_over(torch.full((1, 3, 32, 32), 9.0), torch.zeros(1, 1, 32, 32)).isfinite().all()
+    assert push_pull_fill(torch.full((1, 3, 32, 32), 9.0), torch.zeros(1, 1, 32, 32)).isfinite().all()

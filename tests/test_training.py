@@ -50,7 +50,7 @@ from gra_core.lab.training.runtime import (
 from gra_core.models.encoder import LATENT_BOUND, Encoder
 from gra_core.models.face import FaceNet
 from gra_core.models.generator import Generator
-from gra_core.models.maps import sample_at, upscale_flow
+from gra_core.models.maps import upscale_flow, warp
 from gra_core.models.streams import DESIGNS, Streams
 
 CPU = torch.device("cpu")
@@ -222,8 +222,8 @@ def test_inverse_flow_undoes_a_warp():
     small = torch.rand(2, 3, 16, 16)
     picture = torch.nn.functional.interpolate(small, size=256, mode="bicubic")
     flow = random_flow(2, CPU)
-    warped = sample_at(picture, upscale_flow(flow, 2))
-    restored = sample_at(warped, upscale_flow(inverse_flow(flow), 2))
+    warped = warp(picture, upscale_flow(flow, 2))
+    restored = warp(warped, upscale_flow(inverse_flow(flow), 2))
     inside = (slice(None), slice(None), slice(60, 196), slice(60, 196))
     before, after = ((x[inside] - picture[inside]).abs().mean() for x in (warped, restored))
     assert after < 0.15 * before

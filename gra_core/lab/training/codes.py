@@ -26,7 +26,7 @@ from gra_core.lab.training.perceptual import ShiftTolerantAlexNet, load_publishe
 from gra_core.lab.training.report import save_grid
 from gra_core.lab.training.variants import add_variant_options, edited_photos
 from gra_core.models.encoder import LatentSpace, to_encoder_size
-from gra_core.models.maps import sample_at, upscale_flow
+from gra_core.models.maps import upscale_flow, warp
 
 LOSS_WEIGHTS = {
     "mse": 1.0,
@@ -51,7 +51,7 @@ GENERATED_SHARE = 0.25
 """Of each batch, faces with known codes; the rest are photos, which are what is hard."""
 
 BACKGROUND_SHARE = 0.4
-"""Of the photos, those of people set before the room behind somebody else, for rooms not to be learned by heart."""
+"""Share of the photos that show the person before somebody else's background, so that none is learned by heart."""
 
 
 def add_code_options(options: argparse.ArgumentParser) -> None:
@@ -92,7 +92,7 @@ class CodeTraining(Training):
         kept = torch.where(elsewhere, unpacked(masks), 1.0)
         photos = set_before(photos, kept, self.backgrounds.sample(count, photos.shape[-1]))
         flow = random_flow(count, device, 0.6)
-        photos = apply_tone(sample_at(photos, upscale_flow(flow, 4)), random_tone(count, device, 0.6))
+        photos = apply_tone(warp(photos, upscale_flow(flow, 4)), random_tone(count, device, 0.6))
         return blur_detail(photos, torch.rand(count, device=device) > 0.05)
 
     def generated(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,7 +100,7 @@ class CodeTraining(Training):
         device = self.device
         codes = sample_codes(self.generator, count)
         clean = self.run_generator(codes).float().clamp(-1, 1)
-        moved = sample_at(clean, upscale_flow(random_flow(count, device, 0.6), 4))
+        moved = warp(clean, upscale_flow(random_flow(count, device, 0.6), 4))
         changed = apply_tone(moved, random_tone(count, device, 0.6))
         mask = random_patch_mask(count, PICTURE_SIZE, device) * (torch.rand(count, 1, 1, 1, device=device) < 0.5)
         changed = torch.lerp(changed, self.photos(count), mask)

@@ -1,11 +1,11 @@
-"""How a room stretches: from where, how evenly, and not where nobody has moved."""
+"""How a background stretches: from where, how evenly, and not where nobody has moved."""
 
 import torch
 from torch import Tensor
 
-from gra_core.models.maps import between, length, sample_at, sizes, widened
+from gra_core.models.background_warp import OUTLINE, UNCOVERED, background_flow, infinity_harmonic, nearest_seen
+from gra_core.models.maps import dilate, linstep, magnitude, sizes, warp
 from gra_core.models.person import PERSON_SIZE
-from gra_core.models.stretching import OUTLINE, UNCOVERED, spread_out, stretch, to_seen
 
 
 def disc(x: float, radius: float = 50.0) -> Tensor:
@@ -20,16 +20,16 @@ def test_the_way_to_what_is_seen_is_the_shortest():
     rows, columns = (hole[0, 0] == 0).nonzero(as_tuple=True)
     axis = torch.arange(32.0)
     every = ((axis[:, None, None] - rows).square() + (axis[:, None] - columns).square()).sqrt()
-    way = to_seen(hole)
+    way = nearest_seen(hole)
     torch.testing.assert_close(way.norm(dim=1)[0], every.amin(2))
-    assert (sample_at(hole, way) < 1e-4).all()
-    assert not to_seen(torch.ones(1, 1, 32, 32)).any()
+    assert (warp(hole, way) < 1e-4).all()
+    assert not nearest_seen(torch.ones(1, 1, 32, 32)).any()
 
 
 def test_what_is_spread_out_is_nowhere_much_steeper_than_it_has_to_be():
     somebody, frame = disc(128, 30), torch.ones(1, 1, PERSON_SIZE, PERSON_SIZE)
     frame[..., 4:-4, 4:-4] = 0
-    spread = spread_out(40 * somebody, torch.maximum(somebody, frame))
+    spread = infinity_harmonic(40 * somebody, torch.maximum(somebody, frame))
     assert spread[..., 120:136, 120:136].min() > 39
     assert spread[..., 0].abs().max() < 1
     steepest = spread[0, 0].diff(dim=1).abs().max()
@@ -37,14 +37,14 @@ def test_what_is_spread_out_is_nowhere_much_steeper_than_it_has_to_be():
 
 
 def test_beside_somebody_who_moved_is_what_was_seen_beside_them():
-    way = to_seen(disc(108, 60)) * between(length(to_seen(disc(108))), *UNCOVERED)
+    way = nearest_seen(disc(108, 60)) * linstep(magnitude(nearest_seen(disc(108))), *UNCOVERED)
     after = disc(148)
-    flow = stretch(after, way)
-    strip = (widened(after, OUTLINE) - after) * disc(108, 60)
+    flow = background_flow(after, way)
+    strip = (dilate(after, OUTLINE) - after) * disc(108, 60)
     left_behind = (after.cumsum(3) == 0) * ((torch.arange(PERSON_SIZE)[:, None] - 128).abs() < 30)
     strip = strip * left_behind
     assert strip.sum() > 200
-    hidden = sample_at(disc(108, 60), flow)
+    hidden = warp(disc(108, 60), flow)
     assert (hidden * strip).sum() / strip.sum() < 0.25
     assert flow[..., 100:156, 148 - 52].mean(2)[0, 0] < -20
     assert flow[..., :4, :].norm(dim=1).max() < 1
@@ -53,6 +53,6 @@ def test_beside_somebody_who_moved_is_what_was_seen_beside_them():
 
 
 def test_around_somebody_who_stays_nothing_is_stretched():
-    way = to_seen(disc(108, 60)) * between(length(to_seen(disc(108))), *UNCOVERED)
-    assert not stretch(disc(108), way).any()
-    assert stretch(disc(110), way).abs().max() < 4
+    way = nearest_seen(disc(108, 60)) * linstep(magnitude(nearest_seen(disc(108))), *UNCOVERED)
+    assert not background_flow(disc(108), way).any()
+    assert background_flow(disc(110), way).abs().max() < 4

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import AlignmentSource, Edit
-from gra_core.models.maps import sample_at, upscale_flow
-from gra_core.models.original import Original, moved_along, trusted
+from gra_core.models.maps import upscale_flow, warp
+from gra_core.models.photo_warp import PhotoWarp, flow_confidence, warp_photo
 
 SIDE = 1024
 STILL = torch.ones(1, 1, 256, 256)
@@ -60,25 +60,25 @@ def middle(picture: torch.Tensor) -> torch.Tensor:
 
 def test_without_an_edit_the_photo_stays_as_it_is(photo):
     source = source_of(photo)
-    edit = moved_along(edit_of(drawn(photo), shifted(0), photo), source, Original.of(photo, source), still=STILL)
+    edit = warp_photo(edit_of(drawn(photo), shifted(0), photo), source, PhotoWarp.of(photo, source), preserve=STILL)
     assert torch.allclose(edit.picture, photo, atol=1e-6)
 
 
 def test_what_the_generator_cannot_draw_moves_as_it_is(photo):
     source, flow = source_of(photo), shifted(8)
-    there = sample_at(drawn(photo), upscale_flow(flow, 8))
+    there = warp(drawn(photo), upscale_flow(flow, 8))
     noise = 0.1 * torch.randn(there.shape, generator=torch.Generator().manual_seed(1))
-    result = moved_along(edit_of(there + noise, flow), source, Original.of(photo, source), still=STILL).picture
-    wanted = sample_at(photo, upscale_flow(flow, 8))
+    result = warp_photo(edit_of(there + noise, flow), source, PhotoWarp.of(photo, source), preserve=STILL).picture
+    wanted = warp(photo, upscale_flow(flow, 8))
     assert (middle(result) - middle(wanted)).abs().mean() < 0.01
-    beside = (slice(None), slice(None), slice(600, 1000), slice(None))
-    assert torch.equal(result[beside], (there + noise)[beside])  # the generator can draw this
+    warp_source = (slice(None), slice(None), slice(600, 1000), slice(None))
+    assert torch.equal(result[warp_source], (there + noise)[warp_source])  # the generator can draw this
 
 
 def test_what_an_edit_changes_is_the_edits(photo):
     source, flow = source_of(photo), shifted(8)
-    recoloured = sample_at(drawn(photo), upscale_flow(flow, 8)) + torch.tensor([0.8, 0.0, -0.4])[:, None, None]
-    result = moved_along(edit_of(recoloured, flow), source, Original.of(photo, source), still=STILL).picture
+    recoloured = warp(drawn(photo), upscale_flow(flow, 8)) + torch.tensor([0.8, 0.0, -0.4])[:, None, None]
+    result = warp_photo(edit_of(recoloured, flow), source, PhotoWarp.of(photo, source), preserve=STILL).picture
     assert torch.equal(middle(result), middle(recoloured))
 
 
@@ -87,8 +87,8 @@ def test_detail_that_an_edit_adds_where_nothing_moves_stays(photo):
     source = source_of(photo)
     lines = torch.where(torch.arange(SIDE)[:, None] % 16 < 8, 0.15, -0.15)
     for moved in (0, 8):
-        there = sample_at(drawn(photo), upscale_flow(shifted(moved), 8)) + lines
-        result = moved_along(edit_of(there, shifted(moved)), source, Original.of(photo, source), still=STILL).picture
+        there = warp(drawn(photo), upscale_flow(shifted(moved), 8)) + lines
+        result = warp_photo(edit_of(there, shifted(moved)), source, PhotoWarp.of(photo, source), preserve=STILL).picture
         assert torch.equal(middle(result), middle(there)) == (moved == 0)
 
 
@@ -97,7 +97,7 @@ def test_what_an_edit_takes_off_is_not_put_on_again(photo):
     source = source_of(photo)
     bare = edit_of(drawn(photo), shifted(0))
     kept, taken_off = (
-        moved_along(bare, source, Original.of(photo, source), still=still * STILL).picture for still in (1, 0)
+        warp_photo(bare, source, PhotoWarp.of(photo, source), preserve=preserve * STILL).picture for preserve in (1, 0)
     )
     assert (middle(kept) - middle(photo)).abs().mean() < 0.01
     assert torch.equal(taken_off, bare.picture)
@@ -105,22 +105,22 @@ def test_what_an_edit_takes_off_is_not_put_on_again(photo):
 
 def test_a_little_more_light_falls_on_what_is_moved(photo):
     source, flow = source_of(photo), shifted(8)
-    lighter = sample_at(drawn(photo), upscale_flow(flow, 8)) + 0.1
-    result = moved_along(edit_of(lighter, flow), source, Original.of(photo, source), still=STILL).picture
-    wanted = sample_at(photo, upscale_flow(flow, 8)) + 0.1
+    lighter = warp(drawn(photo), upscale_flow(flow, 8)) + 0.1
+    result = warp_photo(edit_of(lighter, flow), source, PhotoWarp.of(photo, source), preserve=STILL).picture
+    wanted = warp(photo, upscale_flow(flow, 8)) + 0.1
     assert (middle(result) - middle(wanted)).abs().mean() < 0.01
 
 
 def test_torn_correspondences_are_not_trusted(photo):
     torn = shifted(8)
     torn[:, 0, :, 64:] = -8
-    trust = trusted(torn)
+    trust = flow_confidence(torn)
     assert trust[..., 62:66].max() == 0
     assert trust[..., :50].min() == 1
     assert trust[..., 78:].min() == 1
     source = source_of(photo)
-    there = sample_at(drawn(photo), upscale_flow(torn, 8))
-    result = moved_along(edit_of(there, torn), source, Original.of(photo, source), still=STILL).picture
+    there = warp(drawn(photo), upscale_flow(torn, 8))
+    result = warp_photo(edit_of(there, torn), source, PhotoWarp.of(photo, source), preserve=STILL).picture
     seam = (slice(None), slice(None), slice(None), slice(63 * 8, 65 * 8))
     assert torch.equal(result[seam], there[seam])
 
@@ -129,4 +129,4 @@ def test_turning_is_trusted():
     """A head that turns is narrowed on one side and widened on the other, by less than half."""
     axis = torch.linspace(-1, 1, 128)
     flow = torch.stack((12 - 10 * axis.square().expand(128, 128), torch.zeros(128, 128)))[None]
-    assert trusted(flow).min() == 1
+    assert flow_confidence(flow).min() == 1

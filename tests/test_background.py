@@ -1,4 +1,4 @@
-"""The room behind the person: what an edit uncovers, and what it must leave alone."""
+"""The background behind the person: what an edit uncovers, and what it must leave alone."""
 
 from dataclasses import replace
 
@@ -13,10 +13,18 @@ from gra_core import checkpoints
 from gra_core.errors import CheckpointError
 from gra_core.images import from_bytes, image_to_tensor
 from gra_core.lab.directions import person as conversion
+from gra_core.models.background import (
+    DARKER,
+    FAINT,
+    Background,
+    along_edges,
+    composite,
+    estimate_background,
+    find_residual_hair,
+)
 from gra_core.models.editing import Edit
-from gra_core.models.maps import widened
+from gra_core.models.maps import dilate
 from gra_core.models.person import PersonNet
-from gra_core.models.room import DARKER, FAINT, Room, along_edges, finished, look_behind, strays
 
 SIDE = 1024
 
@@ -66,16 +74,16 @@ def shrunk(mask: torch.Tensor, margin: int) -> torch.Tensor:
 def shown(
     net: nn.Module,
     picture: torch.Tensor,
-    room: Room,
+    background: Background,
     before_pixels: torch.Tensor | None = None,
     *,
     turned: float = 0.0,
 ) -> torch.Tensor:
     """An edit whose pixels stay in their places, finished."""
-    still = torch.zeros(1, 2, 128, 128)
+    preserve = torch.zeros(1, 2, 128, 128)
     before_pixels = picture if before_pixels is None else before_pixels
-    edit = Edit(picture, before_pixels, {64: still[..., :64, :64], 128: still}, {}, torch.zeros(1, 1, 256, 256))
-    return finished(net, edit, room, turned=torch.full((1, 1, 256, 256), turned)).picture
+    edit = Edit(picture, before_pixels, {64: preserve[..., :64, :64], 128: preserve}, {}, torch.zeros(1, 1, 256, 256))
+    return composite(net, edit, background, turned=torch.full((1, 1, 256, 256), turned)).picture
 
 
 def test_what_a_person_who_moves_uncovers_is_room():
@@ -84,8 +92,8 @@ def test_what_a_person_who_moves_uncovers_is_room():
     left_behind = (disc(SIDE, 0.4) - disc(SIDE, 0.6)).clamp_min(0)
     edit = torch.lerp(after, torch.full_like(after, 0.9), left_behind)  # too light there, and striped
     edit = edit - 0.2 * left_behind * (torch.arange(SIDE)[:, None] % 16 < 8)
-    room = look_behind(Dark(), before)
-    result = shown(Dark(), edit, room)
+    background = estimate_background(Dark(), before)
+    result = shown(Dark(), edit, background)
     inside = shrunk(left_behind, 40)  # but for the seam
     assert inside.any()
     assert ((result - wall).abs() * inside).max() < 0.03
@@ -109,7 +117,7 @@ class Unsure(nn.Module):
 def test_a_shoulder_that_may_be_wall_does_not_fade():
     shoulder = shrunk((disc(SIDE, 0.4) - disc(SIDE, 0.6)).clamp_min(0), 40)
     edit = torch.where(shoulder, 0.0, portrait(0.6))
-    result = shown(Unsure(), edit, look_behind(Unsure(), portrait(0.4)))
+    result = shown(Unsure(), edit, estimate_background(Unsure(), portrait(0.4)))
     inside, rim = shrunk(shoulder.float(), 44), shrunk(shoulder.float(), 12)
     assert inside.any()
     assert torch.equal(result * inside, edit * inside)
@@ -120,7 +128,7 @@ def test_what_is_uncovered_is_in_the_light_of_the_edit():
     before, after = portrait(0.4), portrait(0.6)
     lighter, uncovered = portrait(9.0) + 0.2, shrunk(1 - disc(SIDE, 0.6), 40)
     edit = torch.where(disc(SIDE, 0.6) > 0, after, after + 0.2)
-    result = shown(Dark(), edit, look_behind(Dark(), before))
+    result = shown(Dark(), edit, estimate_background(Dark(), before))
     assert ((result - lighter).abs() * uncovered).max() < 0.05
 
 
@@ -135,7 +143,7 @@ def test_single_hairs_do_not_stay_where_a_person_was_before_a_plain_wall():
     before = torch.lerp(portrait(0.5), torch.full((1, 3, SIDE, SIDE), 0.1), hair(0.5))
     after, wall = portrait(0.4), portrait(9.0)
     edit = torch.lerp(after, before, hair(0.5))
-    result = shown(Dark(), edit, look_behind(Dark(), before))
+    result = shown(Dark(), edit, estimate_background(Dark(), before))
     assert (hair(0.5) * (edit - wall).abs()).max() > 0.3
     assert (hair(0.5) * (result - wall).abs()).max() < 0.1
 
@@ -148,12 +156,12 @@ def test_hair_close_by_does_not_stay_before_a_pattern_either():
     plain, wall = striped(portrait(0.5)), striped(portrait(9.0))
     before = torch.lerp(plain, torch.full_like(plain, -0.4), near)
     edit = torch.lerp(striped(portrait(0.4)), before, near)
-    room = look_behind(Dark(), before)
-    pieces = shown(Dark(), edit, replace(room, beside=None))
+    background = estimate_background(Dark(), before)
+    pieces = shown(Dark(), edit, replace(background, warp_source=None))
     left, found = (((near * (x - wall)).abs().sum() / (3 * near.sum())).item() for x in (edit, pieces))
     assert left > 0.6
     assert found < 0.2
-    result = shown(Dark(), edit, room)  # stretched, so the stripes have moved
+    result = shown(Dark(), edit, background)  # stretched, so the stripes have moved
     left, found = (((x < -0.1) * near).sum() / (3 * near.sum()) for x in (edit, result))
     assert left > 0.9
     assert found < 0.05
@@ -163,21 +171,25 @@ def test_a_person_has_no_pixels_of_the_room():
     before, after = portrait(0.5), portrait(0.4)
     came = (disc(SIDE, 0.4) - disc(SIDE, 0.5)).clamp_min(0)
     stained = after - 0.1 * came  # with what the photo has of the wall there
-    result = shown(Dark(), stained, look_behind(Dark(), before), before_pixels=after)
+    result = shown(Dark(), stained, estimate_background(Dark(), before), before_pixels=after)
     inside = shrunk(came, 8)
     assert inside.any()
     assert torch.equal(result * inside, after * inside)
     stayed = shrunk(disc(SIDE, 0.4) * disc(SIDE, 0.5), 40)
-    assert torch.equal(shown(Dark(), stained, look_behind(Dark(), before), after + 0.05) * stayed, stained * stayed)
+    assert torch.equal(
+        shown(Dark(), stained, estimate_background(Dark(), before), after + 0.05) * stayed, stained * stayed
+    )
 
 
 def test_a_pattern_is_not_taken_for_hair():
     photo = portrait(0.5)
     perhaps = Dark()(F.avg_pool2d(photo, 4)) > 0
-    beyond_the_rim = widened(perhaps, 3) == 0
+    beyond_the_rim = dilate(perhaps, 3) == 0
     with_hair = torch.lerp(photo, torch.full_like(photo, 0.1), hair(0.5))
     striped = photo - 0.3 * (photo > 0) * (torch.arange(SIDE)[:, None] % 64 < 4)
-    plain, one_hair, pattern = ((strays(x, perhaps) * beyond_the_rim).any() for x in (photo, with_hair, striped))
+    plain, one_hair, pattern = (
+        (find_residual_hair(x, perhaps) * beyond_the_rim).any() for x in (photo, with_hair, striped)
+    )
     assert one_hair
     assert not plain
     assert not pattern
@@ -185,12 +197,12 @@ def test_a_pattern_is_not_taken_for_hair():
 
 def test_an_outline_that_moves_a_little_uncovers_nothing():
     edit = portrait(0.4 + 2 / 256)
-    assert torch.equal(shown(Dark(), edit, look_behind(Dark(), portrait(0.4))), edit)
+    assert torch.equal(shown(Dark(), edit, estimate_background(Dark(), portrait(0.4))), edit)
 
 
 def test_an_edit_that_changes_nothing_stays_the_photo():
     photo = portrait(0.4)
-    assert torch.equal(shown(Dark(), photo, look_behind(Dark(), photo)), photo)
+    assert torch.equal(shown(Dark(), photo, estimate_background(Dark(), photo)), photo)
 
 
 def test_of_a_busy_room_the_generators_own_is_shown_away_from_the_rim_and_of_a_plain_one_it_is_not():
@@ -201,8 +213,8 @@ def test_of_a_busy_room_the_generators_own_is_shown_away_from_the_rim_and_of_a_p
     for wall in (torch.full((1, 3, SIDE, SIDE), 0.3), pattern.expand(1, 3, SIDE, SIDE)):
         before, after = (torch.where(disc(SIDE, x) > 0, -0.5, wall) for x in (0.3, 0.8))
         drawn = torch.where(disc(SIDE, 0.3) > 0, 0.75, after)
-        net = Dark(below=-0.35)  # a part of the room is dark, the person is darker
-        result = shown(net, drawn, look_behind(net, before))
+        net = Dark(below=-0.35)  # a part of the background is dark, the person is darker
+        result = shown(net, drawn, estimate_background(net, before))
         shares.append(((result - 0.75).abs() * middle).sum() / (3 * middle.sum()))
     assert shares[0] > 0.4
     assert shares[1] < 0.1
@@ -212,7 +224,7 @@ def test_a_busy_room_is_stretched_and_stays_sharp():
     before, after = (before_flags(x) for x in (0.45, 0.6))
     uncovered = disc(SIDE, 0.45) * (1 - disc(SIDE, 0.6)) * (torch.arange(SIDE) < SIDE // 2) > 0
     net, drawn = Dark(below=-0.3), torch.where(uncovered, 0.25, after)
-    result = shown(net, drawn, look_behind(net, before))
+    result = shown(net, drawn, estimate_background(net, before))
     inside = shrunk(uncovered.float(), 16)
     assert inside.any()
     to_stripes = torch.minimum((result - 0.7).abs(), (result + 0.2).abs())
@@ -236,10 +248,10 @@ def test_a_busy_room_stays_without_an_edit_whatever_a_second_look_finds():
             return found
 
     net = FindsMore(below=-0.3)
-    room = look_behind(net, photo)
-    assert room.beside is not None
-    assert room.surely[..., 128:, :].min() == 1
-    assert torch.equal(shown(net, photo, room), photo)
+    background = estimate_background(net, photo)
+    assert background.warp_source is not None
+    assert background.certain[..., 128:, :].min() == 1
+    assert torch.equal(shown(net, photo, background), photo)
 
 
 def test_an_ear_that_the_second_look_misses_stays_before_a_busy_room():
@@ -254,9 +266,9 @@ def test_an_ear_that_the_second_look_misses_stays_before_a_busy_room():
                 found[..., 140:] = 0
             return found
 
-    room = look_behind(Dark(below=-0.3), before)
-    assert room.beside is not None
-    result = shown(MissesRight(below=-0.3), edit, room, turned=1.0)
+    background = estimate_background(Dark(below=-0.3), before)
+    assert background.warp_source is not None
+    result = shown(MissesRight(below=-0.3), edit, background, turned=1.0)
     inside = shrunk(disc(SIDE, 0.45), 64)
     assert inside[..., 600:].any()
     assert torch.equal(result * inside, edit * inside)
@@ -267,7 +279,7 @@ def test_hair_that_only_a_turned_head_has_is_wall():
     rows, columns = torch.arange(SIDE)[:, None], torch.arange(SIDE)
     hair = ((rows - 500).abs() < 60) & (columns >= 820) & (columns < 940)  # beyond where the head was
     edit = torch.where(hair, -0.4, after)
-    turned, grown = (shown(Dark(), edit, look_behind(Dark(), before), turned=share) for share in (1.0, 0.0))
+    turned, grown = (shown(Dark(), edit, estimate_background(Dark(), before), turned=share) for share in (1.0, 0.0))
     inside = shrunk(hair.expand(1, 1, SIDE, SIDE).float(), 16)
     assert ((turned - portrait(9.0)).abs() * inside).max() < 0.1
     assert torch.equal(grown * inside, edit * inside)  # longer hair is what an edit may be about
@@ -280,9 +292,9 @@ def test_an_outline_follows_strands_of_hair():
     picture = (wall - 0.5).expand(1, 3, SIDE, SIDE)
     mask = F.avg_pool2d(wall, 32).repeat_interleave(8, 2).repeat_interleave(8, 3)  # sees no strands
     found, coarse = along_edges(mask, picture), F.interpolate(mask, scale_factor=4)
-    between = ((columns >= 448) & (columns < 480)).expand(SIDE, SIDE)[None, None]
-    assert coarse[between & (wall > 0)].mean() - coarse[between & (wall == 0)].mean() < 0.01
-    assert found[between & (wall > 0)].mean() - found[between & (wall == 0)].mean() > 0.2
+    linstep = ((columns >= 448) & (columns < 480)).expand(SIDE, SIDE)[None, None]
+    assert coarse[linstep & (wall > 0)].mean() - coarse[linstep & (wall == 0)].mean() < 0.01
+    assert found[linstep & (wall > 0)].mean() - found[linstep & (wall == 0)].mean() > 0.2
     assert torch.equal(found[..., :360], torch.zeros(1, 1, SIDE, 360))
     assert found[..., 600:].min() > 0.9999
 
@@ -291,15 +303,15 @@ def test_a_room_of_which_next_to_nothing_is_seen_is_left_to_the_generator():
     everywhere = torch.full((1, 3, SIDE, SIDE), -0.5)
     everywhere[..., :40, :40] = 0.9
     edit = portrait(0.5)
-    assert torch.equal(shown(Dark(), edit, look_behind(Dark(), everywhere)), edit)
+    assert torch.equal(shown(Dark(), edit, estimate_background(Dark(), everywhere)), edit)
 
 
 def test_where_nobody_is_found_nothing_is_painted():
     photo = portrait(9.0)
-    room = look_behind(Dark(), photo)
-    torch.testing.assert_close(from_bytes(room.plate), photo, atol=0.005, rtol=0)
+    background = estimate_background(Dark(), photo)
+    torch.testing.assert_close(from_bytes(background.clean_plate), photo, atol=0.005, rtol=0)
     edit = photo + 0.2
-    assert torch.equal(shown(Dark(), edit, room), edit)
+    assert torch.equal(shown(Dark(), edit, background), edit)
 
 
 def test_the_person_net_finds_the_person(face):

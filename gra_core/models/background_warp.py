@@ -1,7 +1,7 @@
-"""A busy room that stretches after a head that turns away from it, so that what stands there stays whole.
+"""Warps a busy background towards what a turning head uncovers, so that things in it stay whole.
 
-What an edit uncovers of a flag cannot be put together from pieces: halves of stars and stripes are no flag. What stands
-beside it, made wider, is one.
+Inpainting cannot complete a flag from pieces: halves of stars and stripes are no flag. The visible part, made wider,
+is one.
 """
 
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.maps import (
     HOLE,
-    around,
-    between,
-    length,
-    paint_over,
-    sample_at,
+    box_filter,
+    dilate,
+    linstep,
+    magnitude,
+    push_pull_fill,
     sizes,
     upscale,
     upscale_flow,
-    widened,
+    warp,
 )
 from gra_core.models.person import PERSON_SIZE
 
 BUSY_FROM = 0.5
-"""How busy a room has to be, from 0 for a plain wall to 1."""
+"""How busy a background has to be, from 0 for a plain wall to 1."""
 MARGIN = 10
-"""So much around the person is not stretched: their hair is there."""
+"""So much around the person is not warped: their hair is there."""
 UNCOVERED = (2.0, 12.0)
-"""By how much a person has to move to begin to uncover the room, and to uncover it in full."""
+"""By how much a person has to move to begin to uncover the background, and to uncover it in full."""
 OUTLINE = 4
 """Width of the strip around the person that has to come from what is seen, """
 BEYOND = 4.0
@@ -42,7 +42,7 @@ FRAME = 4
 SMOOTH = 9
 """Side of the squares over which ways, flows and masks are averaged."""
 COARSE_TO_FINE = ((16, 40), (32, 30), (64, 30))
-"""Sides of the flows in which a stretch is spread out evenly, and rounds for each."""
+"""Sides of the flows in which the warp is spread out evenly, and rounds for each."""
 WHOLLY = 0.2
 """Share of a coarse place that has to be fixed for the place to be."""
 TOO_WIDE = (0.2, 0.4)
@@ -50,19 +50,19 @@ TOO_WIDE = (0.2, 0.4)
 HIDDEN = (1.0, 0.6)
 """How far a place may be hidden in the photo that something comes from."""
 MOVES = (0.3, 1.5)
-"""From where on, and by how much for sure, what is stretched has moved."""
+"""From where on, and by how much for sure, the background has moved."""
 
 
 @dataclass(frozen=True, eq=False)
-class Beside:
-    """What busy rooms are stretched from.
+class WarpSource:
+    """What busy backgrounds are warped from.
 
     Attributes:
         picture: photos, with something else in the place of the person, (B, 3, 1024, 1024), uint8.
         hidden: how far something else is there, 0 to 1, (B, 1, 256, 256).
-        way: from each place inside of the person to the nearest that shows the room, (B, 2, 256, 256); less near their
-            outline, and 0 outside of it, so that nothing moves without an edit, and where the room is not busy.
-        busy: whether the room is busy, (B, 1, 1, 1).
+        way: from each place inside the person to the nearest that shows the background, (B, 2, 256, 256); less near
+            their outline, and 0 outside, so that nothing moves without an edit, and where the background is not busy.
+        busy: whether the background is busy, (B, 1, 1, 1).
     """
 
     picture: Tensor
@@ -71,47 +71,47 @@ class Beside:
     busy: Tensor
 
     @classmethod
-    def of(cls, photo: Tensor, plate: Tensor, somebody: Tensor, shown: Tensor, busy: Tensor) -> Self | None:
-        """Of photos and of rooms without the person, (B, 3, 1024, 1024) in [-1, 1]; None if no room is busy.
+    def of(cls, photo: Tensor, clean_plate: Tensor, somebody: Tensor, shown: Tensor, busy: Tensor) -> Self | None:
+        """Of photos and their clean plates, (B, 3, 1024, 1024) in [-1, 1]; None if no background is busy.
 
         Args:
             photo: the photos.
-            plate: the rooms.
+            clean_plate: the backgrounds without the person.
             somebody: where the person surely is, bool, (B, 1, 256, 256).
-            shown: where `stretched` would take the photo to show them, bool, (B, 1, 256, 256).
-            busy: how busy rooms are, 0 to 1, (B,).
+            shown: where `warp_background` would take the photo to show them, bool, (B, 1, 256, 256).
+            busy: how busy backgrounds are, 0 to 1, (B,).
         """
-        stretches = (busy > BUSY_FROM)[:, None, None, None]
-        if not stretches.any():
+        busy = (busy > BUSY_FROM)[:, None, None, None]
+        if not busy.any():
             return None
-        covered = (length(to_seen(1 - somebody.float())) <= MARGIN).float()
-        hidden = around(covered, SMOOTH)
-        picture = torch.lerp(photo, plate, upscale(hidden, IMAGE_SIZE // PERSON_SIZE))
-        inside = between(length(to_seen(shown.float())), *UNCOVERED)
-        return cls(to_bytes(picture), hidden, stretches * inside * to_seen(covered), stretches)
+        covered = (magnitude(nearest_seen(1 - somebody.float())) <= MARGIN).float()
+        hidden = box_filter(covered, SMOOTH)
+        picture = torch.lerp(photo, clean_plate, upscale(hidden, IMAGE_SIZE // PERSON_SIZE))
+        inside = linstep(magnitude(nearest_seen(shown.float())), *UNCOVERED)
+        return cls(to_bytes(picture), hidden, busy * inside * nearest_seen(covered), busy)
 
 
-def stretched(beside: Beside, somebody: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The rooms of an edit, stretched.
+def warp_background(warp_source: WarpSource, somebody: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The backgrounds of an edit, warped.
 
     Args:
-        beside: of the photos.
+        warp_source: of the photos.
         somebody: 1 where the edit shows the person, else 0, (B, 1, 256, 256).
 
     Returns:
         (B, 3, 1024, 1024) in [-1, 1]; how far that is to be shown, 0 to 1, (B, 1, 256, 256): not where nothing moves,
         nor where it would be too wide. None if it is nowhere.
     """
-    flow = stretch(somebody, beside.way)
+    flow = background_flow(somebody, warp_source.way)
     least, _ = sizes(flow)
-    fits = between(around(least, SMOOTH), *TOO_WIDE) * between(sample_at(beside.hidden, flow), *HIDDEN)
-    share = around(fits, SMOOTH) * between(length(flow), *MOVES)
+    fits = linstep(box_filter(least, SMOOTH), *TOO_WIDE) * linstep(warp(warp_source.hidden, flow), *HIDDEN)
+    share = box_filter(fits, SMOOTH) * linstep(magnitude(flow), *MOVES)
     if not share.any():
         return None
-    return sample_at(from_bytes(beside.picture), upscale_flow(flow, IMAGE_SIZE // PERSON_SIZE)), share
+    return warp(from_bytes(warp_source.picture), upscale_flow(flow, IMAGE_SIZE // PERSON_SIZE)), share
 
 
-def to_seen(hole: Tensor) -> Tensor:
+def nearest_seen(hole: Tensor) -> Tensor:
     """Way, x and y in places, from each place to the nearest one outside of a hole, (B, 2, S, S); 0 if all is hole.
 
     Jump flooding, with one more round of single steps (Rong & Tan 2006, https://doi.org/10.1145/1111411.1111431): a
@@ -136,25 +136,25 @@ def to_seen(hole: Tensor) -> Tensor:
     return torch.cat((torch.where(found, near_x - x, 0.0), torch.where(found, near_y - y, 0.0)), 1)
 
 
-def stretch(somebody: Tensor, way: Tensor) -> Tensor:
-    """Where the room of an edit comes from, so that what is uncovered comes from what is seen.
+def background_flow(somebody: Tensor, way: Tensor) -> Tensor:
+    """Where the background of an edit comes from, so that what is uncovered comes from what is seen.
 
     Args:
         somebody: 1 where the edit shows the person, else 0, (B, 1, 256, 256).
-        way: from where the photo shows the person to where it shows the room, else 0, (B, 2, 256, 256).
+        way: from where the photo shows the person to where it shows the background, else 0, (B, 2, 256, 256).
 
     Returns:
         flow (B, 2, 256, 256), x and y: 0 at the edges of the picture, and around a person who has not moved.
     """
-    wanted = way * (1 + BEYOND / length(way).clamp_min(BEYOND))
-    near = widened(somebody, OUTLINE)
+    wanted = way * (1 + BEYOND / magnitude(way).clamp_min(BEYOND))
+    near = dilate(somebody, OUTLINE)
     strip = near - somebody
-    wanted = around(wanted * strip, SMOOTH) / around(strip, SMOOTH).clamp_min(HOLE)
+    wanted = box_filter(wanted * strip, SMOOTH) / box_filter(strip, SMOOTH).clamp_min(HOLE)
     frame = F.pad(torch.zeros_like(near[..., FRAME:-FRAME, FRAME:-FRAME]), (FRAME,) * 4, value=1.0)
-    return around(spread_out(near * paint_over(wanted, strip), torch.maximum(near, frame)), SMOOTH)
+    return box_filter(infinity_harmonic(near * push_pull_fill(wanted, strip), torch.maximum(near, frame)), SMOOTH)
 
 
-def spread_out(values: Tensor, fixed: Tensor) -> Tensor:
+def infinity_harmonic(values: Tensor, fixed: Tensor) -> Tensor:
     """Values (B, C, 256, 256), changing as little as can be from place to place, between where they are fixed.
 
     The steepest change is the least possible (infinity harmonic): each place is half way between its greatest and its
