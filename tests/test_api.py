@@ -11,7 +11,7 @@ from serving import StandIn, close_up, difference, drawn, files_in, free_port, l
 
 from gra_core.alignment import TURNED, FaceAligner
 from gra_core.errors import GRAError
-from gra_core.ui import api, received, studio
+from gra_core.ui import api, app_state, received
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_photos_and_results_are_deleted_after_a_while(photo_file, tmp_path, monk
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     monkeypatch.setattr(api, "KEPT_SECONDS", 2.0)
     monkeypatch.setattr(received, "FRESH", 2.0)
-    monkeypatch.setattr(studio, "HOUSEKEEPING_SECONDS", 0.5)
+    monkeypatch.setattr(app_state, "HOUSEKEEPING_SECONDS", 0.5)
     with launched(free_port()) as address:
         client = Client(address, verbose=False, download_files=str(tmp_path / "downloads"))
         client.predict(handle_file(photo_file), api_name="/align")

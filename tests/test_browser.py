@@ -41,7 +41,7 @@ from gra_core.alignment import TURNED, AlignedFace, FaceAligner
 from gra_core.compositing import View
 from gra_core.constants import IMAGE_SIZE
 from gra_core.export import SOURCE_TYPE
-from gra_core.ui import words
+from gra_core.ui import strings
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ def test_faces_are_picked_and_keep_their_edits(tab, pair_file):
     tab.wait_for_timeout(500)
     close = View.close_up(photo, crops[0], IMAGE_SIZE)
     eventually(tab, like(drawn(close, *zip(crops, edited, strict=True))))
-    assert words.READY in tab.locator("#status").inner_text()
+    assert strings.READY in tab.locator("#status").inner_text()
     assert slider_value(tab, "smile") == "40"
 
 
@@ -308,7 +308,7 @@ def test_each_slider_and_all_sliders_reset(ready, render):
     ready.locator("#reset").click()
     eventually(ready, like(render()))
     assert (slider_value(ready, "smile"), slider_value(ready, "age")) == ("0", "0")
-    assert words.UNCHANGED in ready.locator("#summary").inner_text()
+    assert strings.UNCHANGED in ready.locator("#summary").inner_text()
 
 
 def test_undo_and_redo(ready, render):
@@ -396,7 +396,7 @@ def held(context, held_page):
 def begin(tab, photo: Path) -> None:
     """Choose a photo and wait until it is being read."""
     tab.set_input_files("#upload input[type=file]", photo)
-    tab.wait_for_selector(f"#status .busy:has-text('{words.INVERTING}')")
+    tab.wait_for_selector(f"#status .busy:has-text('{strings.INVERTING}')")
 
 
 def hold_still(tab, wanted, **strengths: int) -> None:
@@ -419,7 +419,7 @@ def test_sliders_moved_while_a_photo_is_read_stay_where_they_are(held, photo_fil
         for _ in range(30):
             handle.press("ArrowRight")
         tab.wait_for_selector("#summary:has-text('Smile +40, Age +30')")
-        assert words.INVERTING in tab.locator("#status").inner_text()
+        assert strings.INVERTING in tab.locator("#status").inner_text()
     tab.wait_for_selector("#status .ready")
     hold_still(tab, like(render(smile=40, age=30)), smile=40, age=30, gender=10)
     summary = tab.locator("#summary").inner_text()
@@ -435,7 +435,7 @@ def test_a_slider_moved_while_the_first_picture_is_made_stays_where_it_is(held, 
         wait_until(lambda: editor.waiting)
         set_slider(tab, "smile", "40")
         tab.wait_for_timeout(300)
-        assert words.INVERTING in tab.locator("#status").inner_text()
+        assert strings.INVERTING in tab.locator("#status").inner_text()
     tab.wait_for_selector("#status .ready")
     hold_still(tab, like(render(smile=40)), smile=40)
     assert "Smile +40" in tab.locator("#summary").inner_text()
@@ -467,7 +467,7 @@ def test_presets_and_settings_chosen_while_a_photo_is_read_count(held, photo_fil
         tab.wait_for_function("document.querySelector('#edit-age input[type=number]').value == '-70'")  # at once
         set_slider(tab, "age", "30")
         tab.wait_for_selector("#summary:has-text('Smile +60, Age +30')")
-        assert words.INVERTING in tab.locator("#status").inner_text()
+        assert strings.INVERTING in tab.locator("#status").inner_text()
     tab.wait_for_selector("#status .ready")
     hold_still(tab, like(render(smile=60, age=30)), smile=60, age=30)
 
@@ -502,7 +502,7 @@ def test_a_preset_just_before_the_photo_counts_while_others_are_served(held, con
         begin(other, photo_file)
         tab.get_by_role("button", name="Big smile").click()
         tab.set_input_files("#upload input[type=file]", photo_file)
-        tab.wait_for_selector(f"#status .busy:has-text('{words.NEXT.split(',')[0]}')")
+        tab.wait_for_selector(f"#status .busy:has-text('{strings.NEXT.split(',')[0]}')")
         set_slider(tab, "age", "30")
         tab.wait_for_selector("#summary:has-text('Smile +100, Age +30')")
     tab.wait_for_selector("#status .ready")
@@ -831,11 +831,11 @@ def test_a_page_that_is_closed_early_leaves_nothing(browser, quiet_page, photo_f
         busy, tab = busy_context.new_page(), context.new_page()
         visit(tab, url)
         visit(busy, f"{url}/?extra19=100")  # five seconds for each picture
-        busy.wait_for_selector(f"#status:has-text('{words.WAITING}')")  # the sliders are set
+        busy.wait_for_selector(f"#status:has-text('{strings.WAITING}')")  # the sliders are set
         busy.set_input_files("#upload input[type=file]", photo_file)
-        busy.wait_for_selector(f"#status .busy:has-text('{words.INVERTING}')")
+        busy.wait_for_selector(f"#status .busy:has-text('{strings.INVERTING}')")
         tab.set_input_files("#upload input[type=file]", photo_file)
-        tab.wait_for_selector(f"#status .busy:has-text('{words.NEXT.split(',')[0]}')")
+        tab.wait_for_selector(f"#status .busy:has-text('{strings.NEXT.split(',')[0]}')")
         tab.close()
         busy.close()
     wait_until(lambda: files_in(page_folder) == [], 30)
@@ -852,7 +852,7 @@ def test_who_waits_reads_for_whom(ready, browser, url, photo_file, render):
         set_slider(ready, "extra19", "60")  # takes three seconds
         ready.wait_for_timeout(200)
         other.set_input_files("#upload input[type=file]", photo_file)
-        other.wait_for_selector(f"#status .busy:has-text('{words.NEXT.split(',')[0]}')")
+        other.wait_for_selector(f"#status .busy:has-text('{strings.NEXT.split(',')[0]}')")
         other.wait_for_selector("#status .ready:has-text('Ready')")
         see_face(other)
         eventually(other, like(render()))
@@ -970,7 +970,7 @@ def test_a_batch_can_be_stopped_and_holds_nobody_up(tab, url, photo_file, tmp_pa
 def test_a_batch_without_photos_says_so(tab):
     tab.get_by_role("tab", name="Batch").click()
     tab.locator("#batch-start").click()
-    assert words.BATCH_EMPTY in tab.wait_for_selector("#batch-status [role=alert]").inner_text()
+    assert strings.BATCH_EMPTY in tab.wait_for_selector("#batch-status [role=alert]").inner_text()
 
 
 # --- reach ---------------------------------------------------------------------------------------------------------
@@ -1099,7 +1099,7 @@ def test_what_is_said_takes_two_lines_on_a_phone_and_leaves_no_gap(browser, url,
         assert "2 faces found" in tab.locator("#status").inner_text()
         assert box_of(tab, "#status") == pytest.approx(place, abs=1)
         tab.get_by_label("Face", exact=True).tap()
-        tab.wait_for_selector(f"#status:has-text('{words.READY}')")
+        tab.wait_for_selector(f"#status:has-text('{strings.READY}')")
         assert box_of(tab, "#status") == pytest.approx(place, abs=1)
 
 

@@ -270,7 +270,7 @@ def test_condition_orthogonalises():
 
 
 def measured(mean, noise=0.0, faces=8, seed=3):
-    """Responses of atoms that are unit vectors."""
+    """Responses of basis directions that are unit vectors."""
     from gra_core.lab.directions.response import Responses
 
     rng = np.random.default_rng(seed)
@@ -291,18 +291,18 @@ def test_combine_moves_one_score_alone():
     assert np.linalg.norm(short) < np.linalg.norm(amounts), "a higher price of length makes shorter edits"
 
 
-def test_combine_avoids_leaks_that_differ_from_face_to_face():
+def test_combine_avoids_entanglements_that_differ_from_face_to_face():
     from gra_core.lab.directions.response import Responses, combine
 
     slopes = np.ones((2, 4, 2)) * (1, 0)
-    slopes[0, :, 1] = 3, -3, 3, -3  # no leak on average
+    slopes[0, :, 1] = 3, -3, 3, -3  # no entanglement on average
     responses = Responses.measured(slopes, np.eye(2), np.zeros((2, 0, 128)))
     amounts = combine(responses, 0, np.ones(2), step=0.01)
     assert amounts[0] < 0.1 * amounts[1]
 
 
 def test_combine_keeps_the_person():
-    """Three atoms move the score alike; two change the person oppositely, on half of the faces only."""
+    """Three basis directions move the score alike; two change the person oppositely, on half of the faces only."""
     from gra_core.lab.directions.response import Responses, combine
 
     descriptors = np.zeros((3, 4, 128))
@@ -316,13 +316,13 @@ def test_combine_keeps_the_person():
     assert responses.change(bound) < 0.01 < responses.change(free)
 
 
-def test_combine_evenly_lets_no_leak_stand_out():
+def test_combine_evenly_lets_no_entanglement_stand_out():
     from gra_core.lab.directions.response import combine, combine_evenly
 
     rng = np.random.default_rng(4)
     responses = measured(rng.normal(size=(6, 12)))
     units = np.full(12, 2.0)
-    units[5] = 0.5  # the slider of this score does little: leaks into it count four times
+    units[5] = 0.5  # the slider of this score does little: entanglements into it count four times
     plain = combine(responses, 1, 1 / units, step=1e-3)
     even = combine_evenly(responses, 1, np.ones(12), units, step=1e-3)
 
@@ -334,7 +334,7 @@ def test_combine_evenly_lets_no_leak_stand_out():
     assert worst(even) < 0.95 * worst(plain)
 
 
-def test_leaks_are_held_on_each_kind_of_faces():
+def test_entanglements_are_held_on_each_kind_of_faces():
     from gra_core.lab.directions.response import Responses
 
     slopes = np.zeros((1, 4, 1))
@@ -358,7 +358,7 @@ def test_trials_teach_what_the_atoms_do():
 def test_edits_built_from_planted_atoms():
     from gra_core.lab.directions.boundaries import Boundary
     from gra_core.lab.directions.planning import STRENGTH, build_edits, plan
-    from gra_core.lab.directions.recipes import RECIPES, band_atoms
+    from gra_core.lab.directions.recipes import RECIPES, band_basis
     from gra_core.lab.directions.response import Responses
     from gra_core.lab.directions.scores import MEASURES, SCORES
 
@@ -366,18 +366,18 @@ def test_edits_built_from_planted_atoms():
     normals = rng.normal(size=(len(MEASURES), STYLE_DIM)).astype(np.float32)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     boundaries = {key: Boundary(normal, 0.9, 0.8) for key, normal in zip(MEASURES, normals, strict=True)}
-    atoms = band_atoms(boundaries)
+    basis = band_basis(boundaries)
     for key in FIRST_KEYS:
-        atoms[f"{key}.start"] = 2 * atoms[f"{key}.middle" if f"{key}.middle" in atoms else f"{key}.mouth"]
-    own = np.array([[key.removesuffix("_odds") == name.split(".")[0] for key in SCORES] for name in atoms], float)
+        basis[f"{key}.start"] = 2 * basis[f"{key}.middle" if f"{key}.middle" in basis else f"{key}.mouth"]
+    own = np.array([[key.removesuffix("_odds") == name.split(".")[0] for key in SCORES] for name in basis], float)
     slopes = (own + 0.2 * rng.normal(size=own.shape))[:, None] + 0.05 * rng.normal(size=(len(own), 4, len(SCORES)))
     descriptors = 0.01 * rng.normal(size=(len(own), 4, 128))
-    offsets = np.stack(list(atoms.values()))
+    offsets = np.stack(list(basis.values()))
     responses = Responses.measured(slopes, offsets, descriptors)
     by_key = {key: boundary.normal for key, boundary in boundaries.items()}
-    amounts = plan(list(atoms), responses, offsets.mean(1), by_key)
-    assert amounts.shape == (len(RECIPES), len(atoms))
-    edits = build_edits(amounts, atoms, boundaries, samples=500, faces=4)
+    amounts = plan(list(basis), responses, offsets.mean(1), by_key)
+    assert amounts.shape == (len(RECIPES), len(basis))
+    edits = build_edits(amounts, basis, boundaries, samples=500, faces=4)
     assert [edit.key for edit in edits] == [recipe.key for recipe in RECIPES]
     assert [edit.key for edit in edits][: len(FIRST_KEYS)] == FIRST_KEYS
     for edit, recipe, row in zip(edits, RECIPES, amounts, strict=True):
@@ -385,7 +385,7 @@ def test_edits_built_from_planted_atoms():
         moved, column = row @ responses.mean, SCORES.index(recipe.fitted)
         assert moved[column] > 0.3
         if recipe.kept:
-            expected = atoms[f"{recipe.key}.start"] * 100 / STRENGTH
+            expected = basis[f"{recipe.key}.start"] * 100 / STRENGTH
             np.testing.assert_allclose(edit.vector, expected, rtol=1e-5, atol=1e-6)
             continue
         assert np.linalg.norm(edit.vector) <= recipe.longest * 1.001
@@ -395,14 +395,14 @@ def test_edits_built_from_planted_atoms():
         held = [r.shipped and r.key not in (*recipe.along, recipe.key) for r in RECIPES]
         columns = [SCORES.index(r.fitted) for r, h in zip(RECIPES, held, strict=True) if h]
         assert np.abs(moved[columns]).max() < 0.35 * moved[column]
-    far = plan(list(atoms), responses, offsets.mean(1), by_key, {"mouth_open": 100.0})
+    far = plan(list(basis), responses, offsets.mean(1), by_key, {"mouth_open": 100.0})
     row = [recipe.key for recipe in RECIPES].index("mouth_open")
     smaller = np.linalg.norm(far[row]) / np.linalg.norm(amounts[row])
     assert smaller < 0.5, "an edit that was seen to change the person is scaled down"
 
 
 def test_components_do_not_depend_on_chance():
-    from gra_core.lab.directions.ganspace import clean_components, component_atoms, component_edits, components
+    from gra_core.lab.directions.ganspace import clean_components, component_basis, component_edits, components
     from gra_core.lab.directions.recipes import ComponentRecipe
     from gra_core.lab.directions.sampling import load_generator
 
@@ -413,9 +413,9 @@ def test_components_do_not_depend_on_chance():
     np.testing.assert_allclose(axes @ axes.T, np.eye(4), atol=1e-5)
     assert (np.diff(deviations) <= 0).all()
     assert (axes[np.arange(4), np.abs(axes).argmax(1)] > 0).all()
-    atoms = component_atoms(axes)
-    assert list(atoms)[:4] == ["pca1.coarse", "pca1.middle", "pca1.fine", "pca2.coarse"]
-    assert np.flatnonzero(atoms["pca2.middle"].any(1)).tolist() == [4, 5, 6, 7]
+    basis = component_basis(axes)
+    assert list(basis)[:4] == ["pca1.coarse", "pca1.middle", "pca1.fine", "pca2.coarse"]
+    assert np.flatnonzero(basis["pca2.middle"].any(1)).tolist() == [4, 5, 6, 7]
 
     (edit,) = component_edits(axes, [ComponentRecipe("glow", "Glow", "+ glows.", "skin_light", 2, "fine", -3.0)])
     np.testing.assert_allclose(edit.vector[8:], np.tile(-3 * axes[1], (8, 1)), rtol=1e-6)
@@ -520,8 +520,9 @@ class LinearPool:
 
 
 @pytest.mark.parametrize("bend", [0.0, 0.6])
-def test_leaks_are_taken_out_by_other_edits(tmp_path, bend):
-    """Edits along three rows of codes whose scores are planted: what leaks much is taken out, the rest stays."""
+def test_entanglements_are_taken_out_by_other_edits(tmp_path, bend):
+    """Edits along three rows of codes whose scores are planted: what entanglements much is taken out, the rest
+    stays."""
     from gra_core.lab.directions import correcting
     from gra_core.lab.directions.faces import FaceSet
     from gra_core.lab.directions.measuring import Group
@@ -587,9 +588,9 @@ def test_kept_trials_serve_without_measuring(tmp_path, monkeypatch):
     again, _ = measuring.try_edits([edit], 0 * first, names[::-1], offsets[::-1], [group], tmp_path, None)
     np.testing.assert_array_equal(again["smile"], tried["smile"][::-1])
     _, adding_up = planning.learn_from_trials(measured([[1.0, 0.0], [0.0, 1.0]]), {}, runs, np.ones(2))
-    assert adding_up == {}, "nothing was tried of these atoms"
+    assert adding_up == {}, "nothing was tried of these basis directions"
     gone, _ = measuring.try_edits([edit], first, ["c", "b"], offsets, [group], tmp_path, None)
-    assert gone == {}, "one of its atoms is there no more"
+    assert gone == {}, "one of its basis directions is there no more"
 
 
 def test_faces_of_a_fit_come_in_groups(tmp_path, monkeypatch):
@@ -601,14 +602,14 @@ def test_faces_of_a_fit_come_in_groups(tmp_path, monkeypatch):
         (tmp_path / f"{n:02d}.png").touch()
     sets = []
     monkeypatch.setattr(measuring, "photo_faces", lambda files, size, device: sets.append(files) or range(3))
-    atoms, trials = measuring.groups_of(generator, Renderer(generator), tmp_path, 32, 0, "cpu")
-    assert [group.name for group in atoms] == ["generated0", "photos0", "generated1", "photos1"]
-    assert [group.describe for group in atoms] == [True, True, False, False]
+    basis, trials = measuring.groups_of(generator, Renderer(generator), tmp_path, 32, 0, "cpu")
+    assert [group.name for group in basis] == ["generated0", "photos0", "generated1", "photos1"]
+    assert [group.describe for group in basis] == [True, True, False, False]
     assert [group.name for group in trials] == ["trial-generated", "trial-photos"]
-    codes = [group.faces().codes for group in (atoms[0], atoms[2], trials[0])]
+    codes = [group.faces().codes for group in (basis[0], basis[2], trials[0])]
     assert len({code[0, 0, 0].item() for code in codes}) == 3, "different faces"
     assert sets == [], "photos are read when they are needed"
-    assert [group.faces() for group in (atoms[1], atoms[3], trials[1])] == [0, 1, 2]
+    assert [group.faces() for group in (basis[1], basis[3], trials[1])] == [0, 1, 2]
     assert len(sets) == 1
     assert len(set(sets[0])) == 48
 
@@ -728,7 +729,7 @@ class PlantedFace:
         return result
 
 
-def test_check_measures_effects_leaks_and_order(monkeypatch, tmp_path):
+def test_check_measures_effects_entanglements_and_order(monkeypatch, tmp_path):
     from gra_core.lab.directions import check
     from gra_core.lab.directions.workers import ScoringPool
     from gra_core.metrics import identity
@@ -743,10 +744,10 @@ def test_check_measures_effects_leaks_and_order(monkeypatch, tmp_path):
     results = check.measure_edits(edits, planted.draw, pool, tmp_path)
     assert list(results) == list(edits)
     matrix = [[0.5, 0.1, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0.4, 0, 1]]
-    np.testing.assert_allclose(check.leak_matrix(edits, results), matrix, atol=1e-6)
-    assert check.worst_leak(edits, results, "grin") == (pytest.approx(0.4), "age"), "smile is its own score"
+    np.testing.assert_allclose(check.entanglement_matrix(edits, results), matrix, atol=1e-6)
+    assert check.worst_entanglement(edits, results, "grin") == (pytest.approx(0.4), "age"), "smile is its own score"
     assert check.misses(edits, results, "smile") == ["identity"]
-    assert check.misses(edits, results, "grin") == ["leak", "identity"]
+    assert check.misses(edits, results, "grin") == ["entanglement", "identity"]
     assert check.misses(edits, results, "lips") == ["order", "identity"]
     table = check.effects(results)
     assert table[0, check.SCORES.index("smile")] == pytest.approx(120)

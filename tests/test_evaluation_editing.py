@@ -15,7 +15,7 @@ from gra_core.lab.directions.sampling import GENERATOR_FILE, load_generator, sam
 from gra_core.lab.evaluation import editing, grid
 from gra_core.lab.evaluation import evaluate as evaluation
 from gra_core.lab.evaluation.methods import Method, standard_methods
-from gra_core.lab.evaluation.workers import Bench, Workers
+from gra_core.lab.evaluation.workers import EvaluationContext, Workers
 from gra_core.metrics.identity import face_descriptor, identity_distance
 from gra_core.metrics.pixels import mse
 
@@ -80,8 +80,8 @@ def linear_editor(face) -> LinearEditor:
 @pytest.fixture(scope="module")
 def measure(linear_editor, random_lpips):
     def run(count=COUNT, **options):
-        bench = Bench(linear_editor, SETTINGS, standard_methods(linear_editor), random_lpips)
-        return editing.measure_exact_edits(Workers(bench), count, **options)
+        context = EvaluationContext(linear_editor, SETTINGS, standard_methods(linear_editor), random_lpips)
+        return editing.measure_exact_edits(Workers(context), count, **options)
 
     return run
 
@@ -117,9 +117,11 @@ def test_sources_are_the_same_each_time_and_more_of_them_begin_with_the_fewer(li
 
 
 def test_grid_shows_every_method_on_every_source(linear_editor, random_lpips):
-    bench = Bench(linear_editor, {"smile+60": {"smile": 60.0}}, standard_methods(linear_editor), random_lpips)
-    picture = np.asarray(grid.draw_grid(bench))
-    sources = len(grid.grid_sources(bench))
+    context = EvaluationContext(
+        linear_editor, {"smile+60": {"smile": 60.0}}, standard_methods(linear_editor), random_lpips
+    )
+    picture = np.asarray(grid.draw_grid(context))
+    sources = len(grid.grid_sources(context))
     assert sources == grid.GENERATED
     row, column = grid.LABEL_HEIGHT + grid.SIDE, grid.SIDE + grid.GAP
     assert picture.shape == (sources * (grid.LABEL_HEIGHT + 2 * row + grid.GAP), grid.GAP + 3 * column, 3)
@@ -139,7 +141,9 @@ def test_methods_see_only_the_picture_of_the_source(linear_editor, random_lpips)
     source = editing.render_exact(linear_editor, editing.source_codes(linear_editor.generator, 1), {})
     methods = {"copy": Method(seen.append, lambda inversion, strengths: source)}
     settings = {move: SETTINGS[move] for move in ("smile+60", "age-60")}
-    measured = editing.measure_exact_edits(Workers(Bench(linear_editor, settings, methods, random_lpips)), 1)
+    measured = editing.measure_exact_edits(
+        Workers(EvaluationContext(linear_editor, settings, methods, random_lpips)), 1
+    )
     assert [picture.tobytes() for picture in seen] == [source.tobytes()]  # inverted once for all edits
     for figures in measured["summary"].values():
         assert figures["copy"] == figures["unedited"]

@@ -20,7 +20,7 @@ from gra_core.lab.evaluation.attributes import AttributeMeter
 from gra_core.lab.evaluation.kid import PictureFeatures, kernel_distance
 from gra_core.lab.evaluation.methods import Method, trained_methods
 from gra_core.lab.evaluation.optimization import Optimization
-from gra_core.lab.evaluation.workers import Bench, Workers
+from gra_core.lab.evaluation.workers import EvaluationContext, Workers
 from gra_core.lab.training.runtime import save_weights
 from gra_core.models.editing import without_lattice
 from gra_core.models.encoder import to_encoder_size
@@ -225,8 +225,8 @@ def test_each_kind_of_picture_is_measured_and_bad_ones_are_marked(face, random_l
         invert=invert, low_rate=lambda found: found.picture.rotate(180), edit=lambda found, _: found.picture
     )
     meter = SimpleNamespace(scores=lambda picture: {"age": 30.0, "yaw": 0.0})
-    workers = Workers(Bench(colourless, {}, {}, random_lpips, meter=meter))
-    found = groups.measure_groups(workers, lambda bench, picture: picture, [face])
+    workers = Workers(EvaluationContext(colourless, {}, {}, random_lpips, meter=meter))
+    found = groups.measure_groups(workers, lambda context, picture: picture, [face])
     steps = {name: {step: figure["mean"] for step, figure in figures.items()} for name, figures in found.items()}
     assert steps["no colour"]["features"] < 0.1 * steps["all unaltered"]["features"]
     assert steps["warm cast"]["features"] > 1.5 * steps["all unaltered"]["features"]

@@ -13,17 +13,17 @@ def make():
     return SimpleNamespace(process=os.getpid(), factor=3)
 
 
-def multiply(bench, number):
-    return bench.process, torch.get_num_threads(), bench.factor * number
+def multiply(context, number):
+    return context.process, torch.get_num_threads(), context.factor * number
 
 
-def fail(bench, number):
+def fail(context, number):
     raise ValueError(f"{number} is refused")
 
 
 def test_one_process_works_on_the_bench_that_is_there():
-    bench = make()
-    with Workers(bench) as workers:
+    context = make()
+    with Workers(context) as workers:
         assert list(workers.map(multiply, [1, 2])) == [(os.getpid(), torch.get_num_threads(), 3 * n) for n in (1, 2)]
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from serving import DISGUISES, SERVER, files_in, served, start, wait_until
 
-from gra_core.ui import discreet, words
+from gra_core.ui import private_logging, strings
 from gra_core.ui.gate import CALL, FILE, LARGEST_BODY, PREFIX, QUEUE, UPLOAD, Gate, Rules
 from gra_core.ui.received import Received
 
@@ -139,7 +139,7 @@ def test_a_file_may_have_any_name(address, name):
 def test_a_request_has_a_size(address):
     event = {"fn_index": 0, "session_hash": "me", "data": ["x" * LARGEST_BODY]}
     answer = httpx.post(address + QUEUE, json=event)
-    assert (answer.status_code, answer.json()["detail"]) == (413, words.TOO_LARGE)
+    assert (answer.status_code, answer.json()["detail"]) == (413, strings.TOO_LARGE)
     parts = iter([b'{"data": ["'] + [b"x" * 100_000] * 40)
     assert httpx.post(address + QUEUE, content=parts).status_code == 413  # a length was not said
 
@@ -319,7 +319,7 @@ def test_no_request_and_no_file_name_is_logged(tmp_path, photo_file):
 
 
 def test_an_error_is_described_without_its_message(caplog):
-    discreet.install()
+    private_logging.install()
     try:
         try:
             Path(secret := f"/nowhere/{time.time()}").read_bytes()
@@ -334,10 +334,10 @@ def test_an_error_is_described_without_its_message(caplog):
 
 
 def test_a_line_that_repeats_itself_is_logged_seldom(caplog):
-    seldom = discreet.Seldom()
+    seldom = private_logging.Seldom()
     lines = [logging.LogRecord("asyncio", logging.ERROR, "a.py", 1, "no %s", ("sockets",), None) for _ in range(100)]
     assert [seldom.filter(line) for line in lines].count(True) == 1
-    lines[0].created += discreet.AGAIN + 1
+    lines[0].created += private_logging.AGAIN + 1
     assert seldom.filter(lines[0])
 
 

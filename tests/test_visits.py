@@ -18,13 +18,22 @@ from serving import DISGUISES, SERVER, files_in, start, wait_until
 
 from gra_core.constants import PROJECT_ROOT
 from gra_core.errors import GRAError
-from gra_core.ui import own_folder, widgets, words
+from gra_core.ui import strings, temp_dir, widgets
+from gra_core.ui.admission import (
+    AGED,
+    MOST_CALLS,
+    MOST_PLACES,
+    MOST_WAITING,
+    SEAT_SECONDS,
+    AdmissionQueue,
+    QueueFullError,
+    Work,
+)
 from gra_core.ui.history import GESTURE_SECONDS, LONGEST, History
-from gra_core.ui.line import AGED, MOST_CALLS, MOST_PLACES, MOST_WAITING, SEAT_SECONDS, Line, LineFullError, Work
 from gra_core.ui.received import FRESH, UNUSED, Received, StorageFullError
-from gra_core.ui.shelf import KEPT_FILES, Shelf
+from gra_core.ui.session_store import SessionStore
+from gra_core.ui.temp_store import KEPT_FILES, TempStore
 from gra_core.ui.uploads import UploadList
-from gra_core.ui.visitors import Visitors
 
 
 class Clock:
@@ -35,7 +44,7 @@ class Clock:
         return self.now
 
 
-class FakeShelf:
+class FakeStore:
     def __init__(self):
         self.cleared = False
 
@@ -44,7 +53,7 @@ class FakeShelf:
 
 
 def session(nbytes: int = 10) -> types.SimpleNamespace:
-    return types.SimpleNamespace(nbytes=nbytes, shelf=FakeShelf())
+    return types.SimpleNamespace(nbytes=nbytes, store=FakeStore())
 
 
 @pytest.fixture
@@ -53,68 +62,68 @@ def clock():
 
 
 def test_a_session_is_found_by_its_visitor_only(clock):
-    visitors = Visitors(clock=clock)
+    sessions = SessionStore(clock=clock)
     mine = session()
-    visitors.put("me", mine)
-    assert visitors.get("me") is mine
-    assert visitors.get("you") is None
-    assert visitors.get(None) is None
+    sessions.put("me", mine)
+    assert sessions.get("me") is mine
+    assert sessions.get("you") is None
+    assert sessions.get(None) is None
 
 
 def test_sessions_end_when_they_were_not_used_for_long(clock):
-    visitors = Visitors(lifetime=100, clock=clock)
+    sessions = SessionStore(lifetime=100, clock=clock)
     idle, used = session(), session()
-    visitors.put("idle", idle)
-    visitors.put("used", used)
+    sessions.put("idle", idle)
+    sessions.put("used", used)
     clock.now += 60
-    assert visitors.get("used") is used
+    assert sessions.get("used") is used
     clock.now += 60
-    assert visitors.get("idle") is None
-    assert idle.shelf.cleared
-    assert visitors.get("used") is used
+    assert sessions.get("idle") is None
+    assert idle.store.cleared
+    assert sessions.get("used") is used
 
 
 def test_old_sessions_make_room_for_new_ones(clock):
-    visitors = Visitors(capacity=100, clock=clock)
-    sessions = {name: session(40) for name in "abc"}
-    for name, kept in sessions.items():
-        visitors.put(name, kept)
+    sessions = SessionStore(capacity=100, clock=clock)
+    kept = {name: session(40) for name in "abc"}
+    for name, one in kept.items():
+        sessions.put(name, one)
         clock.now += 1
-    assert [visitors.get(name) is not None for name in "abc"] == [False, True, True]
-    assert sessions["a"].shelf.cleared
-    sessions["b"].nbytes = 70  # another face was inverted
-    visitors.put("b", sessions["b"])
-    assert [visitors.get(name) is not None for name in "abc"] == [False, True, False]
+    assert [sessions.get(name) is not None for name in "abc"] == [False, True, True]
+    assert kept["a"].store.cleared
+    kept["b"].nbytes = 70  # another face was inverted
+    sessions.put("b", kept["b"])
+    assert [sessions.get(name) is not None for name in "abc"] == [False, True, False]
     large = session(500)
-    visitors.put("large", large)
-    assert visitors.get("large") is large
-    assert len(visitors) == 1
+    sessions.put("large", large)
+    assert sessions.get("large") is large
+    assert len(sessions) == 1
 
 
 def test_a_new_photo_frees_the_one_before_and_leaving_frees_all(clock):
-    visitors = Visitors(clock=clock)
+    sessions = SessionStore(clock=clock)
     first, second = session(), session()
-    visitors.put("me", first)
-    visitors.put("me", second)
-    assert first.shelf.cleared
-    assert not second.shelf.cleared
-    visitors.put("me", second)  # another face of the same photo
-    assert not second.shelf.cleared
-    visitors.leave("me")
-    assert second.shelf.cleared
-    assert len(visitors) == 0
+    sessions.put("me", first)
+    sessions.put("me", second)
+    assert first.store.cleared
+    assert not second.store.cleared
+    sessions.put("me", second)  # another face of the same photo
+    assert not second.store.cleared
+    sessions.leave("me")
+    assert second.store.cleared
+    assert len(sessions) == 0
 
 
 def test_work_for_a_visitor_who_left_is_not_kept(clock):
     """The page may be closed while a photo is being inverted."""
-    visitors = Visitors(clock=clock)
-    visit = visitors.visit("me")
-    visitors.leave("me")
-    assert not visitors.put("me", session(), visit)
-    assert visitors.get("me") is None
-    visit = visitors.visit("me")  # a page that lost its connection for a moment goes on under the same key
-    assert visitors.put("me", session(), visit)
-    assert visitors.get("me") is not None
+    sessions = SessionStore(clock=clock)
+    visit = sessions.visit("me")
+    sessions.leave("me")
+    assert not sessions.put("me", session(), visit)
+    assert sessions.get("me") is None
+    visit = sessions.visit("me")  # a page that lost its connection for a moment goes on under the same key
+    assert sessions.put("me", session(), visit)
+    assert sessions.get("me") is not None
 
 
 @pytest.fixture
@@ -123,7 +132,7 @@ def uploads(tmp_path, monkeypatch):
     folder = tmp_path / "uploads"
     folder.mkdir()
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
-    monkeypatch.setattr("gra_core.ui.shelf.PATIENCE", 0.2)
+    monkeypatch.setattr("gra_core.ui.temp_store.PATIENCE", 0.2)
     return folder
 
 
@@ -141,67 +150,67 @@ def wait_for_timers() -> None:
 
 
 def test_results_without_a_session_go_with_the_visitor(clock, uploads):
-    visitors = Visitors(clock=clock)
-    shelf = visitors.shelf("me", "batch")
-    other = visitors.shelf("you", "batch")
-    assert visitors.shelf("me", "batch") is shelf
-    shelf.path("result.zip").touch()
+    sessions = SessionStore(clock=clock)
+    store = sessions.store("me", "batch")
+    other = sessions.store("you", "batch")
+    assert sessions.store("me", "batch") is store
+    store.path("result.zip").touch()
     other.path("result.zip").touch()
-    visitors.leave("me")
-    assert not shelf.folder.exists()
+    sessions.leave("me")
+    assert not store.folder.exists()
     assert other.folder.exists()
     with pytest.raises(GRAError, match="upload"):  # work that goes on leaves no file behind
-        shelf.path("late.zip")
+        store.path("late.zip")
 
 
 def test_results_of_long_work_are_there_when_it_is_done(clock, uploads):
     """They used to be deleted an hour after the batch began."""
-    visitors = Visitors(lifetime=100, clock=clock)
-    shelf = visitors.new_shelf("me", "batch")
+    sessions = SessionStore(lifetime=100, clock=clock)
+    store = sessions.new_store("me", "batch")
     for _ in range(5):  # photos of a batch
         clock.now += 60
-        visitors.get("me")
-    shelf.path("result.zip").touch()
+        sessions.get("me")
+    store.path("result.zip").touch()
     clock.now += 90
-    visitors.end_old_ones()
-    assert (shelf.folder / "result.zip").exists()
+    sessions.end_old_ones()
+    assert (store.folder / "result.zip").exists()
     clock.now += 20
-    visitors.end_old_ones()
-    assert not shelf.folder.exists()
+    sessions.end_old_ones()
+    assert not store.folder.exists()
 
 
 def test_files_stay_when_others_need_the_memory(clock, uploads):
-    visitors = Visitors(capacity=100, clock=clock)
-    visitors.put("me", session(60))
-    shelf = visitors.shelf("me", "batch")
-    shelf.path("result.zip").touch()
-    visitors.put("you", session(60))
-    assert visitors.get("me") is None
-    assert shelf.folder.exists()
-    visitors.leave("me")
-    assert not shelf.folder.exists()
+    sessions = SessionStore(capacity=100, clock=clock)
+    sessions.put("me", session(60))
+    store = sessions.store("me", "batch")
+    store.path("result.zip").touch()
+    sessions.put("you", session(60))
+    assert sessions.get("me") is None
+    assert store.folder.exists()
+    sessions.leave("me")
+    assert not store.folder.exists()
 
 
 # --- uploaded files --------------------------------------------------------------------------------------------------
 
 
 def test_an_upload_moves_to_the_shelf(uploads):
-    received, shelf = Received(), Shelf()
+    received, store = Received(), TempStore()
     upload = received.add(upload_to(uploads))
-    path = received.take(str(upload), shelf)
+    path = received.take(str(upload), store)
     assert path.read_bytes() == b"a photo"
-    assert received.take(str(upload), shelf) == path
+    assert received.take(str(upload), store) == path
     wait_until(lambda: not upload.parent.exists())
-    assert received.take(str(upload), shelf) == path  # the list on the page may still tell of the old place
-    shelf.clear()
+    assert received.take(str(upload), store) == path  # the list on the page may still tell of the old place
+    store.clear()
     assert list(uploads.iterdir()) == []
     with pytest.raises(GRAError, match="upload it again"):
-        received.take(str(upload), Shelf())
+        received.take(str(upload), TempStore())
 
 
 def test_two_visitors_with_the_same_photo_have_one_each(uploads):
     """Gradio keeps both at one place."""
-    received, first, second = Received(), Shelf(), Shelf()
+    received, first, second = Received(), TempStore(), TempStore()
     one, two = (received.add(upload_to(uploads)) for _ in range(2))
     assert one != two
     received.take(str(one), first)
@@ -211,9 +220,9 @@ def test_two_visitors_with_the_same_photo_have_one_each(uploads):
 
 
 def test_two_photos_of_one_name_stay_two(uploads):
-    received, shelf = Received(), Shelf()
+    received, store = Received(), TempStore()
     places = [received.add(upload_to(uploads, content=text)) for text in (b"one", b"two")]
-    paths = [received.take(str(place), shelf) for place in places]
+    paths = [received.take(str(place), store) for place in places]
     assert [path.read_bytes() for path in paths] == [b"one", b"two"]
     assert {path.name for path in paths} == {"me.png"}
 
@@ -223,14 +232,14 @@ def test_a_client_names_its_uploads_and_nothing_else(uploads, tmp_path, disguise
     secret = tmp_path / "secret.png"
     secret.write_bytes(b"secret")
     (uploads / "link.png").symlink_to(secret)
-    received, shelf = Received(), Shelf()
-    shelf.write("kept/mine.png", lambda part: part.write_bytes(b"mine"))
+    received, store = Received(), TempStore()
+    store.write("kept/mine.png", lambda part: part.write_bytes(b"mine"))
     upload_to(uploads, "not told.png")
     for path in (secret, uploads / "link.png", uploads / "0123" / "not told.png"):
         said = disguise(path)
         assert not received.use(said)
-        assert shelf.find(said) is None
-        for ask in (received.path, lambda said: received.take(said, shelf)):
+        assert store.find(said) is None
+        for ask in (received.path, lambda said: received.take(said, store)):
             with pytest.raises(GRAError, match="upload it again"):
                 ask(said)
         received.discard(said)
@@ -239,9 +248,9 @@ def test_a_client_names_its_uploads_and_nothing_else(uploads, tmp_path, disguise
 
 
 def test_uploads_go_when_they_are_no_longer_fresh_and_leftovers_too(uploads, clock):
-    received, shelf = Received(clock=clock), Shelf()
+    received, store = Received(clock=clock), TempStore()
     taken, used, unused = (received.add(upload_to(uploads, name)) for name in ("taken.png", "used.png", "unused.png"))
-    kept = received.take(str(taken), shelf)
+    kept = received.take(str(taken), store)
     assert received.use(str(used))
     wait_for_timers()
     for name in ("tmp1234", "fresh"):
@@ -254,7 +263,7 @@ def test_uploads_go_when_they_are_no_longer_fresh_and_leftovers_too(uploads, clo
     clock.now += FRESH
     received.sweep()
     assert [place.exists() for place in places] == [True, False, False, False, True]
-    shelf.clear()
+    store.clear()
     received.sweep()
     assert received.room("") == received.room("nobody")
 
@@ -267,11 +276,11 @@ def test_each_visitor_has_room_and_all_together(uploads, clock):
         pass
     with received.arriving("me", 30) as room:
         assert room == 40
-    shelf = Shelf()
-    received.take(str(mine), shelf)
+    store = TempStore()
+    received.take(str(mine), store)
     wait_for_timers()
-    assert received.room("me") == 40  # it is still there, on a shelf
-    shelf.clear()
+    assert received.room("me") == 40  # it is still there, in a store
+    store.clear()
     assert received.room("me") == 100
     (uploads / "much").write_bytes(bytes(300_000))
     assert received.room("me") == 0
@@ -282,25 +291,25 @@ def test_a_full_disk_leaves_no_partial_file_and_is_said_so(uploads):
         part.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    shelf = Shelf()
-    shelf.write("whole.png", lambda part: part.write_bytes(b"whole"))
+    store = TempStore()
+    store.write("whole.png", lambda part: part.write_bytes(b"whole"))
     with pytest.raises(OSError, match="No space") as caught:
-        shelf.write("result.png", save)
-    assert widgets.explain(caught.value) == words.NO_ROOM
-    assert [path.name for path in shelf.folder.iterdir()] == ["whole.png"]
+        store.write("result.png", save)
+    assert widgets.explain(caught.value) == strings.NO_ROOM
+    assert [path.name for path in store.folder.iterdir()] == ["whole.png"]
 
 
 def test_results_of_a_visit_do_not_pile_up(uploads):
-    shelf = Shelf()
+    store = TempStore()
     for index in range(3 * KEPT_FILES):
-        shelf.put_file(f"portrait-{index}.png", lambda part: part.write_bytes(b"result"))
-    assert len(list(shelf.folder.iterdir())) == KEPT_FILES
+        store.put_file(f"portrait-{index}.png", lambda part: part.write_bytes(b"result"))
+    assert len(list(store.folder.iterdir())) == KEPT_FILES
 
 
 def test_a_list_of_files_lasts_as_long_as_the_visit(uploads, tmp_path):
-    received, visitors, me = Received(), Visitors(), types.SimpleNamespace(session_hash="me")
+    received, sessions, me = Received(), SessionStore(), types.SimpleNamespace(session_hash="me")
     with gr.Blocks():
-        files = UploadList(received, visitors, gr.File(file_count="multiple"), "list")
+        files = UploadList(received, sessions, gr.File(file_count="multiple"), "list")
 
     def new(place: str) -> Path:
         return received.add(upload_to(uploads, place=place))
@@ -331,18 +340,18 @@ def test_a_list_of_files_lasts_as_long_as_the_visit(uploads, tmp_path):
     files.on_clear(me)
     wait_until(lambda: not any(names for *_, names in os.walk(uploads)))
     (last,) = files.on_upload(me, None, chosen(new("five")))
-    visitors.leave("me")
+    sessions.leave("me")
     assert not os.path.exists(last)
 
 
 # --- the folder of a run ---------------------------------------------------------------------------------------------
 
-CLAIM = "from gra_core.ui import own_folder; print(own_folder.claim(), flush=True); input()"
+CLAIM = "from gra_core.ui import temp_dir; print(temp_dir.claim(), flush=True); input()"
 
 
 def run(root) -> tuple[subprocess.Popen, Path]:
     """A run that has its folder in `root`, and the folder."""
-    environment = os.environ | {own_folder.TEMP_DIR: str(root), "PYTHONPATH": str(PROJECT_ROOT)}
+    environment = os.environ | {temp_dir.TEMP_DIR: str(root), "PYTHONPATH": str(PROJECT_ROOT)}
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", CLAIM], env=environment, stderr=subprocess.DEVNULL, **streams)
     return process, Path(process.stdout.readline().strip())
@@ -354,22 +363,22 @@ def test_a_killed_run_is_cleaned_up_after_and_a_living_one_left_alone(tmp_path):
     killed, leftover = run(tmp_path)
     for folder in (kept, leftover):
         assert folder.stat().st_mode & 0o777 == 0o700
-        (folder / own_folder.UPLOADS / "photo.png").touch()
+        (folder / temp_dir.UPLOADS / "photo.png").touch()
     killed.kill()
     killed.wait()
     assert leftover.exists()
-    (tmp_path / f"{own_folder.PREFIX}new").mkdir()  # another run is just making it
-    (tmp_path / f"{own_folder.PREFIX}old").mkdir()
-    os.utime(tmp_path / f"{own_folder.PREFIX}old", (1, 1))
-    (tmp_path / f"{own_folder.PREFIX}link").symlink_to(tmp_path / "other")
-    own_folder.remove_leftovers(tmp_path)
+    (tmp_path / f"{temp_dir.PREFIX}new").mkdir()  # another run is just making it
+    (tmp_path / f"{temp_dir.PREFIX}old").mkdir()
+    os.utime(tmp_path / f"{temp_dir.PREFIX}old", (1, 1))
+    (tmp_path / f"{temp_dir.PREFIX}link").symlink_to(tmp_path / "other")
+    temp_dir.remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "other",
         kept.name,
-        f"{own_folder.PREFIX}new",
-        f"{own_folder.PREFIX}link",
+        f"{temp_dir.PREFIX}new",
+        f"{temp_dir.PREFIX}link",
     }
-    assert (kept / own_folder.UPLOADS / "photo.png").exists()
+    assert (kept / temp_dir.UPLOADS / "photo.png").exists()
     living.communicate("\n")
     assert not kept.exists()
 
@@ -393,10 +402,10 @@ def test_the_server_leaves_no_photo_behind(tmp_path, photo_file, name):
 # --- the line --------------------------------------------------------------------------------------------------------
 
 
-def waiting(line: Line, visitor: str | None, patience: float = 0.0) -> tuple[threading.Thread, list]:
+def waiting(queue: AdmissionQueue, visitor: str | None, patience: float = 0.0) -> tuple[threading.Thread, list]:
     """Somebody who joins now, and what that one is told; "in" when it is the turn, which lasts a moment."""
     told: list = []
-    place = line.join(visitor)
+    place = queue.join(visitor)
 
     def wait() -> None:
         with place:
@@ -409,11 +418,11 @@ def waiting(line: Line, visitor: str | None, patience: float = 0.0) -> tuple[thr
 
 
 def test_the_line_is_served_in_order_and_each_knows_how_it_stands():
-    line = Line()
-    first = line.join("a")
+    queue = AdmissionQueue()
+    first = queue.join("a")
     assert list(first.wait()) == []
-    second = line.join("b")
-    third, told = waiting(line, "c")
+    second = queue.join("b")
+    third, told = waiting(queue, "c")
     wait_until(lambda: told == [2])
     first.leave()
     wait_until(lambda: told == [2, 1])
@@ -421,14 +430,14 @@ def test_the_line_is_served_in_order_and_each_knows_how_it_stands():
     second.leave()
     third.join(10)
     assert told == [2, 1, "in"]
-    assert list(line.join("d").wait()) == []  # all have left
+    assert list(queue.join("d").wait()) == []  # all have left
 
 
 def test_ones_own_earlier_events_are_waited_for_without_a_word():
-    line = Line()
-    first = line.join("a")
-    thread, told = waiting(line, "a")
-    program, told_program = waiting(line, None)
+    queue = AdmissionQueue()
+    first = queue.join("a")
+    thread, told = waiting(queue, "a")
+    program, told_program = waiting(queue, None)
     wait_until(lambda: told_program == [1])
     assert told == []
     first.leave()
@@ -439,9 +448,9 @@ def test_ones_own_earlier_events_are_waited_for_without_a_word():
 
 
 def test_a_short_wait_is_not_worth_a_word():
-    line = Line()
-    first = line.join("a")
-    thread, told = waiting(line, "b", patience=30)
+    queue = AdmissionQueue()
+    first = queue.join("a")
+    thread, told = waiting(queue, "b", patience=30)
     time.sleep(0.05)
     first.leave()
     thread.join(10)
@@ -449,11 +458,11 @@ def test_a_short_wait_is_not_worth_a_word():
 
 
 def test_a_place_is_free_after_an_error_and_can_be_given_up():
-    line = Line()
-    first = line.join("a")
-    with pytest.raises(ZeroDivisionError), line.join("b"):  # gone before it was served
+    queue = AdmissionQueue()
+    first = queue.join("a")
+    with pytest.raises(ZeroDivisionError), queue.join("b"):  # gone before it was served
         raise ZeroDivisionError
-    thread, told = waiting(line, "c")
+    thread, told = waiting(queue, "c")
     wait_until(lambda: told == [1])
     first.leave()
     thread.join(10)
@@ -461,137 +470,137 @@ def test_a_place_is_free_after_an_error_and_can_be_given_up():
 
 
 def test_slider_moves_go_before_new_photos_but_not_for_ever(clock):
-    line = Line(clock)
-    serving = line.join("a")
+    queue = AdmissionQueue(clock)
+    serving = queue.join("a")
     serving.arrive()
-    photo, move = line.join("b", Work.OPEN), line.join("c")
+    photo, move = queue.join("b", Work.OPEN), queue.join("c")
     serving.leave()
-    assert line._next() is move
+    assert queue._next() is move
     clock.now += AGED + 1
-    assert line._next() is photo
+    assert queue._next() is photo
     photo.arrive()
-    assert line._next() is None
+    assert queue._next() is None
 
 
 def test_who_has_waited_long_for_a_seat_still_gives_way(clock):
     """Photos that had waited for a seat used to go before all slider moves, one after the other."""
-    line = Line(clock)
-    line.seats = 2
+    queue = AdmissionQueue(clock)
+    queue.seats = 2
     for visitor in "ab":
-        with line.join(visitor) as place:
+        with queue.join(visitor) as place:
             place.arrive()
-    photo = line.join("c", Work.OPEN)
+    photo = queue.join("c", Work.OPEN)
     clock.now += 1.5 * AGED
-    assert line._next() is None
-    line.leave("b")
-    move = line.join("a")
-    assert line._next() is move
+    assert queue._next() is None
+    queue.leave("b")
+    move = queue.join("a")
+    assert queue._next() is move
     move.leave()
     photo.arrive()
     clock.now += 1.5 * AGED
-    move = line.join("a")
-    line._serving, photo.ready = None, clock.now  # between two steps
-    assert line._next() is move
+    move = queue.join("a")
+    queue._serving, photo.ready = None, clock.now  # between two steps
+    assert queue._next() is move
 
 
 def test_long_work_gives_way_to_slider_moves():
-    line = Line()
-    with line.join("a", Work.OPEN) as photo:
+    queue = AdmissionQueue()
+    with queue.join("a", Work.OPEN) as photo:
         photo.arrive()
-        line.give_way()  # nobody is there
-        other = line.join("b", Work.OPEN)
-        thread, told = waiting(line, "c")
-        line.give_way()
+        queue.give_way()  # nobody is there
+        other = queue.join("b", Work.OPEN)
+        thread, told = waiting(queue, "c")
+        queue.give_way()
         thread.join(10)
         assert told[-1] == "in"
-        assert line._serving is photo  # the other photo came later
+        assert queue._serving is photo  # the other photo came later
     other.arrive()
 
 
 def test_ones_own_events_keep_their_order():
-    line = Line()
-    serving = line.join("b")
+    queue = AdmissionQueue()
+    serving = queue.join("b")
     serving.arrive()
-    face = line.join("a", Work.OPEN)
-    line.join("a")
+    face = queue.join("a", Work.OPEN)
+    queue.join("a")
     serving.leave()
-    assert line._next() is face
+    assert queue._next() is face
 
 
 def test_a_machine_has_as_many_seats_as_it_serves_well():
-    line = Line()
+    queue = AdmissionQueue()
     for seconds, seats in ((0.5, 3), (0.3, 4), (0.025, 41), (30.0, 2)):
-        line.set_speed(seconds)
-        assert line.seats == seats
+        queue.set_speed(seconds)
+        assert queue.seats == seats
 
 
 def test_only_who_has_a_photo_keeps_a_seat(clock):
     """Pages without a photo used to take all seats for a minute each by switching the view."""
-    line = Line(clock, stays={"photo"}.__contains__)
-    line.seats = 1
+    queue = AdmissionQueue(clock, stays={"photo"}.__contains__)
+    queue.seats = 1
     for visitor in ("a", "b", "photo"):
-        with line.join(visitor) as place:
-            assert line._next() is place
+        with queue.join(visitor) as place:
+            assert queue._next() is place
             place.arrive()
-    refused = line.join("c", Work.OPEN)
-    assert line._next() is None
+    refused = queue.join("c", Work.OPEN)
+    assert queue._next() is None
     clock.now += 2 * SEAT_SECONDS
-    assert line._next() is refused
+    assert queue._next() is refused
 
 
 def test_who_finds_no_seat_is_told_the_place_and_gets_one_when_it_is_free(clock):
-    line = Line(clock)
-    line.seats = 3
+    queue = AdmissionQueue(clock)
+    queue.seats = 3
     for visitor in "abc":
-        with line.join(visitor, Work.OPEN) as place:
+        with queue.join(visitor, Work.OPEN) as place:
             place.arrive()
             clock.now += 10
-    fourth, fifth = line.join("d", Work.OPEN), line.join("e", Work.OPEN)
+    fourth, fifth = queue.join("d", Work.OPEN), queue.join("e", Work.OPEN)
     first, second = next(fourth.wait(0)), next(fifth.wait(0))
     assert [first.seat, second.seat] == [1, 2]
     assert 0 < first.seconds < second.seconds
-    assert "number 2 in line" in words.in_line(*second)
-    assert line._next() is None
-    with line.join("a") as move:  # whoever has a seat goes on
+    assert "number 2 in line" in strings.in_line(*second)
+    assert queue._next() is None
+    with queue.join("a") as move:  # whoever has a seat goes on
         move.arrive()
-    with line.join() as program:  # needs none
+    with queue.join() as program:  # needs none
         program.arrive()
-    line.leave("b")
-    assert line._next() is fourth
+    queue.leave("b")
+    assert queue._next() is fourth
     fourth.arrive()
     fourth.leave()
-    assert line._next() is None
+    assert queue._next() is None
     clock.now += SEAT_SECONDS + 1  # the others have long done nothing
-    assert line._next() is fifth
-    returns = line.join("a")  # and have to wait for a seat like everybody else
+    assert queue._next() is fifth
+    returns = queue.join("a")  # and have to wait for a seat like everybody else
     fifth.arrive()
-    assert not line._at_once(returns)
+    assert not queue._at_once(returns)
 
 
 def test_a_full_line_asks_to_come_again(clock):
-    line = Line(clock)
-    serving = line.join("a")
+    queue = AdmissionQueue(clock)
+    serving = queue.join("a")
     serving.arrive()
     for index in range(MOST_WAITING):
-        line.join(f"visitor {index}", Work.OPEN)
-    with pytest.raises(LineFullError, match=r"try again in about \d+ (seconds|minutes)"):
-        line.join("one too many", Work.OPEN)
-    line.join("a")  # a slider move of somebody with a seat finds room
-    programs = [line.join(work=Work.OPEN) for _ in range(MOST_CALLS)]
-    for refuse in (line.check, lambda: line.join(work=Work.OPEN)):
-        with pytest.raises(LineFullError):
+        queue.join(f"visitor {index}", Work.OPEN)
+    with pytest.raises(QueueFullError, match=r"try again in about \d+ (seconds|minutes)"):
+        queue.join("one too many", Work.OPEN)
+    queue.join("a")  # a slider move of somebody with a seat finds room
+    programs = [queue.join(work=Work.OPEN) for _ in range(MOST_CALLS)]
+    for refuse in (queue.check, lambda: queue.join(work=Work.OPEN)):
+        with pytest.raises(QueueFullError):
             refuse()
     programs[0].leave()
-    line.check()
+    queue.check()
 
 
 def test_one_visitor_cannot_fill_the_line():
-    line = Line()
+    queue = AdmissionQueue()
     for _ in range(MOST_PLACES):
-        line.join("a", Work.OPEN)
-    with pytest.raises(LineFullError):
-        line.join("a", Work.OPEN)
-    line.join("b", Work.OPEN)
+        queue.join("a", Work.OPEN)
+    with pytest.raises(QueueFullError):
+        queue.join("a", Work.OPEN)
+    queue.join("b", Work.OPEN)
 
 
 # --- undo ------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from gradio.utils import get_upload_folder
 from PIL import Image
 
 from gra_core.errors import GRAError
-from gra_core.ui import words
+from gra_core.ui import strings
 
 PATIENCE = 10.0
 """Seconds that files outlive their use, for a browser that is still loading one of them."""
@@ -25,14 +25,14 @@ KEPT_FILES = 8
 """Results of the same visitor that stay on disk, so that a browser still loading an older one finds it."""
 
 
-class Shelf:
+class TempStore:
     """A folder of pictures that the browser fetches; its name cannot be guessed.
 
     Args:
         root: the folder that it is made in; by default the one from which Gradio serves files.
     """
 
-    _open: ClassVar[weakref.WeakSet[Shelf]] = weakref.WeakSet()
+    _open: ClassVar[weakref.WeakSet[TempStore]] = weakref.WeakSet()
 
     def __init__(self, root: str | Path | None = None) -> None:
         self.folder = Path(root or get_upload_folder()) / secrets.token_hex(16)
@@ -43,27 +43,27 @@ class Shelf:
     @classmethod
     def folders(cls) -> set[Path]:
         """The folders of all shelves that were not cleared."""
-        return {shelf.folder for shelf in list(cls._open)}
+        return {store.folder for store in list(cls._open)}
 
     def path(self, name: str | Path) -> Path:
-        """Where a file of that name goes; an older one is deleted. Raises GRAError when the shelf was cleared."""
+        """Where a file of that name goes; an older one is deleted. Raises GRAError when the store was cleared."""
         with self._lock:
             if self._closed:
-                raise GRAError(words.EXPIRED)
+                raise GRAError(strings.EXPIRED)
             path = self.folder / name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         return path
 
     def write(self, name: str | Path, save: Callable[[Path], object]) -> Path:
-        """Write a file that stays until the shelf is cleared. It appears under its name when it is whole.
+        """Write a file that stays until the store is cleared. It appears under its name when it is whole.
 
         Args:
             name: of the file; it may contain a folder.
             save: writes to the path that it is given.
 
         Raises:
-            GRAError: the shelf was cleared.
+            GRAError: the store was cleared.
             OSError: the disk is full.
         """
         path = self.path(name)
@@ -77,7 +77,7 @@ class Shelf:
         return path
 
     def keep(self, image: Image.Image, name: str) -> str:
-        """Write a picture that stays until the shelf is cleared, or refresh its age; returns the path."""
+        """Write a picture that stays until the store is cleared, or refresh its age; returns the path."""
         path = self.folder / name
         if path.exists():
             os.utime(path)
@@ -120,7 +120,7 @@ class Shelf:
             try:
                 os.link(file, part)  # takes no time and no room
             except FileNotFoundError as error:
-                raise GRAError(words.GONE) from error
+                raise GRAError(strings.GONE) from error
             except OSError:
                 shutil.copyfile(file, part)
 
@@ -142,7 +142,7 @@ class Shelf:
 def later(function: Callable[[], None], after: float | None = None) -> None:
     """Call a function `after` so many seconds (by default PATIENCE), unless the program ends before."""
     timer = threading.Timer(PATIENCE if after is None else after, function)
-    timer.daemon = True  # at the end of the program all files go, see `own_folder`
+    timer.daemon = True  # at the end of the program all files go, see `temp_dir`
     timer.start()
 
 

@@ -21,11 +21,11 @@ from gra_core.compositing import compose
 from gra_core.directions.registry import EditDirection, load_directions
 from gra_core.images import load_image
 from gra_core.memory import give_back_memory
-from gra_core.ui import gpu, own_edits
+from gra_core.ui import custom_edits, gpu
+from gra_core.ui.admission import AdmissionQueue
 from gra_core.ui.examples import example_files
-from gra_core.ui.line import Line
 from gra_core.ui.received import Received
-from gra_core.ui.visitors import Visitors
+from gra_core.ui.session_store import SessionStore
 
 if TYPE_CHECKING:
     from gra_core.directions.text import TextDirections
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gra_core.models.generator import Generator
 
 MAPPERS = "GRA_MAPPERS"
-"""Environment variable: StyleCLIP mapper checkpoints to offer as sliders; see `own_edits.load_mappers`."""
+"""Environment variable: StyleCLIP mapper checkpoints to offer as sliders; see `custom_edits.load_mappers`."""
 
 HOUSEKEEPING_SECONDS = 15.0
 
@@ -57,7 +57,7 @@ def load_registry() -> dict[str, EditDirection]:
     if sources := os.environ.get(MAPPERS):
         with safe_open(files.path(GENERATOR), framework="numpy") as file:
             average = file.get_tensor("mean_w")
-        edits |= own_edits.load_mappers(sources, average, edits)
+        edits |= custom_edits.load_mappers(sources, average, edits)
     return edits
 
 
@@ -68,14 +68,14 @@ def load_words() -> TextDirections:
     return TextDirections.from_pretrained()
 
 
-class Studio:
+class AppState:
     """The registry, the face finder and the editor, each loaded once; and every visitor's session.
 
     Args:
         load_editor: makes the editor; called at most once, unless it raises.
         load_registry: reads the edits.
         load_words: makes what turns words into edits; called when the first visitor asks for it.
-        visitors: where sessions are kept; by default a store with the usual limits.
+        sessions: where sessions are kept; by default a store with the usual limits.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Studio:
         load_editor: Callable[[], PortraitEditor] = load_editor,
         load_registry: Callable[[], dict[str, EditDirection]] = load_registry,
         load_words: Callable[[], TextDirections] = load_words,
-        visitors: Visitors | None = None,
+        sessions: SessionStore | None = None,
     ) -> None:
         self._load_editor = load_editor
         self._load_registry = load_registry
@@ -91,8 +91,8 @@ class Studio:
         self._words: tuple[TextDirections, Generator] | None = None
         self._words_lock = threading.Lock()
         self.aligner = FaceAligner()
-        self.visitors = Visitors() if visitors is None else visitors  # one without visits counts as False
-        self.line = Line(stays=lambda visitor: self.visitors.get(visitor) is not None)
+        self.sessions = SessionStore() if sessions is None else sessions  # one without visits counts as False
+        self.queue = AdmissionQueue(stays=lambda visitor: self.sessions.get(visitor) is not None)
         self.received = Received()
         self._editor: PortraitEditor | None = None
         self._lock = threading.Lock()
@@ -112,7 +112,7 @@ class Studio:
 
     def edits_of(self, visitor: str | None) -> dict[str, EditDirection]:
         """The edits that a visitor can choose from: the shared ones, then the visitor's own."""
-        return self.edits | self.visitors.edits(visitor)
+        return self.edits | self.sessions.edits(visitor)
 
     def describe_edit(self, neutral: str, target: str) -> EditDirection:
         """The edit that leads from one description to another.
@@ -142,10 +142,10 @@ class Studio:
         tidy = False
         while True:
             time.sleep(HOUSEKEEPING_SECONDS)
-            self.visitors.end_old_ones()
+            self.sessions.end_old_ones()
             with contextlib.suppress(OSError):  # the folder goes at the end of the run
                 self.received.sweep()
-            quiet = self.line.idle_seconds() > HOUSEKEEPING_SECONDS
+            quiet = self.queue.idle_seconds() > HOUSEKEEPING_SECONDS
             if quiet and not tidy:
                 give_back_memory()
             tidy = quiet
@@ -174,6 +174,6 @@ class Studio:
                     begun = time.monotonic()
                     compose(photo, [(aligned, editor.render(inversion, strengths))])
                     durations.append(time.monotonic() - begun)
-                self.line.set_speed(min(durations))
+                self.queue.set_speed(min(durations))
         except Exception:  # the visitor's own request reports it
             log.exception("Warming up failed")

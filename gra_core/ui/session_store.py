@@ -15,9 +15,9 @@ from typing import Protocol
 
 from gra_core.directions.registry import EditDirection
 from gra_core.errors import GRAError
+from gra_core.ui.custom_edits import MOST, with_free_key
 from gra_core.ui.gpu import size_in_bytes
-from gra_core.ui.own_edits import MOST, with_free_key
-from gra_core.ui.shelf import Shelf
+from gra_core.ui.temp_store import TempStore
 
 LIFETIME = 3600.0
 """Seconds after its last use at which a visit ends."""
@@ -29,7 +29,7 @@ CAPACITY = 1_000_000_000
 class Session(Protocol):
     """A photo and all that was made of it; see `gra_core.ui.session`."""
 
-    shelf: Shelf
+    store: TempStore
 
     @property
     def nbytes(self) -> int:
@@ -52,7 +52,7 @@ class Visit:
     """What is kept of one visitor.
 
     Attributes:
-        used: when it was last used, by the clock of `Visitors`.
+        used: when it was last used, by the clock of `SessionStore`.
         session: the photo and what was made of it.
         opening: the photo that comes next.
         edits: edits of the visitor's own, by key.
@@ -63,7 +63,7 @@ class Visit:
     session: Session | None = None
     opening: Opening | None = None
     edits: dict[str, EditDirection] = field(default_factory=dict)
-    shelves: dict[str, Shelf] = field(default_factory=dict)
+    stores: dict[str, TempStore] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -71,7 +71,7 @@ class Visit:
         return (self.session.nbytes if self.session else 0) + sum(map(size_in_bytes, self.edits.values()))
 
 
-class Visitors:
+class SessionStore:
     """Visits; the one used longest ago goes first. Safe to use from several threads.
 
     Args:
@@ -120,8 +120,8 @@ class Visitors:
                 return False
             visit = self._use(key)
             before, visit.session = visit.session, session
-            if before is not None and before.shelf is not session.shelf:
-                before.shelf.clear_later()
+            if before is not None and before.store is not session.store:
+                before.store.clear_later()
         self.end_old_ones()
         return True
 
@@ -132,7 +132,7 @@ class Visitors:
             session = visit.session if visit else None
             if session is not None:
                 visit.session = None
-                session.shelf.clear_later()
+                session.store.clear_later()
 
     def edits(self, key: str | None) -> dict[str, EditDirection]:
         """A visitor's own edits, by key, in the order in which they came."""
@@ -160,26 +160,26 @@ class Visitors:
             if key in self._visits:
                 self._use(key).edits.pop(name, None)
 
-    def shelf(self, key: str, purpose: str) -> Shelf:
-        """A visitor's shelf for files that belong to no session. It lasts as long as the visit."""
+    def store(self, key: str, purpose: str) -> TempStore:
+        """A visitor's store for files that belong to no session. It lasts as long as the visit."""
         with self._lock:
-            return self._use(key).shelves.setdefault(purpose, Shelf())
+            return self._use(key).stores.setdefault(purpose, TempStore())
 
-    def new_shelf(self, key: str, purpose: str) -> Shelf:
-        """As `shelf`, but empty: the visitor's older one for that purpose goes."""
+    def new_store(self, key: str, purpose: str) -> TempStore:
+        """As `store`, but empty: the visitor's older one for that purpose goes."""
         with self._lock:
-            before = self._use(key).shelves.pop(purpose, None)
+            before = self._use(key).stores.pop(purpose, None)
             if before is not None:
                 before.clear_later()
-            return self.shelf(key, purpose)
+            return self.store(key, purpose)
 
     def leave(self, key: str | None) -> None:
         """Forget a visitor whose page was closed."""
         self.drop(key)
         with self._lock:
             visit = self._visits.pop(key, None)
-        for shelf in visit.shelves.values() if visit else ():
-            shelf.clear()
+        for store in visit.stores.values() if visit else ():
+            store.clear()
 
     def end_old_ones(self) -> None:
         """End the visits that are too old, or that newer ones leave no room for."""
@@ -193,7 +193,7 @@ class Visitors:
                 if room < 0 and key != next(reversed(self._visits)):
                     self.drop(key)
                     visit.edits.clear()
-                    if not visit.shelves:  # files take no memory: a finished batch waits to be fetched
+                    if not visit.stores:  # files take no memory: a finished batch waits to be fetched
                         del self._visits[key]
 
     def _use(self, key: str) -> Visit:

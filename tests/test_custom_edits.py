@@ -12,11 +12,11 @@ from test_directions_text import clip_folder  # noqa: F401 - a fixture
 
 from gra_core.directions.text import TextDirections
 from gra_core.errors import DirectionFileError, GRAError, MissingPackageError
-from gra_core.ui import edit_tab, gpu, own_edits, own_fold, studio, words
+from gra_core.ui import app_state, custom_edits, custom_edits_panel, edit_tab, gpu, strings
+from gra_core.ui.app_state import AppState
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW
-from gra_core.ui.studio import Studio
-from gra_core.ui.visitors import Visitors
+from gra_core.ui.session_store import SessionStore
 
 ME, YOU = SimpleNamespace(session_hash="me"), SimpleNamespace(session_hash="you")
 AVERAGE = np.zeros(512, np.float32)
@@ -32,21 +32,21 @@ def direction_file(folder, name="Curly hair.npy", **values):
 
 
 @pytest.fixture
-def shared_studio():
-    return Studio(StandIn, many_edits, StandInWords)
+def shared_state():
+    return AppState(StandIn, many_edits, StandInWords)
 
 
 @pytest.fixture
-def tab(shared_studio, tmp_path, monkeypatch):
+def tab(shared_state, tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    monkeypatch.setattr("gra_core.ui.shelf.PATIENCE", 0.1)
+    monkeypatch.setattr("gra_core.ui.temp_store.PATIENCE", 0.1)
     with gr.Blocks():
-        return edit_tab.EditTab(shared_studio)
+        return edit_tab.EditTab(shared_state)
 
 
 def values_of(tab, **strengths):
     """Values of all sliders, by key of shared edits or number of the own one."""
-    keys = [*tab.studio.edits, *(f"own{index}" for index in range(own_edits.MOST))]
+    keys = [*tab.state.edits, *(f"own{index}" for index in range(custom_edits.MOST))]
     return [strengths.get(key, 0) for key in keys]
 
 
@@ -60,27 +60,27 @@ def shown(tab, answer):
 
 
 def open_photo(tab, photo_file, visitor=ME):
-    *_, last = tab.on_upload(visitor, sent(tab.studio, photo_file), *values_of(tab))
-    assert words.READY in last[tab.status]
-    return tab.studio.visitors.get(visitor.session_hash).portrait.history
+    *_, last = tab.on_upload(visitor, sent(tab.state, photo_file), *values_of(tab))
+    assert strings.READY in last[tab.status]
+    return tab.state.sessions.get(visitor.session_hash).portrait.history
 
 
 def test_a_file_becomes_a_slider_of_that_visitor_only(tab, photo_file, tmp_path):
     for visitor in (ME, YOU):
         open_photo(tab, photo_file, visitor)
     file = direction_file(tmp_path)
-    busy, last = tab.own.on_file(ME, sent(tab.studio, file), *values_of(tab))
+    busy, last = tab.own.on_file(ME, sent(tab.state, file), *values_of(tab))
     assert "Curly hair.npy" in busy[tab.status]
     assert shown(tab, last) == ["Curly hair"]
     assert ("Curly hair", "curly_hair") in last[tab.moved]["choices"]
     file.unlink()
     wait_until(lambda: not list(tmp_path.rglob("*.npy")))  # what was read of it is all that is kept
-    assert "curly_hair" in tab.studio.edits_of("me")
-    assert "curly_hair" not in tab.studio.edits_of("you")
+    assert "curly_hair" in tab.state.edits_of("me")
+    assert "curly_hair" not in tab.state.edits_of("you")
     pictures = {}
     for visitor in (ME, YOU):
-        session = tab.studio.visitors.get(visitor.session_hash)
-        answer = tab.on_move(visitor, session.portrait.history.turn, FACE_VIEW, *values_of(tab, own0=60))
+        session = tab.state.sessions.get(visitor.session_hash)
+        answer = tab.on_move(visitor, session.portrait.history.revision, FACE_VIEW, *values_of(tab, own0=60))
         pictures[visitor.session_hash] = session.portrait.history.current
         assert (tab.viewer in answer) == (visitor is ME)
     assert pictures == {"me": {"curly_hair": 60}, "you": {}}
@@ -88,44 +88,45 @@ def test_a_file_becomes_a_slider_of_that_visitor_only(tab, photo_file, tmp_path)
 
 def test_own_edits_take_part_in_everything(tab, photo_file, tmp_path):
     history = open_photo(tab, photo_file)
-    list(tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path)), *values_of(tab)))
-    answer = tab.on_move(ME, history.turn, FACE_VIEW, *values_of(tab, smile=20, own0=-60))
+    list(tab.own.on_file(ME, sent(tab.state, direction_file(tmp_path)), *values_of(tab)))
+    answer = tab.on_move(ME, history.revision, FACE_VIEW, *values_of(tab, smile=20, own0=-60))
     assert "Smile +20, Curly hair -60" in answer[tab.panel.summary]
     assert '"curly_hair": -60' in tab.on_save(ME, *values_of(tab, own0=-60))
     assert tab.on_share(*values_of(tab, smile=20, own0=-60))[0] == "smile=20"
-    name = tab.on_download(ME, history.turn, FACE_VIEW, "PNG", False, *values_of(tab, own0=-60))[tab.file]
+    name = tab.on_download(ME, history.revision, FACE_VIEW, "PNG", False, *values_of(tab, own0=-60))[tab.file]
     assert name.endswith("astronaut-curly_hair-60.png")
-    *_, last = tab.on_animate(ME, history.turn, "curly_hair", "WebP", *values_of(tab))
+    *_, last = tab.on_animate(ME, history.revision, "curly_hair", "WebP", *values_of(tab))
     assert last[tab.animation]["value"]["orig_name"] == "astronaut-curly_hair-sweep.webp"
     assert tab.on_another(ME)[tab.panel.own_sliders[0]] == 0
-    assert "curly_hair" in tab.studio.edits_of("me")  # it waits for the next photo
+    assert "curly_hair" in tab.state.edits_of("me")  # it waits for the next photo
     open_photo(tab, photo_file)
-    assert "curly_hair" in tab.studio.visitors.get("me").edits
+    assert "curly_hair" in tab.state.sessions.get("me").edits
 
 
 def test_removing_an_edit_takes_it_out_of_the_picture_and_the_history(tab, photo_file, tmp_path):
     history = open_photo(tab, photo_file)
     for name in ("a.npy", "b.npy"):
-        list(tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path, name)), *values_of(tab)))
-    tab.on_move(ME, history.turn, FACE_VIEW, *values_of(tab, own0=30))
-    tab.on_move(ME, history.turn, FACE_VIEW, *values_of(tab, own0=30, own1=40))
-    answer = tab.own.on_remove(0, ME, history.turn, FACE_VIEW, *values_of(tab, own0=30, own1=40))
+        list(tab.own.on_file(ME, sent(tab.state, direction_file(tmp_path, name)), *values_of(tab)))
+    tab.on_move(ME, history.revision, FACE_VIEW, *values_of(tab, own0=30))
+    tab.on_move(ME, history.revision, FACE_VIEW, *values_of(tab, own0=30, own1=40))
+    answer = tab.own.on_remove(0, ME, history.revision, FACE_VIEW, *values_of(tab, own0=30, own1=40))
     assert shown(tab, answer) == ["b"]
-    assert words.REMOVED in answer[tab.status]
+    assert strings.REMOVED in answer[tab.status]
     assert answer[tab.panel.own_sliders[0]]["value"] == 40
     assert history.current == {"b": 40}
-    assert answer[tab.turn] == history.turn
+    assert answer[tab.revision] == history.revision
     history.undo()
     assert history.current == {}
     assert not history.can_undo  # the step that moved nothing but the removed one is gone
     history.redo()
     assert history.current == {"b": 40}
-    assert shown(tab, tab.own.on_remove(3, ME, history.turn, FACE_VIEW, *values_of(tab))) == ["b"]  # there is no fourth
+    answer = tab.own.on_remove(3, ME, history.revision, FACE_VIEW, *values_of(tab))
+    assert shown(tab, answer) == ["b"]  # there is no fourth
 
 
 def test_without_a_photo_too(tab, tmp_path):
     for name in ("a.npy", "b.npy"):
-        *_, last = tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path, name)), *values_of(tab, own0=25))
+        *_, last = tab.own.on_file(ME, sent(tab.state, direction_file(tmp_path, name)), *values_of(tab, own0=25))
     assert last[tab.panel.own_sliders[0]]["value"] == 25
     answer = tab.own.on_remove(0, ME, 0, FACE_VIEW, *values_of(tab, own0=25, own1=35))
     assert shown(tab, answer) == ["b"]
@@ -145,51 +146,51 @@ def test_bad_files_are_explained_and_the_page_goes_on(tab, photo_file, tmp_path)
         ("two.pt", "2 tensors"),
         ("huge.pt", "larger"),
     ):
-        *_, last = tab.own.on_file(ME, sent(tab.studio, tmp_path / name), *values_of(tab))
+        *_, last = tab.own.on_file(ME, sent(tab.state, tmp_path / name), *values_of(tab))
         assert 'role="alert"' in last[tab.status]
         assert said in last[tab.status]
         (tmp_path / name).unlink()
         wait_until(lambda name=name: not list(tmp_path.rglob(name)))
-    *_, last = tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path)), *values_of(tab))
+    *_, last = tab.own.on_file(ME, sent(tab.state, direction_file(tmp_path)), *values_of(tab))
     assert shown(tab, last) == ["Curly hair"]
 
 
 def test_there_is_room_for_few(tab, tmp_path):
-    for _ in range(own_edits.MOST):
-        *_, last = tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path, "smile.npy")), *values_of(tab))
+    for _ in range(custom_edits.MOST):
+        *_, last = tab.own.on_file(ME, sent(tab.state, direction_file(tmp_path, "smile.npy")), *values_of(tab))
     assert shown(tab, last) == ["smile (2)", "smile (3)", "smile (4)", "smile (5)", "smile (6)", "smile (7)"]
-    *_, last = tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path)), *values_of(tab))
+    *_, last = tab.own.on_file(ME, sent(tab.state, direction_file(tmp_path)), *values_of(tab))
     assert "Remove one first" in last[tab.status]
 
 
 def test_a_visit_that_ended_leaves_no_sliders_behind(tab, photo_file, tmp_path):
     history = open_photo(tab, photo_file)
-    list(tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path)), *values_of(tab)))
-    tab.studio.visitors.leave("me")
-    answer = tab.on_move(ME, history.turn, FACE_VIEW, *values_of(tab, own0=50))
-    assert words.EXPIRED in answer[tab.status]
+    list(tab.own.on_file(ME, sent(tab.state, direction_file(tmp_path)), *values_of(tab)))
+    tab.state.sessions.leave("me")
+    answer = tab.on_move(ME, history.revision, FACE_VIEW, *values_of(tab, own0=50))
+    assert strings.EXPIRED in answer[tab.status]
     assert shown(tab, answer) == []
-    *_, last = tab.on_upload(ME, sent(tab.studio, photo_file), *values_of(tab, own0=50))
+    *_, last = tab.on_upload(ME, sent(tab.state, photo_file), *values_of(tab, own0=50))
     assert shown(tab, last) == []  # also where the page did not hear of it, for want of a photo
 
 
 def test_a_description_becomes_a_slider_that_shows_at_once(tab, photo_file):
     history = open_photo(tab, photo_file)
-    turn = history.turn
+    revision = history.revision
     busy, last = tab.own.on_describe(ME, "", "freckles", *values_of(tab))
     assert "freckles" in busy[tab.status]
     assert shown(tab, last) == ["freckles"]
-    assert last[tab.panel.own_sliders[0]]["value"] == own_fold.IN_WORDS_STRENGTH
-    assert history.current == {"text_edit": own_fold.IN_WORDS_STRENGTH}
-    assert tab.viewer in tab.own.on_added(ME, turn, FACE_VIEW)
-    assert tab.viewer not in tab.own.on_added(ME, history.turn, FACE_VIEW)  # an error stays to be read
+    assert last[tab.panel.own_sliders[0]]["value"] == custom_edits_panel.IN_WORDS_STRENGTH
+    assert history.current == {"text_edit": custom_edits_panel.IN_WORDS_STRENGTH}
+    assert tab.viewer in tab.own.on_added(ME, revision, FACE_VIEW)
+    assert tab.viewer not in tab.own.on_added(ME, history.revision, FACE_VIEW)  # an error stays to be read
     *_, last = tab.own.on_describe(ME, "a face", " ", *values_of(tab))
     assert "Describe the edit" in last[tab.status]
 
 
 def test_an_edit_described_while_a_photo_is_read_is_known_to_it(tab, photo_file, tmp_path):
-    list(tab.own.on_file(ME, sent(tab.studio, direction_file(tmp_path)), *values_of(tab)))
-    steps = tab.on_upload(ME, sent(tab.studio, photo_file), *values_of(tab, own0=25))
+    list(tab.own.on_file(ME, sent(tab.state, direction_file(tmp_path)), *values_of(tab)))
+    steps = tab.on_upload(ME, sent(tab.state, photo_file), *values_of(tab, own0=25))
     next(steps)
     *_, added = tab.own.on_describe(ME, "", "freckles", *values_of(tab, own0=25))
     *_, last = steps
@@ -198,7 +199,7 @@ def test_an_edit_described_while_a_photo_is_read_is_known_to_it(tab, photo_file,
     assert own == [None, None, 0, 0, 0, 0]  # where they stand is the page's affair
     assert tab.own.on_added(ME, 0, FACE_VIEW) == {tab.status: gr.skip()}  # nor does this put them back
     at = [added[slider]["value"] for slider in tab.panel.own_sliders]
-    (answer,) = tab.on_opened(ME, last[tab.turn], FACE_VIEW, *values_of(tab)[: -len(at)], *at)
+    (answer,) = tab.on_opened(ME, last[tab.revision], FACE_VIEW, *values_of(tab)[: -len(at)], *at)
     assert "Curly hair +25, freckles +60" in answer[tab.panel.summary]
 
 
@@ -206,16 +207,16 @@ def test_clip_that_cannot_be_had_is_explained(tab):
     def refuse():
         raise MissingPackageError("CLIP could not be downloaded.")
 
-    tab.own.studio = Studio(StandIn, many_edits, refuse)
+    tab.own.state = AppState(StandIn, many_edits, refuse)
     *_, last = tab.own.on_describe(ME, "", "freckles", *values_of(tab))
     assert "could not be downloaded" in last[tab.status]
 
 
 @pytest.mark.parametrize(("switch", "there"), [("1", True), ("0", False)])
-def test_the_box_for_words_can_be_switched_off(shared_studio, monkeypatch, switch, there):
+def test_the_box_for_words_can_be_switched_off(shared_state, monkeypatch, switch, there):
     monkeypatch.setenv("GRA_TEXT_EDITS", switch)
     with gr.Blocks() as blocks:
-        edit_tab.EditTab(shared_studio)
+        edit_tab.EditTab(shared_state)
     (box,) = [block for block in blocks.blocks.values() if block.elem_id == "describe"]
     assert box.visible == there
 
@@ -233,7 +234,7 @@ def test_words_become_edits_of_the_real_generator(editor, clip_folder, tmp_path)
         loads.append(1)
         return Quick.from_pretrained(str(clip_folder), cache=tmp_path)
 
-    shared = Studio(lambda: editor, load_words=load)
+    shared = AppState(lambda: editor, load_words=load)
     edit = shared.describe_edit("a face", "a blue face")
     assert (edit.kind, edit.label) == ("text", "a blue face")
     assert np.isfinite(edit.vector).all()
@@ -247,18 +248,18 @@ def test_words_become_edits_of_the_real_generator(editor, clip_folder, tmp_path)
 
 def test_a_mapper_is_told_from_a_direction(tmp_path):
     torch.save(checkpoint(("fine",)), tmp_path / "afro_hair.pt")
-    mapper = own_edits.read_edit(tmp_path / "afro_hair.pt", "afro_hair.pt", AVERAGE)
+    mapper = custom_edits.read_edit(tmp_path / "afro_hair.pt", "afro_hair.pt", AVERAGE)
     assert (mapper.kind, mapper.label) == ("mapper", "afro hair")
     assert gpu.size_in_bytes(mapper) > 4 * 512 * 512 * 4  # its weights count, too
     torch.save(torch.ones(512), tmp_path / "plain.pt")
-    assert own_edits.read_edit(tmp_path / "plain.pt", "plain.pt", AVERAGE).kind == "file"
+    assert custom_edits.read_edit(tmp_path / "plain.pt", "plain.pt", AVERAGE).kind == "file"
 
 
 def test_own_edits_with_the_real_editor(editor, face, tmp_path):
     torch.save(checkpoint(("medium",)), tmp_path / "surprised.pt")
     own = {
-        "surprised": own_edits.read_edit(tmp_path / "surprised.pt", "surprised.pt", editor.average_code),
-        "curly": own_edits.read_edit(direction_file(tmp_path, r4=9.0, r5=9.0), "curly.npy", editor.average_code),
+        "surprised": custom_edits.read_edit(tmp_path / "surprised.pt", "surprised.pt", editor.average_code),
+        "curly": custom_edits.read_edit(direction_file(tmp_path, r4=9.0, r5=9.0), "curly.npy", editor.average_code),
     }
     inversion = editor.invert(face)
     plain = editor.edit(inversion, {})
@@ -275,8 +276,8 @@ def test_the_operators_mappers_are_offered_to_all(tmp_path, monkeypatch, caplog)
     for name in ("surprised", "smile"):
         torch.save(checkpoint(("medium",), seed=len(name)), folder / f"{name}.pt")
     (folder / "broken.pt").write_text("no checkpoint")
-    monkeypatch.setenv(studio.MAPPERS, f"{folder}, {tmp_path / 'absent.pt'}")
-    edits = studio.load_registry()
+    monkeypatch.setenv(app_state.MAPPERS, f"{folder}, {tmp_path / 'absent.pt'}")
+    edits = app_state.load_registry()
     assert [key for key, edit in edits.items() if edit.kind == "mapper"] == ["smile_2", "surprised"]
     assert np.abs(edits["surprised"].vector[4:8]).max() > 0
     assert "broken.pt" in caplog.text
@@ -295,7 +296,7 @@ def test_a_mapper_of_the_hub(monkeypatch, tmp_path):
         return str(tmp_path / "angry.pt")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    assert list(own_edits.load_mappers("owner/styleclip/mappers/angry.pt", AVERAGE, {})) == ["angry"]
+    assert list(custom_edits.load_mappers("owner/styleclip/mappers/angry.pt", AVERAGE, {})) == ["angry"]
     assert asked == [("owner/styleclip", "mappers/angry.pt")]
 
 
@@ -304,15 +305,15 @@ def test_a_mapper_of_the_hub(monkeypatch, tmp_path):
 
 def test_own_edits_count_and_end_with_the_visit(tmp_path):
     now = [0.0]
-    visitors = Visitors(capacity=100_000, lifetime=100, clock=lambda: now[0])
-    edit = own_edits.read_edit(direction_file(tmp_path), "curly.npy", AVERAGE)  # 32 KB
+    sessions = SessionStore(capacity=100_000, lifetime=100, clock=lambda: now[0])
+    edit = custom_edits.read_edit(direction_file(tmp_path), "curly.npy", AVERAGE)  # 32 KB
     for visitor in "abcd":
-        visitors.add_edit(visitor, edit, {})
-    assert [len(visitors.edits(visitor)) for visitor in "abcd"] == [0, 1, 1, 1]
-    visitors.leave("b")
-    assert visitors.edits("b") == {}
+        sessions.add_edit(visitor, edit, {})
+    assert [len(sessions.edits(visitor)) for visitor in "abcd"] == [0, 1, 1, 1]
+    sessions.leave("b")
+    assert sessions.edits("b") == {}
     now[0] = 101
-    visitors.end_old_ones()
-    assert visitors.edits("c") == visitors.edits("d") == {}
+    sessions.end_old_ones()
+    assert sessions.edits("c") == sessions.edits("d") == {}
     with pytest.raises(DirectionFileError):
-        own_edits.read_edit(tmp_path / "absent.npy", "absent.npy", AVERAGE)
+        custom_edits.read_edit(tmp_path / "absent.npy", "absent.npy", AVERAGE)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self
 
 from gra_core.errors import BusyError
-from gra_core.ui import words
+from gra_core.ui import strings
 
 MODEL = {"concurrency_id": "model", "concurrency_limit": None}
 """Options of Gradio's for events that join the line: it has limits of its own."""
@@ -56,7 +56,7 @@ class Work(enum.Enum):
     OPEN = 5.0
 
 
-class LineFullError(BusyError):
+class QueueFullError(BusyError):
     """There are too many in the line already.
 
     Attributes:
@@ -64,7 +64,7 @@ class LineFullError(BusyError):
     """
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(words.busy(seconds))
+        super().__init__(strings.busy(seconds))
         self.seconds = seconds
 
 
@@ -82,7 +82,7 @@ class Standing(NamedTuple):
     seconds: float
 
 
-class Line:
+class AdmissionQueue:
     """Who is served, and who is next. Safe to use from several threads.
 
     Args:
@@ -130,7 +130,7 @@ class Line:
             place = Place(self, visitor, work)
             own = sum(other.visitor == place.visitor for other in self._places)
             if own >= MOST_PLACES or self._crowded(program=visitor is None, newcomer=not self._at_once(place)):
-                raise LineFullError(self._standing(place).seconds)
+                raise QueueFullError(self._standing(place).seconds)
             self._places.append(place)
         return place
 
@@ -138,7 +138,7 @@ class Line:
         """Raise LineFullError if a program that came now would be refused."""
         with self._moved:
             if self._crowded(program=True, newcomer=True):
-                raise LineFullError(self._standing(Place(self, None, Work.OPEN)).seconds)
+                raise QueueFullError(self._standing(Place(self, None, Work.OPEN)).seconds)
 
     def give_way(self) -> None:
         """Called between two steps of long work by who is served: slider moves that wait go first."""
@@ -240,9 +240,9 @@ class Line:
 class Place:
     """A place in a line."""
 
-    def __init__(self, line: Line, visitor: str | None, work: Work) -> None:
-        self._line, self.visitor, self.work = line, visitor or self, work
-        self.since, self.begun, self.spent = line.clock(), 0.0, 0.0
+    def __init__(self, queue: AdmissionQueue, visitor: str | None, work: Work) -> None:
+        self._queue, self.visitor, self.work = queue, visitor or self, work
+        self.since, self.begun, self.spent = queue.clock(), 0.0, 0.0
         self.ready = math.inf  # since when it could be served
 
     @property
@@ -256,19 +256,19 @@ class Place:
         Args:
             patience: seconds before the first word comes.
         """
-        line, told = self._line, None
+        queue, told = self._queue, None
         quiet_until = time.monotonic() + patience
         while True:
-            with line._moved:
+            with queue._moved:
                 while True:
-                    if line._next() is self:
-                        line._serve(self)
+                    if queue._next() is self:
+                        queue._serve(self)
                         return
-                    standing = line._standing(self)
+                    standing = queue._standing(self)
                     left = quiet_until - time.monotonic()
                     if any(standing[:2]) and standing[:2] != told and left <= 0:
                         break
-                    line._moved.wait(left if left > 0 else 1.0)  # seats become free by themselves, too
+                    queue._moved.wait(left if left > 0 else 1.0)  # seats become free by themselves, too
             told = standing[:2]
             yield standing
 
@@ -279,13 +279,13 @@ class Place:
 
     def leave(self) -> None:
         """Let the next one in, or give up a place further behind."""
-        with self._line._moved:
-            if self in self._line._places:
-                self._line._places.remove(self)
-            self._line._served(self)
+        with self._queue._moved:
+            if self in self._queue._places:
+                self._queue._places.remove(self)
+            self._queue._served(self)
 
     def __enter__(self) -> Self:
-        """For `with`; the place was taken by `Line.join`."""
+        """For `with`; the place was taken by `AdmissionQueue.join`."""
         return self
 
     def __exit__(self, *_error: object) -> None:

@@ -36,7 +36,7 @@ def describe(error: BaseException | None) -> str:
 def install() -> None:
     """From now on all logs and uncaught exceptions of the process are discreet."""
     make = logging.getLogRecordFactory()
-    if getattr(make, "discreet", False):
+    if getattr(make, "private_logging", False):
         return
 
     def record(*arguments: Any, **options: Any) -> logging.LogRecord:
@@ -45,7 +45,7 @@ def install() -> None:
             entry.exc_text = describe(entry.exc_info[1])  # formatters take this and do not make their own
         return entry
 
-    record.discreet = True
+    record.private_logging = True
     logging.setLogRecordFactory(record)
     for module in (gradio.queueing, gradio.routes, gradio.route_utils):  # they print tracebacks themselves
         module.traceback = _Discreet

@@ -10,11 +10,11 @@ from typing import Protocol
 import gradio as gr
 
 from gra_core.directions.registry import EditDirection
-from gra_core.ui import own_edits, words
+from gra_core.ui import custom_edits, strings
+from gra_core.ui.app_state import AppState
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import Session
-from gra_core.ui.shelf import Shelf
-from gra_core.ui.studio import Studio
+from gra_core.ui.temp_store import TempStore
 from gra_core.ui.widgets import choices_of, explain, name_of, note
 
 IN_WORDS_STRENGTH = 60
@@ -24,10 +24,10 @@ IN_WORDS_STRENGTH = 60
 class Tab(Protocol):
     """The parts of the tab that the fold works with; see `gra_core.ui.edit_tab`."""
 
-    studio: Studio
+    state: AppState
     panel: EditPanel
     status: gr.HTML
-    turn: gr.Number
+    revision: gr.Number
     view: gr.Radio
     moved: gr.Dropdown
 
@@ -37,11 +37,11 @@ class Tab(Protocol):
     def answer(self, session: Session, view: str, message: str | None = ...) -> dict:
         """The page with a new picture."""
 
-    def no_photo(self, request: gr.Request, turn: float) -> dict:
+    def no_photo(self, request: gr.Request, revision: float) -> dict:
         """The page without a photo."""
 
 
-class OwnFold:
+class CustomEditsPanel:
     """The answers to the fold's events; its widgets are the panel's.
 
     Args:
@@ -49,7 +49,7 @@ class OwnFold:
     """
 
     def __init__(self, tab: Tab) -> None:
-        self.tab, self.studio, self.panel, self.status = tab, tab.studio, tab.panel, tab.status
+        self.tab, self.state, self.panel, self.status = tab, tab.state, tab.panel, tab.status
 
     def connect(self, outputs: list, common: dict) -> None:
         """Wire the events; as the tab's, with its outputs and common options."""
@@ -62,93 +62,94 @@ class OwnFold:
             outputs,
             # Not in the line of edits: it takes a while, and others can edit meanwhile.
             **common | {"concurrency_id": "words"},
-        ).then(tab.in_line(self.on_added), [tab.turn, tab.view], outputs, **common)
+        ).then(tab.in_line(self.on_added), [tab.revision, tab.view], outputs, **common)
         for index, remover in enumerate(panel.removers):
-            remover.click(tab.in_line(self._remover(index)), [tab.turn, tab.view, *sliders], outputs, **common)
+            remover.click(tab.in_line(self._remover(index)), [tab.revision, tab.view, *sliders], outputs, **common)
 
     def on_file(self, request: gr.Request, file: dict, *values: object) -> Iterator[dict]:
         """A file with an edit was chosen."""
-        shelf = Shelf()
+        store = TempStore()
         try:
-            path = self.studio.received.take(file, shelf)  # before it waits in line
+            path = self.state.received.take(file, store)  # before it waits in line
             yield from self.tab.in_line(self._read)(request, path, name_of(file, path.name), values)
         except Exception as error:
             yield {self.status: note("error", explain(error))}
         finally:
-            shelf.clear()
+            store.clear()
 
     def on_describe(self, request: gr.Request, neutral: str, target: str, *values: object) -> Iterator[dict]:
         """An edit was described."""
         try:
-            yield {self.status: note("busy", words.DESCRIBING.format(target=target))}
-            edit = self.studio.describe_edit(neutral or words.NEUTRAL, target or "")
+            yield {self.status: note("busy", strings.DESCRIBING.format(target=target))}
+            edit = self.state.describe_edit(neutral or strings.NEUTRAL, target or "")
             yield self._add(request, edit, values, IN_WORDS_STRENGTH)
         except Exception as error:
             yield {self.status: note("error", explain(error))}
 
-    def on_added(self, request: gr.Request, turn: float, view: str) -> dict:
+    def on_added(self, request: gr.Request, revision: float, view: str) -> dict:
         """An edit came with a strength: the picture follows, and what was said of the edit stays."""
-        session = self.studio.visitors.get(request.session_hash)
-        if session is None or turn in (0, session.portrait.history.turn):  # 0: the photo came later, see `on_opened`
+        session = self.state.sessions.get(request.session_hash)
+        shown = (0, session.portrait.history.revision) if session else ()  # 0: the photo came later, see `on_opened`
+        if session is None or revision in shown:
             return {self.status: gr.skip()}
         return self.tab.answer(session, view, message=None)
 
-    def on_remove(self, index: int, request: gr.Request, turn: float, view: str, *values: object) -> dict:
+    def on_remove(self, index: int, request: gr.Request, revision: float, view: str, *values: object) -> dict:
         """An edit of one's own is not wanted any more."""
-        visitors, visitor = self.studio.visitors, request.session_hash
-        strengths = self.panel.read(values, self.studio.edits_of(visitor))
-        removed = list(visitors.edits(visitor))[index : index + 1]
+        sessions, visitor = self.state.sessions, request.session_hash
+        strengths = self.panel.read(values, self.state.edits_of(visitor))
+        removed = list(sessions.edits(visitor))[index : index + 1]
         for key in removed:
-            visitors.remove_edit(visitor, key)
+            sessions.remove_edit(visitor, key)
             strengths.pop(key, None)
-        edits = self.studio.edits_of(visitor)
-        session = visitors.get(visitor)
+        edits = self.state.edits_of(visitor)
+        session = sessions.get(visitor)
         if session is not None:
             for portrait in session.portraits.values():
                 for key in removed:
                     portrait.history.forget(key)
             session = replace(session, edits=edits)
-            visitors.put(visitor, session)
-            shown, strengths = self.tab.answer(session, view, words.REMOVED), session.portrait.history.current
-        elif turn:
-            shown, strengths = self.tab.no_photo(request, turn), {}
+            sessions.put(visitor, session)
+            shown, strengths = self.tab.answer(session, view, strings.REMOVED), session.portrait.history.current
+        elif revision:
+            shown, strengths = self.tab.no_photo(request, revision), {}
         else:
-            shown = {**self.panel.show(strengths, edits), self.status: note("ready", words.REMOVED)}
+            shown = {**self.panel.show(strengths, edits), self.status: note("ready", strings.REMOVED)}
         return {**shown, **self.show(request, strengths)}
 
     def show(self, request: gr.Request, strengths: Mapping[str, float]) -> dict:
         """What changes on the page when edits of the visitor's own come or go."""
-        own = self.studio.visitors.edits(request.session_hash)
-        choices = choices_of(self.studio.edits | own)
+        own = self.state.sessions.edits(request.session_hash)
+        choices = choices_of(self.state.edits | own)
         chosen = gr.update(choices=choices, value=choices[0][1])
         return {**self.panel.show_own(strengths, own), self.tab.moved: chosen}
 
     def _read(self, request: gr.Request, path: Path, name: str, values: tuple[object, ...]) -> Iterator[dict]:
         """An edit from a file."""
-        yield {self.status: note("busy", words.READING.format(name=name))}
-        edit = own_edits.read_edit(path, name, self.studio.editor.average_code)
+        yield {self.status: note("busy", strings.READING.format(name=name))}
+        edit = custom_edits.read_edit(path, name, self.state.editor.average_code)
         yield self._add(request, edit, values)
 
     def _add(self, request: gr.Request, edit: EditDirection, values: tuple[object, ...], strength: float = 0) -> dict:
         """Keep an edit for the visitor; what changes on the page, but for the picture."""
-        visitors, visitor = self.studio.visitors, request.session_hash
-        strengths = self.panel.read(values, self.studio.edits_of(visitor))
-        edit = visitors.add_edit(visitor, edit, self.studio.edits)
-        session = visitors.get(visitor)
+        sessions, visitor = self.state.sessions, request.session_hash
+        strengths = self.panel.read(values, self.state.edits_of(visitor))
+        edit = sessions.add_edit(visitor, edit, self.state.edits)
+        session = sessions.get(visitor)
         if session is not None:
-            session = replace(session, edits=self.studio.edits_of(visitor))
-            visitors.put(visitor, session)
+            session = replace(session, edits=self.state.edits_of(visitor))
+            sessions.put(visitor, session)
             strengths = session.portrait.history.current
         if strength:
             strengths = {**strengths, edit.key: strength}
             if session is not None:
                 session.portrait.history.set(strengths)
-        return {self.status: note("ready", words.ADDED.format(label=edit.label)), **self.show(request, strengths)}
+        return {self.status: note("ready", strings.ADDED.format(label=edit.label)), **self.show(request, strengths)}
 
     def _remover(self, index: int) -> Callable[..., dict]:
         """The handler of one button; Gradio reads its annotations, which rules `functools.partial` out."""
 
-        def on_remove(request: gr.Request, turn: float, view: str, *values: object) -> dict:
-            return self.on_remove(index, request, turn, view, *values)
+        def on_remove(request: gr.Request, revision: float, view: str, *values: object) -> dict:
+            return self.on_remove(index, request, revision, view, *values)
 
         return on_remove
