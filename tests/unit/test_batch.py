@@ -425,10 +425,11 @@ def test_other_settings_or_changed_photos_are_edited_anew(small_photos, tmp_path
     assert len(names) == 12
 
 
+HERE = Path(__file__).parent
 KILLED = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[3])
+sys.path[:0] = sys.argv[3:]
 from serving import StandIn, WholePhoto
 from test_batch import sink_of
 from gra_core.batch import edit_batch, list_items
@@ -447,7 +448,7 @@ def test_a_killed_batch_leaves_whole_files_and_goes_on(small_photos, tmp_path, o
     with sink_of(tmp_path / f"whole-{out}") as sink:
         run_quickly(list_items([small_photos]), sink)
     wanted = content_of(tmp_path / f"whole-{out}")
-    arguments = [sys.executable, "-c", KILLED, small_photos, tmp_path / out, Path(__file__).parent]
+    arguments = [sys.executable, "-c", KILLED, small_photos, tmp_path / out, HERE, HERE.parent]
     process = subprocess.Popen(arguments, cwd=PROJECT_ROOT, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line == "5\n":

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from serving import StandIn, StandInWords, difference, many_edits, sent, wait_until
-from test_directions_files import checkpoint
-from test_directions_text import clip_folder  # noqa: F401 - a fixture
+from small_weights import mapper_checkpoint
 
 from gra_core.directions.text import TextDirections
 from gra_core.errors import DirectionFileError, GRAError, MissingPackageError
@@ -221,7 +220,7 @@ def test_the_box_for_words_can_be_switched_off(shared_state, monkeypatch, switch
     assert box.visible == there
 
 
-def test_words_become_edits_of_the_real_generator(editor, clip_folder, tmp_path):  # noqa: F811 - the fixture
+def test_words_become_edits_of_the_real_generator(editor, clip_folder, tmp_path):
     class Quick(TextDirections):
         """Averages over one face."""
 
@@ -247,7 +246,7 @@ def test_words_become_edits_of_the_real_generator(editor, clip_folder, tmp_path)
 
 
 def test_a_mapper_is_told_from_a_direction(tmp_path):
-    torch.save(checkpoint(("fine",)), tmp_path / "afro_hair.pt")
+    torch.save(mapper_checkpoint(("fine",)), tmp_path / "afro_hair.pt")
     mapper = custom_edits.read_edit(tmp_path / "afro_hair.pt", "afro_hair.pt", AVERAGE)
     assert (mapper.kind, mapper.label) == ("mapper", "afro hair")
     assert gpu.size_in_bytes(mapper) > 4 * 512 * 512 * 4  # its weights count, too
@@ -256,7 +255,7 @@ def test_a_mapper_is_told_from_a_direction(tmp_path):
 
 
 def test_own_edits_with_the_real_editor(editor, face, tmp_path):
-    torch.save(checkpoint(("medium",)), tmp_path / "surprised.pt")
+    torch.save(mapper_checkpoint(("medium",)), tmp_path / "surprised.pt")
     own = {
         "surprised": custom_edits.read_edit(tmp_path / "surprised.pt", "surprised.pt", editor.average_code),
         "curly": custom_edits.read_edit(direction_file(tmp_path, r4=9.0, r5=9.0), "curly.npy", editor.average_code),
@@ -274,7 +273,7 @@ def test_the_operators_mappers_are_offered_to_all(tmp_path, monkeypatch, caplog)
     folder = tmp_path / "mappers"
     folder.mkdir()
     for name in ("surprised", "smile"):
-        torch.save(checkpoint(("medium",), seed=len(name)), folder / f"{name}.pt")
+        torch.save(mapper_checkpoint(("medium",), seed=len(name)), folder / f"{name}.pt")
     (folder / "broken.pt").write_text("no checkpoint")
     monkeypatch.setenv(app_state.MAPPERS, f"{folder}, {tmp_path / 'absent.pt'}")
     edits = app_state.load_registry()
@@ -288,7 +287,7 @@ def test_the_operators_mappers_are_offered_to_all(tmp_path, monkeypatch, caplog)
 
 
 def test_a_mapper_of_the_hub(monkeypatch, tmp_path):
-    torch.save(checkpoint(("medium",)), tmp_path / "angry.pt")
+    torch.save(mapper_checkpoint(("medium",)), tmp_path / "angry.pt")
     asked = []
 
     def download(repository, file):

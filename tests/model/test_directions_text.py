@@ -23,25 +23,6 @@ from gra_core.errors import GRAError, MissingPackageError
 transformers = pytest.importorskip("transformers")
 
 
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory):
-    """A CLIP of the real architecture with few channels, saved as on the Hub: config, weights, tokenizer."""
-    folder = tmp_path_factory.mktemp("clip")
-    letters = [chr(c) for c in (*range(33, 127), *range(161, 173), *range(174, 256), *range(256, 324))]
-    vocabulary = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ends = {"bos_token_id": len(vocabulary) - 2, "eos_token_id": len(vocabulary) - 1}
-    words = {**size, **ends, "vocab_size": len(vocabulary), "max_position_embeddings": 77}
-    pictures = {**size, "image_size": 64, "patch_size": 16}
-    torch.manual_seed(0)
-    config = transformers.CLIPConfig(text_config=words, vision_config=pictures, projection_dim=24)
-    transformers.CLIPModel(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def clip(clip_folder, tmp_path):
     return TextDirections.from_pretrained(str(clip_folder), cache=tmp_path / "cache")

@@ -11,6 +11,7 @@ import torch
 from measuring import watched
 from safetensors.numpy import save_file
 from serving import STILL
+from small_weights import mapper_checkpoint
 
 from gra_core import cli
 from gra_core.compositing import EditOutput
@@ -217,21 +218,6 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path, name):
     assert isinstance(error.value, GRAError)
 
 
-def checkpoint(levels=("course", "medium", "fine"), seed=0, **opts):
-    """A checkpoint as StyleCLIP's coach saves it: weights divided by the learning rate multiplier."""
-    generator = torch.Generator().manual_seed(seed)
-    state = {"decoder.conv1.noise.weight": torch.zeros(1)}
-    for level in levels:
-        for i in range(1, 5):
-            prefix = f"mapper.{level}_mapping.mapping.{i}"
-            state[f"{prefix}.weight"] = torch.randn(512, 512, generator=generator) / 0.01
-            state[f"{prefix}.bias"] = torch.randn(512, generator=generator)
-    options = {"mapper_type": "LevelsMapper", "description": "surprised", "lr": 0.5, "checkpoint_path": None, **opts}
-    options |= {f"no_{name}_mapper": key not in levels for name, key in
-                (("coarse", "course"), ("medium", "medium"), ("fine", "fine"))}  # fmt: skip
-    return {"state_dict": state, "opts": options}
-
-
 def published_offset(content, codes18):
     """The published forward pass, written out from its description: (18, 512) -> 0.1 * mapper, (18, 512)."""
     result = np.zeros((18, 512))
@@ -251,7 +237,7 @@ def published_offset(content, codes18):
 
 @pytest.mark.parametrize("levels", [("course", "medium", "fine"), ("course", "medium"), ("fine",)])
 def test_mapper_does_what_the_published_one_does(tmp_path, levels):
-    content = checkpoint(levels)
+    content = mapper_checkpoint(levels)
     torch.save(content, tmp_path / "surprised.pt")
     average = numbers(512, seed=1)
     edit = load_mapper(tmp_path / "surprised.pt", average)
@@ -268,7 +254,7 @@ def test_mapper_does_what_the_published_one_does(tmp_path, levels):
 
 def test_mapper_folder(tmp_path):
     for name in ("angry", "afro_hair"):
-        torch.save(checkpoint(("medium",), seed=len(name)), tmp_path / f"{name}.pt")
+        torch.save(mapper_checkpoint(("medium",), seed=len(name)), tmp_path / f"{name}.pt")
     edits = load_mappers(tmp_path, numbers(512))
     assert [(edit.key, edit.label) for edit in edits.values()] == [("afro_hair", "afro hair"), ("angry", "angry")]
     assert not np.array_equal(edits["angry"].vector, edits["afro_hair"].vector)
@@ -284,7 +270,7 @@ def test_mapper_folder(tmp_path):
         ("tensor", lambda p: torch.ones(3)),
         ("other", lambda p: {"state_dict": {"mapper.mapping.mapping.1.weight": torch.ones(512, 512)}}),
         ("shape", lambda p: {"state_dict": {"mapper.fine_mapping.mapping.1.weight": torch.ones(3)}}),
-        ("nan", lambda p: {"state_dict": {k: v * torch.nan for k, v in checkpoint()["state_dict"].items()}}),
+        ("nan", lambda p: {"state_dict": {k: v * torch.nan for k, v in mapper_checkpoint()["state_dict"].items()}}),
     ],
 )  # fmt: skip
 def test_bad_mappers_are_refused(tmp_path, name, content):
