@@ -1,5 +1,6 @@
 # make app     create .venv, install what the editor needs, start it on http://127.0.0.1:7860
 # make test    create .venv, install the development tools and Chromium, run ruff and the whole test suite
+# make check   ruff and the unit tests: a minute or two
 # make fuzz    coverage-guided fuzzing of what reads files of strangers; RUNS=1000000 for longer
 # make lint    ruff, and who may import whom
 # make pictures    remake the pictures of the README, with the weights as they are
@@ -26,7 +27,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 TORCH = $(PIP) $(PIP_FLAGS) "$$(grep '^torch==' requirements.txt)"
 BROWSERS := chromium chromium-browser google-chrome google-chrome-stable
 
-.PHONY: app test fuzz lint pictures load lock clean browser
+.PHONY: app test check fuzz lint pictures load lock clean browser
 .DEFAULT_GOAL := app
 
 app: $(VENV)/.installed $(if $(WORDS),$(VENV)/.installed-words)
@@ -34,6 +35,9 @@ app: $(VENV)/.installed $(if $(WORDS),$(VENV)/.installed-words)
 
 test: lint browser
 	$(BIN)/python -m pytest
+
+check: lint
+	$(BIN)/python -m pytest tests/unit
 
 # The same seed and number of runs find the same.
 fuzz: $(VENV)/.installed-fuzz

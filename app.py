@@ -2,10 +2,10 @@
 
 import sys
 
-from gra_core.ui import own_folder
+from gra_core.ui import temp_dir
 
 if __name__ == "__main__":
-    own_folder.claim()  # before Gradio is imported
+    temp_dir.claim()  # before Gradio is imported
 
 from gra_core.errors import GRAError
 from gra_core.ui.page import build_page, launch_options

@@ -249,9 +249,9 @@ def run_app(args: argparse.Namespace) -> None:
     for variable, value in (("GRADIO_SERVER_NAME", args.host), ("GRADIO_SERVER_PORT", args.port)):
         if value is not None:
             os.environ[variable] = str(value)
-    from gra_core.ui import own_folder
+    from gra_core.ui import temp_dir
 
-    own_folder.claim()  # before Gradio is imported
+    temp_dir.claim()  # before Gradio is imported
     from gra_core.ui.page import build_page, launch_options
 
     page = build_page()

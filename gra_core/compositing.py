@@ -33,7 +33,7 @@ from torch import Tensor
 from gra_core.alignment import AlignedFace, Face, area, crop_at, crop_to_photo, shared_area
 from gra_core.constants import IMAGE_SIZE
 from gra_core.images import Photo, as_rgb, image_to_tensor
-from gra_core.models.maps import around, between, length, widened
+from gra_core.models.maps import box_filter, dilate, linstep, magnitude
 
 SIDE = 128
 """Positions along the crop's side at which flow and masks are kept."""
@@ -189,8 +189,9 @@ class _Layer:
         moved = _sample(crop, _places(0, 0, size, size) / size + inner_flow)
         change = edited - moved
         margin = max(1, round(SAME_MARGIN * scale))
-        shown = widened(around(change.abs().amax(1, keepdim=True), 3), margin)
-        shown = around(between(shown, *SAME), 2 * margin + 1) * _inside(size) * _resized(free[..., inner, inner], size)
+        shown = dilate(box_filter(change.abs().amax(1, keepdim=True), 3), margin)
+        shown = box_filter(linstep(shown, *SAME), 2 * margin + 1) * _inside(size)
+        shown = shown * _resized(free[..., inner, inner], size)
         keep = _resized(_map(output.keep[..., None]), size)
         lost = shown * (1 - keep)
         self.layers = torch.cat((change * shown + lost * moved, lost, shown), 1)
@@ -325,8 +326,8 @@ def _beyond(flow: Tensor, inside: Tensor) -> Tensor:
 
     Near the edge what moves carries what it uncovers along: there is no picture of the edit to cover that with.
     """
-    weight = length(flow) + 1e-4
-    carried = around(flow * weight, 15) / around(weight, 15)
+    weight = magnitude(flow) + 1e-4
+    carried = box_filter(flow * weight, 15) / box_filter(weight, 15)
     wide = F.pad(torch.lerp(carried, flow, inside), (BEYOND,) * 4)
     membrane, known, unknown, border = _membrane()
     values = wide.flatten(2)[0].T.double().numpy()
@@ -367,12 +368,12 @@ def _noise() -> Tensor:
 
 def _finest(picture: Tensor) -> Tensor:
     """Differences (B, 3, H, W) of pixels to the mean of their neighbours."""
-    return picture - around(picture, 3)
+    return picture - box_filter(picture, 3)
 
 
 def _moving(flow: Tensor) -> Tensor:
     """A flow (1, 2, S, S), in shares of the crop's side, without what hardly moves."""
-    return flow * between(IMAGE_SIZE * length(flow), *STILL)
+    return flow * linstep(IMAGE_SIZE * magnitude(flow), *STILL)
 
 
 def _map(values: np.ndarray) -> Tensor:

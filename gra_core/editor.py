@@ -31,14 +31,14 @@ from gra_core.directions.registry import (
 )
 from gra_core.images import image_to_tensor, tensor_to_image
 from gra_core.memory import keep_freed_memory
+from gra_core.models.background import Background, composite, estimate_background
 from gra_core.models.editing import AlignmentSource, Edit
 from gra_core.models.encoder import CodeEstimator, Encoder, to_encoder_size
 from gra_core.models.generator import Generator
 from gra_core.models.glasses import GlassesProbe, strengths_to_agree
 from gra_core.models.maps import upscale
-from gra_core.models.original import Original, moved_along
 from gra_core.models.person import PersonNet
-from gra_core.models.room import Room, finished, look_behind
+from gra_core.models.photo_warp import PhotoWarp, warp_photo
 from gra_core.models.streams import Streams
 
 TURNS_FROM = 20.0
@@ -52,15 +52,15 @@ class Inversion:
     Attributes:
         codes: W+ code, (1, 16, 512).
         source: residuals, comparison keys and fine detail of the photo.
-        original: the photo itself; None for streams that find no correspondence.
-        room: what is behind the person; None of an editor without a person net.
+        photo_warp: the photo itself; None for streams that find no correspondence.
+        background: what is behind the person; None of an editor without a person net.
         glasses: strength of the edit for glasses that is in the codes already, for them to agree with the photo.
     """
 
     codes: Tensor
     source: AlignmentSource
-    original: Original | None
-    room: Room | None
+    photo_warp: PhotoWarp | None
+    background: Background | None
     glasses: float = 0.0
 
 
@@ -119,7 +119,7 @@ class PortraitEditor:
 
     @torch.inference_mode()
     def invert(self, aligned: Image.Image, pause: Callable[[], None] = lambda: None) -> Inversion:
-        """Invert an aligned face: its code, Reconstruction Stream, the Editing Stream once without an edit, the room.
+        """Invert an aligned face: code, Reconstruction Stream, Editing Stream once without an edit, clean plate.
 
         Args:
             aligned: FFHQ-aligned face, RGB, 1024 px; other sizes are resized.
@@ -129,13 +129,13 @@ class PortraitEditor:
         if image.size != (IMAGE_SIZE, IMAGE_SIZE):
             image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
         photo = image_to_tensor(image).to(self.device)
-        room = None if self.person is None else look_behind(self.person, photo)
+        background = None if self.person is None else estimate_background(self.person, photo)
         pause()
         codes, source, glasses = self._invert(photo, pause)
         pause()
         moves = self.person is not None and self.streams.design.alignment != "none"
-        original = Original.of(photo, source) if moves else None
-        return Inversion(codes, source, original, room, glasses.item())
+        photo_warp = PhotoWarp.of(photo, source) if moves else None
+        return Inversion(codes, source, photo_warp, background, glasses.item())
 
     def invert_batch(self, photos: Tensor) -> tuple[Tensor, AlignmentSource]:
         """As `invert` for (B, 3, 1024, 1024) in [-1, 1] on the editor's device: codes (B, 16, 512) and source."""
@@ -173,7 +173,7 @@ class PortraitEditor:
         strengths: Mapping[str, float],
         edits: Mapping[str, EditDirection] | None = None,
     ) -> EditOutput:
-        """Render an edit: the Editing Stream once, and the room where that uncovers it.
+        """Render an edit: the Editing Stream once, and the background where that uncovers it.
 
         Args:
             inversion: of the photo.
@@ -203,15 +203,15 @@ class PortraitEditor:
         edits: Mapping[str, EditDirection] | None = None,
     ) -> Edit:
         """What `edit` shows of what the Editing Stream makes of these strengths."""
-        room, original, edits = inversion.room, inversion.original, self.edits if edits is None else edits
+        edits = self.edits if edits is None else edits
         keep = torch.from_numpy(preserved(edits, strengths)).to(edit.keep)[None, None]
         keep = upscale(keep, edit.keep.shape[-1] // keep.shape[-1])
-        if original is not None:
-            edit = moved_along(edit, inversion.source, original, still=keep)
-        if room is None:
+        if inversion.photo_warp is not None:
+            edit = warp_photo(edit, inversion.source, inversion.photo_warp, preserve=keep)
+        if inversion.background is None:
             return edit
         turned = min(turning(edits, strengths) / TURNS_FROM, 1.0)
-        return finished(self.person, edit, room, turned=turned * keep)
+        return composite(self.person, edit, inversion.background, turned=turned * keep)
 
     @torch.inference_mode()
     def low_rate(

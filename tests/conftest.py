@@ -14,8 +14,16 @@ from skimage import data
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+HERE = Path(__file__).parent
 signal.signal(signal.SIGINT, signal.default_int_handler)
 """A shell starts what runs in its background deaf to Ctrl+C, and servers that the tests start would inherit that."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each test has the mark of its folder."""
+    for item in items:
+        if item.path.parent.parent == HERE:
+            item.add_marker(item.path.parent.name)
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +109,16 @@ def _png_of(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     pixels = zlib.compress(bytes(1000))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory) -> Path:
+    """A small CLIP, as it comes from the Hub."""
+    from small_weights import write_clip
+
+    folder = tmp_path_factory.mktemp("clip")
+    write_clip(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -504,6 +504,7 @@ def write_corpus(folder: Path, groups: dict[str, Callable[[], Files]] = GROUPS) 
 
 def main() -> None:
     """Print what becomes of each group: how many files, what they end in, and what they take."""
+    sys.path.append(str(Path(__file__).parent / "unit"))
     import test_hostile
 
     with tempfile.TemporaryDirectory() as name:

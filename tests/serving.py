@@ -297,17 +297,17 @@ DISGUISES = (
 
 def upload_folder() -> Path:
     """Where Gradio keeps files."""
-    from gradio.utils import get_upload_folder  # not before a server has its own, see `own_folder`
+    from gradio.utils import get_upload_folder  # not before a server has its own, see `temp_dir`
 
     return Path(get_upload_folder())
 
 
-def sent(studio, path: Path, name: str | None = None) -> dict[str, str]:
+def sent(state, path: Path, name: str | None = None) -> dict[str, str]:
     """A file as Gradio hands it over after a visitor uploaded it."""
     arrived = upload_folder() / "arriving" / Path(path).name
     arrived.parent.mkdir(parents=True, exist_ok=True)
     os.link(path, arrived)
-    return {"path": str(studio.received.add(arrived)), "orig_name": name or arrived.name}
+    return {"path": str(state.received.add(arrived)), "orig_name": name or arrived.name}
 
 
 def set_slider(tab, key: str, value: str) -> None:
@@ -355,20 +355,20 @@ def launched(port: int, load_editor: Callable[[], StandIn] = StandIn) -> Iterato
 
 
 def stand_in_page(load_editor: Callable[[], StandIn] = StandIn) -> object:
+    from gra_core.ui.app_state import AppState
     from gra_core.ui.page import build_page
-    from gra_core.ui.studio import Studio
 
-    return build_page(Studio(load_editor, many_edits, StandInWords))
+    return build_page(AppState(load_editor, many_edits, StandInWords))
 
 
 if __name__ == "__main__":
-    from gra_core.ui import own_folder
+    from gra_core.ui import temp_dir
 
-    own_folder.claim()
-    from gra_core.ui import edit_tab, shelf
+    temp_dir.claim()
+    from gra_core.ui import edit_tab, temp_store
     from gra_core.ui.page import launch_options
 
-    shelf.PATIENCE = 1.0  # files of a visitor who left go sooner, so that tests need not wait
-    edit_tab.SETTLE_SECONDS = 0.05  # and pictures without loss come sooner
+    temp_store.PATIENCE = 1.0  # files of a visitor who left go sooner, so that tests need not wait
+    edit_tab.FINAL_SECONDS = 0.05  # and pictures without loss come sooner
     page = stand_in_page()
     page.launch(**launch_options(page))

@@ -32,7 +32,7 @@ from gra_core.models.layers import (
     inverse_magnitude,
     project_at_unit_scale,
 )
-from gra_core.models.maps import around, averaged, sample_at, upscale, upscale_flow, widened
+from gra_core.models.maps import averaged, box_filter, dilate, upscale, upscale_flow, warp
 
 KEY_CHANNELS = {16: 64, 32: 64, 64: 64, 128: 32}
 """Channels in which edited and source features are compared."""
@@ -212,7 +212,7 @@ class SelectiveAttention(nn.Module):
         if not self.searches:
             similarity = (query * key).sum(1, keepdim=True)
             return coarse_flow, torch.cat((query - key, torch.zeros_like(similarity), similarity), 1)
-        moved_key = sample_at(key, coarse_flow)
+        moved_key = warp(key, coarse_flow)
         similarity = window_similarity(query, moved_key, self.radius)
         prior = F.softplus(self.distance_prior) * self.steps.square().sum(1)[:, None, None]
         score = self.log_sharpness.exp() * similarity - prior
@@ -225,7 +225,7 @@ class SelectiveAttention(nn.Module):
         change = (query - key).square().mean(1, keepdim=True) * key.shape[1]
         moving = change / (change + self.stillness.exp())
         flow = (flow + refined[:, :2].float()) * moving
-        matched = sample_at(key, flow)
+        matched = warp(key, flow)
         context = torch.cat((query - matched, refined[:, 2:], (query * matched).sum(1, keepdim=True)), 1)
         return flow, context
 
@@ -244,7 +244,7 @@ class GlobalAlignmentModule(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Edited feature, source keys, F_m, coarser flow -> repaired edited feature, flow, aligned F_m."""
         flow, context = self.attention(edited, key, coarse_flow)
-        aligned = sample_at(residual, flow)
+        aligned = warp(residual, flow)
         return self.fuse(edited, aligned, context), flow, aligned
 
 
@@ -268,10 +268,10 @@ class PixelAlignmentModule(nn.Module):
     def forward(self, edited: Tensor, feature: Tensor, source: AlignmentSource, flow: Tensor) -> tuple[Tensor, Tensor]:
         """Edited picture (B, 3, 1024, 1024), its 256 px feature, source, finest flow -> final picture, fine gate."""
         size = edited.shape[-1]
-        pixels = sample_at(source.pixels, upscale_flow(flow, size // flow.shape[-1]))
+        pixels = warp(source.pixels, upscale_flow(flow, size // flow.shape[-1]))
         pool = size // PIXEL_GATE_SIDE
         small_edited = F.avg_pool2d(edited, pool)
-        moved = sample_at(source.image, upscale_flow(flow, PIXEL_GATE_SIDE // flow.shape[-1]))
+        moved = warp(source.image, upscale_flow(flow, PIXEL_GATE_SIDE // flow.shape[-1]))
         seen = (
             small_edited,
             10 * (small_edited - moved),
@@ -288,8 +288,8 @@ class PixelAlignmentModule(nn.Module):
 
 def changing(difference: Tensor) -> Tensor:
     """How far a picture's change (B, 3, H, W) counts as one, in [0, 1), at and around each pixel (B, 1, H, W)."""
-    change = widened(difference.abs().amax(1, keepdim=True), STILL_MARGIN // 2)
-    change = around(change, STILL_MARGIN).square()
+    change = dilate(difference.abs().amax(1, keepdim=True), STILL_MARGIN // 2)
+    change = box_filter(change, STILL_MARGIN).square()
     return change / (change + STILL_CHANGE**2)
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gra_core.models.maps import HOLE, averaged, between, narrowed, upscale, widened
+from gra_core.models.maps import HOLE, averaged, dilate, erode, linstep, upscale
 
 PATCH = 7
 RADIUS = PATCH // 2
@@ -47,7 +47,7 @@ CATCHES_EYE = (0.08, 0.2)
 FAR = (24, 48)
 """Pixels of 256 from the rim between which everything begins to be out of focus."""
 BUSY = (0.01, 0.05)
-"""Shares of what was filled that catch the eye, between which a room ceases to be a plain wall."""
+"""Shares of what was filled that catch the eye, between which a background ceases to be a plain wall."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,14 +81,14 @@ class Scale:
 
     def touching(self) -> Tensor:
         """Indices of the places whose patches reach into the hole, (T,)."""
-        return widened(self.hole, RADIUS).view(-1).nonzero()[:, 0]
+        return dilate(self.hole, RADIUS).view(-1).nonzero()[:, 0]
 
     @cached_property
     def depth(self) -> Tensor:
         """How many places it is from each place to what is seen, (1, 1, S, S)."""
         depth, left = torch.zeros_like(self.hole), self.hole
         while left.any():
-            depth, left = depth + left, narrowed(left, 1)
+            depth, left = depth + left, erode(left, 1)
         return depth
 
     def trust(self) -> Tensor:
@@ -105,8 +105,8 @@ def inpaint(photo: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor] | None
 
     Returns:
         (1, 3, 1024, 1024) in [-1, 1], the photo itself outside of the hole; how little is known of what is in there,
-        (1, 1, 256, 256): pixels by which it is out of focus, and 1 for a plain wall; how busy the room is, from 0 for a
-        plain wall to 1, (1,). None if too little is seen.
+        (1, 1, 256, 256): pixels by which it is out of focus, and 1 for a plain wall; how busy the background is, from 0
+        for a plain wall to 1, (1,). None if too little is seen.
     """
     side = hole.shape[-1]
     factor = photo.shape[-1] // side
@@ -116,14 +116,14 @@ def inpaint(photo: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tensor] | None
         return None
     filled, source = refine(fine, *doubled(fine, *place_patches(coarse)))
     start, source = doubled(whole, filled, source)
-    joined = join(whole, start, source)
+    joined = poisson_blend(whole, start, source)
     detail = whole.seen * F.pixel_unshuffle(photo - upscale(joined, factor), factor)
     depth = upscale(coarse.depth, side // COARSE_SIDE) * side / COARSE_SIDE
-    catching, far = catching_the_eye(joined, whole.hole), between(depth, *FAR)
+    catching, far = saliency(joined, whole.hole), linstep(depth, *FAR)
     blur = blur_of(torch.maximum(catching, far), depth)
-    busy = between((catching * whole.hole).sum() / whole.hole.sum().clamp_min(1), *BUSY)
+    busy = linstep((catching * whole.hole).sum() / whole.hole.sum().clamp_min(1), *BUSY)
     unknown = blur_of(torch.maximum(catching, busy * far), depth)
-    sharp = between(blur, BLURS[1], BLURS[0])
+    sharp = linstep(blur, BLURS[1], BLURS[0])
     smooth = upscale(blurred(joined, blur), factor) + F.pixel_shuffle(sharp * taken(detail, source), factor)
     return torch.lerp(photo, smooth, F.interpolate(hole, scale_factor=factor)).clamp(-1, 1), unknown, busy[None]
 
@@ -144,7 +144,7 @@ def place_patches(scale: Scale) -> tuple[Tensor, Tensor]:
         return paste(sources[found], trust[:, None] * seen[found], at, picture.shape[-1]), from_index[found]
 
     picture, known = scale.picture * scale.seen, scale.seen
-    while (front := widened(known, 1) * (1 - known)).any():
+    while (front := dilate(known, 1) * (1 - known)).any():
         at = front.view(-1).nonzero()[:, 0]
         pasted, _ = fill(picture, known, at, torch.ones_like(at, dtype=picture.dtype))
         picture, known = torch.lerp(picture, pasted, front), known + front
@@ -179,7 +179,7 @@ def refine(scale: Scale, picture: Tensor, source: Tensor) -> tuple[Tensor, Tenso
     return picture, source
 
 
-def join(scale: Scale, start: Tensor, source: Tensor) -> Tensor:
+def poisson_blend(scale: Scale, start: Tensor, source: Tensor) -> Tensor:
     """The picture (1, 3, S, S) whose gradients in the hole are those of the places it was taken from.
 
     Args:
@@ -216,7 +216,7 @@ def join(scale: Scale, start: Tensor, source: Tensor) -> Tensor:
     return x
 
 
-def catching_the_eye(picture: Tensor, hole: Tensor) -> Tensor:
+def saliency(picture: Tensor, hole: Tensor) -> Tensor:
     """How much what was filled catches the eye, 0 to 1, (1, 1, S, S).
 
     Args:
@@ -225,7 +225,7 @@ def catching_the_eye(picture: Tensor, hole: Tensor) -> Tensor:
     """
     contrast = (picture - averaged(picture, BLURS[-1])).abs().amax(1, keepdim=True)
     contrast = averaged(contrast * hole, BLURS[-1]) / averaged(hole, BLURS[-1]).clamp_min(HOLE)
-    return between(contrast, *CATCHES_EYE)
+    return linstep(contrast, *CATCHES_EYE)
 
 
 def blur_of(share: Tensor, depth: Tensor) -> Tensor:
@@ -242,7 +242,7 @@ def blurred(picture: Tensor, blur: Tensor) -> Tensor:
     """A picture (B, C, S, S), each place averaged over so many pixels as `blur` (B, 1, S, S) says, 1 to 16."""
     result = picture
     for sharper, softer in pairwise(BLURS):
-        result = torch.lerp(result, averaged(picture, softer), between(blur, sharper, softer))
+        result = torch.lerp(result, averaged(picture, softer), linstep(blur, sharper, softer))
     return result
 
 

@@ -25,30 +25,30 @@ def averaged(x: Tensor, side: int) -> Tensor:
     return upscale(F.avg_pool2d(x, side), side)
 
 
-def around(x: Tensor, side: int) -> Tensor:
+def box_filter(x: Tensor, side: int) -> Tensor:
     """Means of x (B, C, S, S) over the square of `side`, odd, around each place."""
     along_rows = F.avg_pool2d(x, (1, side), 1, (0, side // 2), count_include_pad=False)
     return F.avg_pool2d(along_rows, (side, 1), 1, (side // 2, 0), count_include_pad=False)
 
 
-def widened(mask: Tensor, margin: int) -> Tensor:
+def dilate(mask: Tensor, margin: int) -> Tensor:
     """The region that a mask (B, 1, S, S) marks, wider by `margin` places all round; 0 or 1, or as soft as the mask."""
     side = 2 * margin + 1
     along_rows = F.max_pool2d(mask.float(), (1, side), 1, (0, margin))
     return F.max_pool2d(along_rows, (side, 1), 1, (margin, 0))
 
 
-def narrowed(mask: Tensor, margin: int) -> Tensor:
-    """As `widened`, but narrower all round, though not at the edges of the picture."""
-    return 1 - widened(1 - mask, margin)
+def erode(mask: Tensor, margin: int) -> Tensor:
+    """As `dilate`, but narrower all round, though not at the edges of the picture."""
+    return 1 - dilate(1 - mask, margin)
 
 
-def between(x: Tensor, first: float, last: float) -> Tensor:
+def linstep(x: Tensor, first: float, last: float) -> Tensor:
     """0 at `first` and before, 1 at `last` and beyond, growing in between; either can be the greater."""
     return ((x - first) / (last - first)).clamp(0, 1)
 
 
-def paint_over(picture: Tensor, keep: Tensor) -> Tensor:
+def push_pull_fill(picture: Tensor, keep: Tensor) -> Tensor:
     """Fill what is not kept with values from around it, from coarser and coarser means.
 
     Args:
@@ -59,12 +59,12 @@ def paint_over(picture: Tensor, keep: Tensor) -> Tensor:
         return picture
     weight = F.avg_pool2d(keep, 2)
     mean = F.avg_pool2d(picture * keep, 2) / weight.clamp_min(HOLE)
-    coarse = paint_over(mean, (weight > HOLE).float())
+    coarse = push_pull_fill(mean, (weight > HOLE).float())
     filled = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
     return torch.lerp(filled, picture, keep)
 
 
-def sample_at(source: Tensor, flow: Tensor) -> Tensor:
+def warp(source: Tensor, flow: Tensor) -> Tensor:
     """Sample `source` (B, C, H, W) bilinearly at each position plus `flow` (B, 2, H, W; x, y in positions)."""
     height, width = source.shape[-2:]
     y = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None] + flow[:, 1].float()
@@ -78,7 +78,7 @@ def upscale_flow(flow: Tensor, factor: int) -> Tensor:
     return flow if factor == 1 else factor * upscale(flow, factor)
 
 
-def length(flow: Tensor) -> Tensor:
+def magnitude(flow: Tensor) -> Tensor:
     """Of each step of a flow (B, 2, S, S), (B, 1, S, S). `norm` takes 10 ms for that at 256 px, this next to none."""
     return torch.hypot(*flow.split(1, 1))
 

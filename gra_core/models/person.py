@@ -1,4 +1,4 @@
-"""A small net that tells a person from the room, frozen: where an edited head has moved away from."""
+"""A small net that tells a person from the background, frozen: where an edited head has moved away from."""
 
 import torch
 import torch.nn.functional as F

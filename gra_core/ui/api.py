@@ -16,22 +16,22 @@ from gra_core.directions.registry import edit_offset
 from gra_core.errors import GRAError, StrengthError
 from gra_core.export import FORMATS, check_size, describe, result_name, save_picture
 from gra_core.images import Photo, read_photo
-from gra_core.ui.line import MODEL, Work
-from gra_core.ui.shelf import Shelf
-from gra_core.ui.studio import Studio
+from gra_core.ui.admission import MODEL, Work
+from gra_core.ui.app_state import AppState
+from gra_core.ui.temp_store import TempStore
 from gra_core.ui.widgets import explain, file_value
 
 KEPT_SECONDS = 600.0
 """How long a result can be fetched."""
 
 
-def add_endpoints(studio: Studio) -> None:
+def add_endpoints(state: AppState) -> None:
     """Add `/edits`, `/align` and `/edit` to the page that is being built."""
 
     def edits() -> list[dict[str, Any]]:
         """The edits there are: key, label, hint, minimum, maximum, group and caveat of each."""
         names = ("key", "label", "hint", "minimum", "maximum", "group", "caveat")
-        return [{name: getattr(edit, name) for name in names} for edit in studio.edits.values()]
+        return [{name: getattr(edit, name) for name in names} for edit in state.edits.values()]
 
     @_told
     def align(image: FileData, face: int = 0) -> tuple[FileData, dict[str, Any]]:
@@ -42,11 +42,11 @@ def add_endpoints(studio: Studio) -> None:
         was done to the photo (`notes`), such as that it was turned: boxes and quad are those of the turned photo.
         """
         face = _whole_number(face)
-        with studio.line.join(work=Work.OPEN) as place:
+        with state.queue.join(work=Work.OPEN) as place:
             place.arrive()
-            photo, faces = _opened(studio, image)
-            aligned = studio.aligner.align(photo.image, faces[_index(face, len(faces))])
-        path = _shelf().write("aligned.png", aligned.image.save)
+            photo, faces = _opened(state, image)
+            aligned = state.aligner.align(photo.image, faces[_index(face, len(faces))])
+        path = _store().write("aligned.png", aligned.image.save)
         about = {"faces": len(faces), "boxes": [list(f.box) for f in faces], "quad": aligned.quad.tolist()}
         about["notes"] = list(photo.notes)
         return file_value(str(path)), about
@@ -66,20 +66,20 @@ def add_endpoints(studio: Studio) -> None:
         file_format is png, jpg or webp. What was done to the photo comes as messages of the kind "info", such as that
         it was turned.
         """
-        face, strengths = _whole_number(face), _strengths(studio, settings)
+        face, strengths = _whole_number(face), _strengths(state, settings)
         if f".{file_format}" not in FORMATS:
             raise GRAError(f"There is no format {_short(file_format)}; there are: png, jpg, webp.")
-        suffix, about = f".{file_format}", describe(strengths, studio.edits)
-        with studio.line.join(work=Work.OPEN) as place:
+        suffix, about = f".{file_format}", describe(strengths, state.edits)
+        with state.queue.join(work=Work.OPEN) as place:
             place.arrive()
-            photo, faces = _opened(studio, image, suffix if whole_photo else None)
-            studio.line.give_way()
-            aligned = studio.aligner.align(photo.image, faces[_index(face, len(faces))])
-            inversion = studio.editor.invert(aligned.image, studio.line.give_way)
-            output = studio.editor.render(inversion, strengths)
+            photo, faces = _opened(state, image, suffix if whole_photo else None)
+            state.queue.give_way()
+            aligned = state.aligner.align(photo.image, faces[_index(face, len(faces))])
+            inversion = state.editor.invert(aligned.image, state.queue.give_way)
+            output = state.editor.render(inversion, strengths)
         result = draw_result(photo, aligned, output, faces, whole_photo=whole_photo)
         name = result_name("portrait", strengths, suffix)
-        path = _shelf().write(name, lambda part: save_picture(result, part, suffix, about))
+        path = _store().write(name, lambda part: save_picture(result, part, suffix, about))
         for note in photo.notes:
             gr.Info(note)
         return file_value(str(path))
@@ -108,31 +108,31 @@ def _told(function: Callable[..., Any]) -> Callable[..., Any]:
     return endpoint
 
 
-def _shelf() -> Shelf:
-    shelf = Shelf()
-    shelf.clear_later(KEPT_SECONDS)
-    return shelf
+def _store() -> TempStore:
+    store = TempStore()
+    store.clear_later(KEPT_SECONDS)
+    return store
 
 
-def _opened(studio: Studio, image: FileData, suffix: str | None = None) -> tuple[Photo, list[Face]]:
+def _opened(state: AppState, image: FileData, suffix: str | None = None) -> tuple[Photo, list[Face]]:
     """The photo of an upload, which can be used again until it is deleted, and its faces.
 
     Raises:
         GRAError: it cannot be used, or is too large for a file with `suffix`.
     """
-    photo = read_photo(studio.received.path(image))
+    photo = read_photo(state.received.path(image))
     if suffix:
         check_size(photo.image.size, suffix)
-    return studio.aligner.find(photo)
+    return state.aligner.find(photo)
 
 
-def _strengths(studio: Studio, settings: object) -> dict[str, float]:
+def _strengths(state: AppState, settings: object) -> dict[str, float]:
     """The settings that a client sent."""
     if not isinstance(settings, dict):
         raise StrengthError('The settings are strengths by key, such as {"smile": 60, "age": -30}.')
-    if len(settings) > len(studio.edits):
-        raise StrengthError(f"There are {len(settings)} settings, but only {len(studio.edits)} edits.")
-    edit_offset(studio.edits, settings)
+    if len(settings) > len(state.edits):
+        raise StrengthError(f"There are {len(settings)} settings, but only {len(state.edits)} edits.")
+    edit_offset(state.edits, settings)
     return {key: float(value) for key, value in settings.items()}
 
 

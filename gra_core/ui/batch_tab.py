@@ -11,11 +11,11 @@ from gra_core.archives import is_hidden
 from gra_core.batch import LEFT_OUT, SUFFIXES, ZipSink, edit_batch, list_items
 from gra_core.directions.registry import EditDirection
 from gra_core.export import FORMAT_CHOICES, describe
-from gra_core.ui import words
+from gra_core.ui import strings
+from gra_core.ui.app_state import AppState
 from gra_core.ui.panel import EditPanel
 from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW
-from gra_core.ui.shelf import Shelf
-from gra_core.ui.studio import Studio
+from gra_core.ui.temp_store import TempStore
 from gra_core.ui.uploads import READ, UploadList, named
 from gra_core.ui.widgets import choice, explain, note
 
@@ -26,15 +26,15 @@ class BatchTab:
     """The widgets and the answers to their events.
 
     Args:
-        studio: the shared parts.
+        state: the shared parts.
         panel: the sliders that say what is done to each photo.
     """
 
-    def __init__(self, studio: Studio, panel: EditPanel) -> None:
-        self.studio, self.panel = studio, panel
+    def __init__(self, state: AppState, panel: EditPanel) -> None:
+        self.state, self.panel = state, panel
         self.stopping: set[str | None] = set()
         with gr.Column(elem_id="batch"):
-            gr.Markdown(words.BATCH)
+            gr.Markdown(strings.BATCH)
             self.summary = gr.HTML(self._settings({}, {}), elem_id="batch-settings")
             self.files = gr.File(
                 file_count="multiple",
@@ -43,7 +43,7 @@ class BatchTab:
                 height=200,
                 elem_id="batch-files",
             )
-            self.uploads = UploadList(studio.received, studio.visitors, self.files, "photos to edit")
+            self.uploads = UploadList(state.received, state.sessions, self.files, "photos to edit")
             with gr.Row(elem_classes="bar"):
                 self.folder = gr.UploadButton(
                     "Choose a folder", file_count="directory", size="md", min_width=110, scale=0, elem_id="batch-folder"
@@ -77,12 +77,12 @@ class BatchTab:
 
     def on_open(self, request: gr.Request, *values: object) -> str:
         """The tab was opened: says what the sliders will do."""
-        edits = self.studio.edits_of(request.session_hash)
+        edits = self.state.edits_of(request.session_hash)
         return self._settings(self.panel.read(values, edits), edits)
 
     def on_folder(self, request: gr.Request, files: list[dict] | None) -> dict:
         """A folder was chosen: its photos are listed like single ones, what else is in it is left out, and said."""
-        received, photos, left_out = self.studio.received, [], []
+        received, photos, left_out = self.state.received, [], []
         for file in files or []:
             path = received.path(file)
             if path.suffix.lower() in SUFFIXES:
@@ -100,14 +100,14 @@ class BatchTab:
 
     def on_wait(self, _files: None, paths: str) -> str:
         """Says at once that the batch was asked for: another visitor's may have to end before."""
-        return _progress(0, 1, words.BATCH_WAITING) if named(paths) else ""
+        return _progress(0, 1, strings.BATCH_WAITING) if named(paths) else ""
 
     def on_start(
         self, request: gr.Request, _files: None, paths: str, view: str, file_format: str, *values: object
     ) -> Iterator[dict]:
         """Edits all photos; the last answer has the zip."""
         if not named(paths):
-            yield {self.status: note("error", words.BATCH_EMPTY)}
+            yield {self.status: note("error", strings.BATCH_EMPTY)}
             return
         self.stopping.discard(request.session_hash)
         done = {self.start: gr.update(interactive=True), self.stop: gr.update(interactive=False)}
@@ -117,19 +117,19 @@ class BatchTab:
             self.start: gr.update(interactive=False),
             self.stop: gr.update(interactive=True),
         }
-        visitors, visitor = self.studio.visitors, request.session_hash
-        desk = Shelf()  # the photos stay there until the batch is done, however long they have been in the list
+        sessions, visitor = self.state.sessions, request.session_hash
+        desk = TempStore()  # the photos stay there until the batch is done, however long they have been in the list
         try:
             items = list_items([desk.copy(path) for path in self.uploads.read(request, paths)])
             left_out = [(name, LEFT_OUT) for name in items.left_out]
-            shelf = visitors.new_shelf(visitor, "edited photos")
-            path = shelf.path(RESULT_NAME)
-            edits = self.studio.edits_of(request.session_hash)
+            store = sessions.new_store(visitor, "edited photos")
+            path = store.path(RESULT_NAME)
+            edits = self.state.edits_of(request.session_hash)
             edited, failures, notes, stopped = 0, left_out, [], ""
             with ZipSink(path) as sink:
                 outcomes = edit_batch(
-                    self.studio.editor,
-                    self.studio.aligner,
+                    self.state.editor,
+                    self.state.aligner,
                     items,
                     self.panel.read(values, edits),
                     sink,
@@ -146,7 +146,7 @@ class BatchTab:
                         break
                     if outcome is None:
                         break
-                    visitors.get(visitor)  # the visit is not over as long as this goes on
+                    sessions.get(visitor)  # the visit is not over as long as this goes on
                     if outcome.error:
                         failures.append((outcome.name, outcome.error))
                     notes += [(outcome.name, " ".join(outcome.notes))] if outcome.notes else []
@@ -171,7 +171,7 @@ class BatchTab:
 
     def _settings(self, strengths: dict[str, float], edits: Mapping[str, EditDirection]) -> str:
         if not strengths:
-            return note("ready", words.BATCH_NOTHING)
+            return note("ready", strings.BATCH_NOTHING)
         return note("ready", f"For every photo: {describe(strengths, edits)}.")
 
 
@@ -182,7 +182,7 @@ def _progress(done: int, total: int, name: str) -> str:
 
 
 def _lists(failures: list[tuple[str, str]], notes: list[tuple[str, str]] = ()) -> str:
-    return _list(words.BATCH_FAILURES, failures) + _list(words.BATCH_NOTES, notes)
+    return _list(strings.BATCH_FAILURES, failures) + _list(strings.BATCH_NOTES, notes)
 
 
 def _list(title: str, pairs: list[tuple[str, str]]) -> str:

@@ -16,11 +16,11 @@ from gra_core.directions.registry import EditDirection
 from gra_core.errors import CheckpointError, GRAError
 from gra_core.export import describe, result_name, save_picture
 from gra_core.images import read_photo
-from gra_core.ui import words
+from gra_core.ui import strings
+from gra_core.ui.app_state import AppState
 from gra_core.ui.contact_sheet import Row, draw_sheet, figure_texts
 from gra_core.ui.examples import example_files
 from gra_core.ui.panel import EditPanel
-from gra_core.ui.studio import Studio
 from gra_core.ui.uploads import READ, UploadList
 from gra_core.ui.widgets import choices_of, data_url, explain, note
 
@@ -59,16 +59,16 @@ class CompareTab:
     """The widgets and the answers to their events.
 
     Args:
-        studio: the shared parts.
+        state: the shared parts.
         panel: the sliders, for those who compare what they set there.
     """
 
-    def __init__(self, studio: Studio, panel: EditPanel) -> None:
-        self.studio, self.panel = studio, panel
+    def __init__(self, state: AppState, panel: EditPanel) -> None:
+        self.state, self.panel = state, panel
         self.metrics = Metrics()
-        choices = _choices(studio.edits)
+        choices = _choices(state.edits)
         with gr.Column(elem_id="compare"):
-            gr.Markdown(words.COMPARE)
+            gr.Markdown(strings.COMPARE)
             self.files = gr.File(
                 file_count="multiple",
                 file_types=sorted(SUFFIXES),
@@ -76,7 +76,7 @@ class CompareTab:
                 height=160,
                 elem_id="compare-files",
             )
-            self.uploads = UploadList(studio.received, studio.visitors, self.files, "photos to compare")
+            self.uploads = UploadList(state.received, state.sessions, self.files, "photos to compare")
             with gr.Row():
                 self.key = gr.Dropdown(
                     choices, value=choices[0][1], label="Edit", min_width=300, elem_id="compare-edit"
@@ -118,13 +118,13 @@ class CompareTab:
 
     def on_open(self, request: gr.Request, key: str | None) -> dict:
         """The tab was opened: offers the edits that the visitor has by now."""
-        edits = self.studio.edits_of(request.session_hash)
+        edits = self.state.edits_of(request.session_hash)
         choices = _choices(edits)
         return gr.update(choices=choices, value=key if key == ALL_SLIDERS or key in edits else choices[0][1])
 
     def on_wait(self) -> str:
         """Says at once that a comparison was asked for: another visitor's may have to end before."""
-        return note("busy", words.BATCH_WAITING)
+        return note("busy", strings.BATCH_WAITING)
 
     def on_start(
         self, request: gr.Request, _files: None, paths: str, key: str, strength: float | None, *values: object
@@ -135,7 +135,7 @@ class CompareTab:
         except GRAError as error:
             yield {self.status: note("error", str(error))}
             return
-        session = self.studio.visitors.get(request.session_hash)
+        session = self.state.sessions.get(request.session_hash)
         if not photos and session is not None:
             photos = [(session.name, lambda: session.portrait.aligned.image)]
         yield from self._compare(request, photos, self._strengths(request, key, strength, values))
@@ -149,8 +149,8 @@ class CompareTab:
         """What a file is called, and a way to its largest face."""
 
         def face() -> Image.Image:
-            photo, faces = self.studio.aligner.find(read_photo(path))
-            return self.studio.aligner.align(photo.image, faces[0]).image
+            photo, faces = self.state.aligner.find(read_photo(path))
+            return self.state.aligner.align(photo.image, faces[0]).image
 
         return path.name, face
 
@@ -163,32 +163,32 @@ class CompareTab:
         from gra_core import comparison  # noqa: PLC0415 - brings PyTorch, which the page starts without
 
         if not photos:
-            yield {self.status: note("error", words.COMPARE_EMPTY)}
+            yield {self.status: note("error", strings.COMPARE_EMPTY)}
             return
-        edits = self.studio.edits_of(request.session_hash)
+        edits = self.state.edits_of(request.session_hash)
         used = {key: edits[key] for key in strengths}
         yield {self.results: "", self.sheet: gr.update(visible=False)}
         rows, failures = [], []
         for index, (name, face) in enumerate(photos[:MAX_PHOTOS]):
             yield {self.status: note("busy", f"Comparing photo {index + 1} of {len(photos[:MAX_PHOTOS])}: {name}")}
             try:
-                result = self.studio.run(comparison.compare, face(), strengths, used)
+                result = self.state.run(comparison.compare, face(), strengths, used)
                 rows.append(Row(name, result, comparison.figures(result, self.metrics.get())))
             except Exception as error:
                 failures.append(f"{name}: {explain(error)}")
             yield {self.results: "".join(map(_row_html, rows)) + _note_html(rows)}
         if len(photos) > MAX_PHOTOS:
-            failures.append(words.COMPARE_MANY.format(count=MAX_PHOTOS))
+            failures.append(strings.COMPARE_MANY.format(count=MAX_PHOTOS))
         if not rows:
             yield {self.status: note("error", " ".join(failures))}
             return
         settings = describe(strengths, used)
-        shelf = self.studio.visitors.new_shelf(request.session_hash, "comparison")
+        store = self.state.sessions.new_store(request.session_hash, "comparison")
         picture = draw_sheet(rows, settings)
-        sheet = shelf.write(
+        sheet = store.write(
             result_name("comparison", strengths, ".png"), lambda part: save_picture(picture, part, ".png", settings)
         )
-        missing = "" if self.metrics.lpips else f" {words.NO_LPIPS}"
+        missing = "" if self.metrics.lpips else f" {strings.NO_LPIPS}"
         message = f"Done: {settings}.{missing} {' '.join(failures)}".strip()
         yield {
             self.status: note("error" if failures else "ready", message),
@@ -198,7 +198,7 @@ class CompareTab:
     def _strengths(
         self, request: gr.Request, key: str, strength: float | None, values: tuple[object, ...]
     ) -> dict[str, float]:
-        edits = self.studio.edits_of(request.session_hash)
+        edits = self.state.edits_of(request.session_hash)
         if key == ALL_SLIDERS:
             return self.panel.read(values, edits)
         if key not in edits:  # an own edit of a visit that ended
@@ -207,7 +207,7 @@ class CompareTab:
 
 
 def _choices(edits: Mapping[str, EditDirection]) -> list[tuple[str, str]]:
-    return [*choices_of(edits), (words.ALL_SLIDERS, ALL_SLIDERS)]
+    return [*choices_of(edits), (strings.ALL_SLIDERS, ALL_SLIDERS)]
 
 
 def _row_html(row: Row) -> str:
@@ -239,7 +239,7 @@ def _row_html(row: Row) -> str:
     farthest = "".join(f"<td>{stage.farthest:.0f} px</td>" for stage in stages)
     return (
         f'<section class="comparison-row"><h2>{html.escape(row.name)}</h2><div class="columns">{"".join(columns)}</div>'
-        f"<table><caption>{html.escape(words.COMPARE_STAGES)}</caption>"
+        f"<table><caption>{html.escape(strings.COMPARE_STAGES)}</caption>"
         f'<thead><tr><th scope="col">Stage</th>{heads}</tr></thead>'
         f'<tbody>{lines}<tr><th scope="row">Farthest</th>{farthest}</tr></tbody></table></section>'
     )
@@ -247,4 +247,4 @@ def _row_html(row: Row) -> str:
 
 def _note_html(rows: list[Row]) -> str:
     """What the figures are."""
-    return f'<p class="comparison-note">{html.escape(words.COMPARE_NOTE.strip())}</p>' if rows else ""
+    return f'<p class="comparison-note">{html.escape(strings.COMPARE_NOTE.strip())}</p>' if rows else ""

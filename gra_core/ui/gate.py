@@ -25,14 +25,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gra_core.ui import words
-from gra_core.ui.line import MODEL, LineFullError
+from gra_core.ui import strings
+from gra_core.ui.admission import MODEL, QueueFullError
 from gra_core.ui.received import StorageFullError
 
 if TYPE_CHECKING:
     import gradio as gr
 
-    from gra_core.ui.studio import Studio
+    from gra_core.ui.app_state import AppState
 
 HOSTS = "GRA_ALLOWED_HOSTS"
 """Environment variable: names, separated by commas, under which the page may be opened; * is any. Addresses in numbers
@@ -167,12 +167,12 @@ class Gate:
     Args:
         app: what is let in to.
         page: whose events they are.
-        studio: where uploads are kept, and the line.
+        state: where uploads are kept, and the line.
         rules: who may come.
     """
 
-    def __init__(self, app: ASGIApp, page: gr.Blocks, studio: Studio, rules: Rules) -> None:
-        self.app, self.page, self.studio, self.rules = app, page, studio, rules
+    def __init__(self, app: ASGIApp, page: gr.Blocks, state: AppState, rules: Rules) -> None:
+        self.app, self.page, self.state, self.rules = app, page, state, rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or answer it with a refusal."""
@@ -253,12 +253,12 @@ class Gate:
         if len(event["data"]) not in needed:
             raise Refusal(400, f"The request has {len(event['data'])} inputs, but {max(needed)} are needed.")
         for file in _files(event["data"]):
-            if not self.studio.received.use(file):
-                raise Refusal(400, words.GONE)
+            if not self.state.received.use(file):
+                raise Refusal(400, strings.GONE)
         if function.api_visibility != "private" and function.concurrency_id == MODEL["concurrency_id"]:
             try:
-                self.studio.line.check()
-            except LineFullError as error:
+                self.state.queue.check()
+            except QueueFullError as error:
                 raise Refusal(429, str(error), {"Retry-After": str(math.ceil(error.seconds))}) from error
 
     def _function(self, path: str, event: Mapping[str, Any]) -> Any:
@@ -278,13 +278,13 @@ class Gate:
         """Let files in as far as there is room; each gets a place that nobody can guess."""
         address, length = self.rules.address(scope, headers), headers.get("content-length", "0")
         try:
-            with self.studio.received.arriving(address, _number(length)) as room:
+            with self.state.received.arriving(address, _number(length)) as room:
                 paths = await self._take_in(scope, _bounded(receive, room))
-            told = [str(self.studio.received.add(path, address)) for path in paths]
+            told = [str(self.state.received.add(path, address)) for path in paths]
         except StorageFullError as error:
             raise Refusal(413, str(error)) from error
         except OSError as error:
-            raise Refusal(503, words.NO_ROOM) from error
+            raise Refusal(503, strings.NO_ROOM) from error
         await ORJSONResponse(told)(scope, receive, send)
 
     async def _take_in(self, scope: Scope, receive: Receive) -> list[str]:
@@ -302,9 +302,9 @@ class Gate:
         except (OSError, HTTPException):
             raise
         except Exception as error:  # Gradio's parser takes some names and parts for its own mistakes
-            raise Refusal(400, words.NO_UPLOAD) from error
+            raise Refusal(400, strings.NO_UPLOAD) from error
         if status != 200:
-            raise Refusal(status if status < 500 else 400, words.TOO_LARGE if status == 413 else words.NO_UPLOAD)
+            raise Refusal(status if status < 500 else 400, strings.TOO_LARGE if status == 413 else strings.NO_UPLOAD)
         return json.loads(body)
 
     def _protect(self, message: Message) -> None:
@@ -319,10 +319,10 @@ class Gate:
 class GuardedApp(App):
     """Gradio's application with the gate before everything else that it does."""
 
-    def __init__(self, page: gr.Blocks, studio: Studio, rules: Rules | None = None) -> None:
+    def __init__(self, page: gr.Blocks, state: AppState, rules: Rules | None = None) -> None:
         """Make the application; `launch` takes it."""
         super().__init__(default_response_class=ORJSONResponse)
-        self._gate = page, studio, rules or Rules.of()
+        self._gate = page, state, rules or Rules.of()
 
     def build_middleware_stack(self) -> ASGIApp:
         """Starlette builds the rest; the gate is the outermost."""
@@ -332,7 +332,7 @@ class GuardedApp(App):
 async def _body(headers: Headers, receive: Receive) -> bytes:
     """The whole body of a request, which must not be larger than LARGEST_BODY."""
     if _number(headers.get("content-length", "0")) > LARGEST_BODY:
-        raise Refusal(413, words.TOO_LARGE)
+        raise Refusal(413, strings.TOO_LARGE)
     receive = _bounded(receive, LARGEST_BODY)
     body, more = bytearray(), True
     while more:
@@ -360,7 +360,7 @@ def _bounded(receive: Receive, most: int) -> Receive:
         message = await receive()
         left -= len(message.get("body", b""))
         if left < 0:
-            raise Refusal(413, words.TOO_LARGE)
+            raise Refusal(413, strings.TOO_LARGE)
         return message
 
     return bounded

@@ -11,7 +11,7 @@ GESTURE_SECONDS = 1.0
 
 LONGEST = 100
 
-_TURNS = itertools.count(1)
+_REVISIONS = itertools.count(1)
 
 
 class History:
@@ -21,7 +21,7 @@ class History:
         clock: seconds, for tests.
 
     Attributes:
-        turn: a number, never 0, that changes whenever the sliders are set by anything but a hand on one of them. A
+        revision: a number, never 0, that changes whenever the sliders are set by anything but a hand on one of them. A
             slider move that carries an older number began before that and comes too late.
     """
 
@@ -30,7 +30,7 @@ class History:
         self._position = 0
         self._clock = clock
         self._gesture: tuple[frozenset[str], float] = (frozenset(), 0.0)
-        self.turn = next(_TURNS)
+        self.revision = next(_REVISIONS)
 
     @property
     def current(self) -> dict[str, float]:
@@ -65,19 +65,19 @@ class History:
 
     def set(self, strengths: Mapping[str, float]) -> None:
         """New settings for all sliders at once, as one step of their own."""
-        self._begin_turn()
+        self._begin_revision()
         self.record(strengths)
-        self._begin_turn()
+        self._begin_revision()
 
     def undo(self) -> None:
         """Back to the settings before, where there are some."""
         self._position = max(self._position - 1, 0)
-        self._begin_turn()
+        self._begin_revision()
 
     def redo(self) -> None:
         """Forward to what was undone, where there is something."""
         self._position = min(self._position + 1, len(self._states) - 1)
-        self._begin_turn()
+        self._begin_revision()
 
     def forget(self, key: str) -> None:
         """An edit is no more: it leaves all settings, and steps that changed nothing else."""
@@ -89,8 +89,8 @@ class History:
             if index == self._position:
                 position = len(states) - 1
         self._states, self._position = states, position
-        self._begin_turn()
+        self._begin_revision()
 
-    def _begin_turn(self) -> None:
+    def _begin_revision(self) -> None:
         self._gesture = (frozenset(), 0.0)
-        self.turn = next(_TURNS)
+        self.revision = next(_REVISIONS)

@@ -12,7 +12,7 @@ from gra_core.constants import MAX_STRENGTH
 from gra_core.directions.importers import SUFFIXES
 from gra_core.directions.registry import EditDirection
 from gra_core.export import describe
-from gra_core.ui import own_edits, presets, words
+from gra_core.ui import custom_edits, presets, strings
 from gra_core.ui.history import History
 from gra_core.ui.widgets import finder, picker, picker_value
 
@@ -47,12 +47,12 @@ class EditPanel:
         self.outputs = [self.undo, self.redo, self.summary, *self.sliders]
 
     def _draw_own(self, in_words: bool) -> None:
-        gr.Markdown(words.OWN)
+        gr.Markdown(strings.OWN)
         # Gradio cannot make sliders later: these wait, hidden, for edits of the visitor's own.
         self.slots: list[gr.Column] = []
         self.own_sliders: list[gr.Slider] = []
         self.removers: list[gr.Button] = []
-        for index in range(own_edits.MOST):
+        for index in range(custom_edits.MOST):
             with gr.Column(visible=False, elem_classes="own-slot", elem_id=f"own-slot-{index}") as slot:
                 self.own_sliders.append(_slider("", "", -MAX_STRENGTH, f"own-{index}"))
                 self.removers.append(gr.Button("Remove", size="sm", min_width=80, elem_classes="remove"))
@@ -64,9 +64,9 @@ class EditPanel:
                 label="Or describe the edit", placeholder="a face with freckles", max_lines=1, elem_id="describe-target"
             )
             self.neutral = gr.Textbox(
-                label="Compared with", value=words.NEUTRAL, max_lines=1, elem_id="describe-neutral"
+                label="Compared with", value=strings.NEUTRAL, max_lines=1, elem_id="describe-neutral"
             )
-            gr.Markdown(words.DESCRIBE)
+            gr.Markdown(strings.DESCRIBE)
             self.describe = gr.Button("Make it a slider", size="sm", elem_id="describe-go")
 
     def read(self, values: tuple[object, ...], edits: Mapping[str, EditDirection]) -> dict[str, float]:
@@ -99,10 +99,10 @@ class EditPanel:
         Sliders that a hand is on are left alone, but for those that have no edit any more: they go to 0.
         """
         changes: dict = {self.finder: _findable(self.edits, own)}
-        edits = [*own.values(), *[None] * own_edits.MOST][: own_edits.MOST]
+        edits = [*own.values(), *[None] * custom_edits.MOST][: custom_edits.MOST]
         for slot, slider, edit in zip(self.slots, self.own_sliders, edits, strict=True):
             changes[slot] = gr.update(visible=edit is not None)
-            texts = {"label": edit.label, "info": f"{words.hint(edit.hint)} {edit.caveat}"} if edit else {}
+            texts = {"label": edit.label, "info": f"{strings.hint(edit.hint)} {edit.caveat}"} if edit else {}
             value = {"value": strengths.get(edit.key, 0) if edit else 0} if sliders or not edit else {}
             changes[slider] = gr.update(**texts, **value)
         return changes
@@ -110,18 +110,18 @@ class EditPanel:
 
 def notes(edits: Mapping[str, EditDirection]) -> str:
     """Markdown on what each slider does."""
-    lines = [f"- **{edit.label}.** {words.hint(edit.hint)} {edit.caveat}".rstrip() for edit in edits.values()]
+    lines = [f"- **{edit.label}.** {strings.hint(edit.hint)} {edit.caveat}".rstrip() for edit in edits.values()]
     return "What each slider does, and what tends to change along with it:\n\n" + "\n".join(lines)
 
 
 def _summary(strengths: Mapping[str, float], edits: Mapping[str, EditDirection]) -> str:
-    text = describe(strengths, edits) if strengths else words.UNCHANGED
+    text = describe(strengths, edits) if strengths else strings.UNCHANGED
     return f'<p aria-live="polite">{html.escape(text)}</p>'
 
 
 def _folds(edits: Mapping[str, EditDirection]) -> dict[str, list[EditDirection]]:
     """The edits by the fold they stand in: the most wanted ones first, the others by group."""
-    folds = {words.FIRST: [edits[key] for key in FIRST if key in edits]}
+    folds = {strings.FIRST: [edits[key] for key in FIRST if key in edits]}
     for edit in edits.values():
         if edit.key not in FIRST:
             folds.setdefault(edit.group, []).append(edit)
@@ -151,7 +151,7 @@ def _findable(edits: Mapping[str, EditDirection], own: Mapping[str, EditDirectio
     places += [(edit, f"own-slot-{index}", "own") for index, edit in enumerate(own.values())]
     found = []
     for edit, place, fold in places:
-        text = f"{edit.label} {edit.group} {edit.hint} {words.ALSO_CALLED.get(edit.key, '')}".lower()
+        text = f"{edit.label} {edit.group} {edit.hint} {strings.ALSO_CALLED.get(edit.key, '')}".lower()
         found.append({"place": place, "fold": fold, "text": text})
     return found
 
@@ -163,7 +163,7 @@ def _slider(label: str, hint: str, minimum: float, elem_id: str) -> gr.Slider:
         value=0,
         step=1,
         label=label,
-        info=words.hint(hint),
+        info=strings.hint(hint),
         elem_id=elem_id,
         elem_classes=["edit-slider", "two-sided" if minimum < 0 else "one-sided"],
         buttons=["reset"],

@@ -19,8 +19,8 @@ from pathlib import Path
 from gradio.utils import get_upload_folder
 
 from gra_core.errors import GRAError
-from gra_core.ui import words
-from gra_core.ui.shelf import Shelf, later
+from gra_core.ui import strings
+from gra_core.ui.temp_store import TempStore, later
 
 UNUSED = 40.0
 """Seconds for which an upload waits for the request that names it: that follows at once."""
@@ -54,7 +54,7 @@ class Sent:
         address: of the client.
         size: in bytes.
         until: when it goes, by the clock of `Received`.
-        copies: where else it lies: on the shelf of a visit. It counts as long as any of these is there.
+        copies: where else it lies: in the store of a visit. It counts as long as any of these is there.
     """
 
     path: Path
@@ -115,7 +115,7 @@ class Received:
         with self._lock:
             room = self.room(address)
             if size > room or not room:
-                raise StorageFullError(words.NO_ROOM)
+                raise StorageFullError(strings.NO_ROOM)
             self._arriving[token] = address, size
         try:
             yield room
@@ -160,17 +160,17 @@ class Received:
         """
         return self._find(said).path
 
-    def take(self, said: object, shelf: Shelf) -> Path:
-        """Put the upload that a client names on a shelf, where it lasts as long as that; the upload itself goes soon.
+    def take(self, said: object, store: TempStore) -> Path:
+        """Put the upload that a client names in a store, where it lasts as long as that; the upload itself goes soon.
 
         Raises:
             GRAError: as `path`.
         """
         sent = self._find(said)
-        known = [path for path in sent.copies if shelf.folder in path.parents and path.exists()]
+        known = [path for path in sent.copies if store.folder in path.parents and path.exists()]
         if known:  # a page may tell of the old place for a while
             return known[0]
-        path = shelf.copy(sent.path)
+        path = store.copy(sent.path)
         with self._lock:
             sent.copies.append(path)
         later(lambda: self._remove(sent))  # a browser may still be loading it
@@ -187,7 +187,7 @@ class Received:
         with self._lock:
             sent = self._sent.get(text) if isinstance(text, str) else None
         if sent is None or not sent.exists:
-            raise GRAError(words.GONE)
+            raise GRAError(strings.GONE)
         return sent
 
     # --- what nobody needs any more --------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ class Received:
             for key in [key for key, sent in self._sent.items() if not sent.exists]:
                 del self._sent[key]
             known = {sent.path.parent for sent in self._sent.values()}
-        known |= Shelf.folders()
+        known |= TempStore.folders()
         stale = time.time() - STALE
         for entry in Path(get_upload_folder()).iterdir():
             if entry not in known and all(written < stale for written, _ in _files(entry)):

@@ -21,11 +21,11 @@ from gra_core.directions.registry import EditDirection
 from gra_core.images import Photo, read_photo
 from gra_core.ui.gpu import size_in_bytes
 from gra_core.ui.history import History
-from gra_core.ui.shelf import Shelf
+from gra_core.ui.temp_store import TempStore
 
 if TYPE_CHECKING:
     from gra_core.editor import Inversion
-    from gra_core.ui.studio import Studio
+    from gra_core.ui.app_state import AppState
 
 FACE_VIEW = "Face"
 PHOTO_VIEW = "Whole photo"
@@ -56,7 +56,7 @@ class Session:
         notes: sentences on what was done to the photo.
         name: the file's name on the visitor's side, without its suffix.
         faces: all faces, largest first.
-        shelf: where the pictures lie that the browser sees.
+        store: where the pictures lie that the browser sees.
         edits: the edits that this visitor has, by key: the shared ones, then the visitor's own.
         index: the face that the sliders edit.
         portraits: inversions so far, by face index.
@@ -65,23 +65,23 @@ class Session:
     photo: Image.Image
     name: str
     faces: tuple[Face, ...]
-    shelf: Shelf
+    store: TempStore
     edits: Mapping[str, EditDirection]
     index: int = 0
     alpha: Image.Image | None = None
     notes: tuple[str, ...] = ()
     portraits: dict[int, Portrait] = field(default_factory=dict)
     _others: dict[int, tuple[Mapping[str, float], EditOutput]] = field(default_factory=dict)
-    _drafts: list[Image.Image] = field(default_factory=list)
+    _previews: list[Image.Image] = field(default_factory=list)
 
     @property
-    def draft(self) -> Image.Image | None:
-        """The result that the page shows with some loss, if so: `settle` brings the one without."""
-        return self._drafts[-1] if self._drafts else None
+    def preview(self) -> Image.Image | None:
+        """The result that the page shows with some loss, if so: `finalize` brings the one without."""
+        return self._previews[-1] if self._previews else None
 
-    def drop_draft(self) -> None:
+    def drop_preview(self) -> None:
         """The page shows something else instead."""
-        self._drafts.clear()
+        self._previews.clear()
 
     @property
     def original(self) -> Photo:
@@ -101,11 +101,11 @@ class Session:
             for portrait in list(self.portraits.values())
         )
         others = sum(size_in_bytes(output) for _, output in list(self._others.values()))
-        drafts = sum(map(size_in_bytes, list(self._drafts)))
-        return size_in_bytes(self.photo) + size_in_bytes(self.alpha) + portraits + others + drafts
+        previews = sum(map(size_in_bytes, list(self._previews)))
+        return size_in_bytes(self.photo) + size_in_bytes(self.alpha) + portraits + others + previews
 
     @cached_property
-    def preview(self) -> View:
+    def preview_view(self) -> View:
         """The photo, at most PREVIEW_SIDE pixels along its longer side."""
         return View.whole(self.photo, PREVIEW_SIDE)
 
@@ -123,44 +123,44 @@ class Session:
         return {index: strengths for index, strengths in others.items() if strengths}
 
 
-def open_photo(studio: Studio, source: str | Path | Photo, name: str, root: str | Path | None = None) -> Session:
+def open_photo(state: AppState, source: str | Path | Photo, name: str, root: str | Path | None = None) -> Session:
     """Read a photo and find its faces.
 
     Args:
-        studio: the shared parts.
+        state: the shared parts.
         source: the uploaded file, or a photo that was read before.
         name: the file's name on the visitor's side.
-        root: the folder for the files of the session; see `Shelf`.
+        root: the folder for the files of the session; see `TempStore`.
 
     Raises:
         UnreadableImageError: the file is not a picture.
         NoFaceError: nobody is in it.
     """
-    photo, faces = studio.aligner.find(source if isinstance(source, Photo) else read_photo(source))
-    session = Session(photo.image, Path(name).stem, tuple(faces), Shelf(root), studio.edits)
+    photo, faces = state.aligner.find(source if isinstance(source, Photo) else read_photo(source))
+    session = Session(photo.image, Path(name).stem, tuple(faces), TempStore(root), state.edits)
     return replace(session, alpha=photo.alpha, notes=photo.notes)
 
 
-def align_face(studio: Studio, session: Session, index: int) -> AlignedFace:
+def align_face(state: AppState, session: Session, index: int) -> AlignedFace:
     """The 1024 x 1024 crop of one face. Raises FaceTooSmallError."""
     known = session.portraits.get(index)
-    return known.aligned if known else studio.aligner.align(session.photo, session.faces[index])
+    return known.aligned if known else state.aligner.align(session.photo, session.faces[index])
 
 
 def show_before(session: Session, view: str, aligned: AlignedFace, index: int) -> str:
     """File of a view of the photo as it is: whole, or of the face `index`."""
     if view == PHOTO_VIEW:
-        return session.shelf.keep(session.preview.picture, "photo.jpg")
-    return session.shelf.keep(aligned.image, f"face-{index}.webp")
+        return session.store.keep(session.preview_view.picture, "photo.jpg")
+    return session.store.keep(aligned.image, f"face-{index}.webp")
 
 
 def choose_face(
-    studio: Studio, session: Session, index: int, aligned: AlignedFace, history: History | None = None
+    state: AppState, session: Session, index: int, aligned: AlignedFace, history: History | None = None
 ) -> Session:
     """The session with another face chosen; inverts it when that was not done before. Raises CheckpointError.
 
     Args:
-        studio: the shared parts.
+        state: the shared parts.
         session: the visitor's.
         index: of the face.
         aligned: from `align_face`.
@@ -168,34 +168,34 @@ def choose_face(
     """
     if index not in session.portraits:
         session.portraits[index] = Portrait(
-            aligned, studio.editor.invert(aligned.image, studio.line.give_way), history or History()
+            aligned, state.editor.invert(aligned.image, state.queue.give_way), history or History()
         )
     return replace(session, index=index)
 
 
 def render(
-    studio: Studio, session: Session, strengths: Mapping[str, float], view: str, *, quick: bool = False
+    state: AppState, session: Session, strengths: Mapping[str, float], view: str, *, quick: bool = False
 ) -> tuple[str, str]:
     """Files of the pictures before and after, of one size, for the page.
 
     The whole photo at PREVIEW_SIDE at most, or the face at 1024 x 1024 without loss. A quick result has a quarter of
-    the bytes, for what is looked at in passing; `settle` then gives the face without loss.
+    the bytes, for what is looked at in passing; `finalize` then gives the face without loss.
     """
     aligned, whole = session.portrait.aligned, view == PHOTO_VIEW
-    shown = session.preview if whole else View.close_up(session.photo, aligned, IMAGE_SIZE)
-    result = _drawn(studio, session, shown, strengths)
-    session._drafts[:] = [result] if quick and not whole else []
+    shown = session.preview_view if whole else View.close_up(session.photo, aligned, IMAGE_SIZE)
+    result = _drawn(state, session, shown, strengths)
+    session._previews[:] = [result] if quick and not whole else []
     suffix = (".jpg",) if whole or quick else ()
-    return show_before(session, view, aligned, session.index), session.shelf.put(result, *suffix)
+    return show_before(session, view, aligned, session.index), session.store.put(result, *suffix)
 
 
-def settle(session: Session, draft: Image.Image) -> tuple[str, str]:
-    """As `render`, of a result of the chosen face that was shown as a draft."""
-    return show_before(session, FACE_VIEW, session.portrait.aligned, session.index), session.shelf.put(draft)
+def finalize(session: Session, preview: Image.Image) -> tuple[str, str]:
+    """As `render`, of a result of the chosen face that was shown as a preview."""
+    return show_before(session, FACE_VIEW, session.portrait.aligned, session.index), session.store.put(preview)
 
 
 def export_result(
-    studio: Studio,
+    state: AppState,
     session: Session,
     strengths: Mapping[str, float],
     view: str,
@@ -208,18 +208,18 @@ def export_result(
     if whole:
         export.check_size(session.photo.size, suffix)
     shown = View.whole(session.photo) if whole else View.close_up(session.photo, session.portrait.aligned)
-    result = _drawn(studio, session, shown, strengths)
+    result = _drawn(state, session, shown, strengths)
     if whole:
         result = session.original.transparent(result)
     note = export.describe(strengths, session.edits)
-    return session.shelf.put_file(
+    return session.store.put_file(
         export.result_name(session.name, strengths, suffix),
         lambda part: export.save_picture(result, part, suffix, note, visible_mark=visible_mark),
     )
 
 
 def animate(
-    studio: Studio, session: Session, strengths: Mapping[str, float], key: str, suffix: str
+    state: AppState, session: Session, strengths: Mapping[str, float], key: str, suffix: str
 ) -> Iterator[tuple[int, str | None]]:
     """Make an animation of one edit from end to end, the other sliders as they are.
 
@@ -228,21 +228,21 @@ def animate(
     edit = session.edits[key]
     frames, shown = [], View.close_up(session.photo, session.portrait.aligned, SWEEP_SIDE)
     for value in export.sweep_values(edit, SWEEP_FRAMES):
-        frames.append(_drawn(studio, session, shown, {**strengths, key: value}))
+        frames.append(_drawn(state, session, shown, {**strengths, key: value}))
         yield len(frames), None
     name = export.result_name(session.name, {}, "").replace("-unedited", f"-{key}-sweep") + suffix
     note = f"{edit.label} from {edit.minimum:g} to {edit.maximum:g}"
-    yield len(frames), session.shelf.put_file(name, lambda part: export.save_sweep(frames, part, note))
+    yield len(frames), session.store.put_file(name, lambda part: export.save_sweep(frames, part, note))
 
 
-def _drawn(studio: Studio, session: Session, view: View, strengths: Mapping[str, float]) -> Image.Image:
+def _drawn(state: AppState, session: Session, view: View, strengths: Mapping[str, float]) -> Image.Image:
     """A view of the photo with the chosen face edited, and the others as they were edited before."""
-    outputs = {session.index: studio.editor.render(session.portrait.inversion, strengths, session.edits)}
+    outputs = {session.index: state.editor.render(session.portrait.inversion, strengths, session.edits)}
     others = session.settings_of_others()
     for index, settings in others.items():
         known, output = session._others.get(index, (None, None))
         if known != settings:
-            output = studio.editor.render(session.portraits[index].inversion, settings, session.edits)
+            output = state.editor.render(session.portraits[index].inversion, settings, session.edits)
             session._others[index] = settings, output
         outputs[index] = output
     for index in session._others.keys() - others.keys():

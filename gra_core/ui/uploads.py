@@ -9,9 +9,9 @@ from pathlib import Path
 import gradio as gr
 
 from gra_core.errors import GRAError
-from gra_core.ui import words
+from gra_core.ui import strings
 from gra_core.ui.received import Received
-from gra_core.ui.visitors import Visitors
+from gra_core.ui.session_store import SessionStore
 from gra_core.ui.widgets import HERE
 
 READ = (HERE / "paths.js").read_text(encoding="utf-8")
@@ -24,13 +24,13 @@ class UploadList:
 
     Args:
         received: all uploads.
-        visitors: whose visits the files belong to.
+        sessions: whose visits the files belong to.
         files: the list; it takes several.
-        purpose: name of the shelf that the files wait on.
+        purpose: name of the store in which the files wait.
     """
 
-    def __init__(self, received: Received, visitors: Visitors, files: gr.File, purpose: str) -> None:
-        self.received, self.visitors, self.files, self.purpose = received, visitors, files, purpose
+    def __init__(self, received: Received, sessions: SessionStore, files: gr.File, purpose: str) -> None:
+        self.received, self.sessions, self.files, self.purpose = received, sessions, files, purpose
         self.inputs = [files, gr.Textbox(visible=False)]
 
     def connect(self, common: dict) -> None:
@@ -45,13 +45,13 @@ class UploadList:
 
     def on_delete(self, request: gr.Request, event: gr.DeletedFileData) -> None:
         """A file was taken out of the list."""
-        path = self.visitors.shelf(request.session_hash, self.purpose).find(event.file.path)
+        path = self.sessions.store(request.session_hash, self.purpose).find(event.file.path)
         if path is not None:
             path.unlink(missing_ok=True)
 
     def on_clear(self, request: gr.Request) -> None:
         """The list was emptied."""
-        self.visitors.new_shelf(request.session_hash, self.purpose)
+        self.sessions.new_store(request.session_hash, self.purpose)
 
     def keep(self, request: gr.Request, said: Sequence[object]) -> list[Path]:
         """Take the files that a client names out of the uploads, which go soon; those of another list go.
@@ -59,9 +59,9 @@ class UploadList:
         Raises:
             GRAError: one is not there any more.
         """
-        shelf = self.visitors.shelf(request.session_hash, self.purpose)
-        if not any(map(shelf.find, said)):
-            shelf = self.visitors.new_shelf(request.session_hash, self.purpose)
+        store = self.sessions.store(request.session_hash, self.purpose)
+        if not any(map(store.find, said)):
+            store = self.sessions.new_store(request.session_hash, self.purpose)
         return self._take(request, said)
 
     def read(self, request: gr.Request, names: str) -> list[Path]:
@@ -69,7 +69,7 @@ class UploadList:
 
         Args:
             request: the visitor's.
-            names: what READ tells: of files on the shelf, or of uploads, if the button was quick.
+            names: what READ tells: of files in the store, or of uploads, if the button was quick.
 
         Raises:
             GRAError: the visit that they belonged to ended.
@@ -77,8 +77,8 @@ class UploadList:
         return self._take(request, named(names))
 
     def _take(self, request: gr.Request, said: Sequence[object]) -> list[Path]:
-        shelf = self.visitors.shelf(request.session_hash, self.purpose)
-        return [shelf.find(one) or self.received.take(one, shelf) for one in said]
+        store = self.sessions.store(request.session_hash, self.purpose)
+        return [store.find(one) or self.received.take(one, store) for one in said]
 
 
 def named(names: object) -> list[object]:
@@ -86,7 +86,7 @@ def named(names: object) -> list[object]:
     try:
         said = json.loads(names) if isinstance(names, str) else None
     except (ValueError, RecursionError) as error:
-        raise GRAError(words.GONE) from error
+        raise GRAError(strings.GONE) from error
     if not isinstance(said, list):
-        raise GRAError(words.GONE)
+        raise GRAError(strings.GONE)
     return said

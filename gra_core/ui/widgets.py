@@ -19,7 +19,7 @@ from PIL import Image
 
 from gra_core.directions.registry import EditDirection
 from gra_core.errors import GRAError
-from gra_core.ui import words
+from gra_core.ui import strings
 
 HERE = Path(__file__).parent
 THUMBNAIL_SIDE = 96
@@ -121,9 +121,9 @@ def explain(error: Exception) -> str:
     if isinstance(error, GRAError):
         return str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return words.NO_ROOM
+        return strings.NO_ROOM
     log.error("An event of the page failed", exc_info=error)
-    return words.UNEXPECTED
+    return strings.UNEXPECTED
 
 
 def data_url(picture: Image.Image, side: int) -> str:

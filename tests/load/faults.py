@@ -21,7 +21,7 @@ from measuring import memory, memory_of
 from serving import SERVER, files_in, free_port, launched, start, wait_until
 
 from gra_core.constants import CHECKPOINT_DIR, PROJECT_ROOT
-from gra_core.ui import received, studio, words
+from gra_core.ui import app_state, received, strings
 from gra_core.ui.gate import CALL, UPLOAD
 
 EDIT = "/edit"
@@ -76,9 +76,9 @@ def test_a_full_disk_is_said_so_and_all_goes_on_when_there_is_room(tmp_path, pho
                     filler.write(bytes(2**20))
                     filler.flush()
             for _ in range(3):
-                assert words.NO_ROOM in edit()
+                assert strings.NO_ROOM in edit()
             answer = httpx.post(address + UPLOAD, files=upload)
-            assert (answer.status_code, answer.text) == (413, words.NO_ROOM)
+            assert (answer.status_code, answer.text) == (413, strings.NO_ROOM)
             assert [path for path in files_in(tmp_path) if path.suffix == ".png" and not path.stat().st_size] == []
             (disk / "filler").unlink()
             assert "event: complete" in edit()
@@ -130,7 +130,7 @@ def test_uploads_that_break_off_leave_nothing(tmp_path, photo, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     monkeypatch.setattr(received, "STALE", 1.0)
     monkeypatch.setattr(received, "UNUSED", 1.0)
-    monkeypatch.setattr(studio, "HOUSEKEEPING_SECONDS", 0.5)
+    monkeypatch.setattr(app_state, "HOUSEKEEPING_SECONDS", 0.5)
     with launched(free_port()) as address:
         host, port = address.removeprefix("http://").split(":")
         head = (
@@ -160,7 +160,7 @@ def test_many_large_uploads_of_one_client_end_in_a_sentence_and_go_within_a_minu
         for number in range(200):
             answer = httpx.post(address + UPLOAD, files={"files": (f"{number}.png", content)}, timeout=60)
             answers[answer.status_code] += 1
-            assert answer.status_code == 200 or answer.text == words.NO_ROOM, answer.text
+            assert answer.status_code == 200 or answer.text == strings.NO_ROOM, answer.text
             most = max(most, sum(path.stat().st_size for path in files_in(tmp_path)))
         begun = time.monotonic()
         wait_until(lambda: files_in(tmp_path) == [], 60)
@@ -217,7 +217,7 @@ def test_hostile_files_through_the_api(tmp_path):
             called = httpx.post(f"{address}{CALL}align", json={"data": [image, 0]}, timeout=60)
             answer = httpx.get(f"{address}{CALL}align/{called.json()['event_id']}", timeout=60).text
             assert str(tmp_path) not in answer or "event: complete" in answer
-            assert words.UNEXPECTED not in answer, path
+            assert strings.UNEXPECTED not in answer, path
             outcomes["picture" if "event: complete" in answer else "sentence"] += 1
             times.append(time.monotonic() - begun)
             if times[-1] > 10:

@@ -39,8 +39,8 @@ from gra_core.images import tensor_to_image
 from gra_core.lab.directions import geometry
 from gra_core.lab.directions.sampling import sample_w
 from gra_core.models.generator import broadcast_w
-from gra_core.models.maps import around, between, sample_at, upscale_flow, widened
-from gra_core.models.original import contrast
+from gra_core.models.maps import box_filter, dilate, linstep, upscale_flow, warp
+from gra_core.models.photo_warp import contrast
 
 FACES, TURNED, STRENGTH, TRUNCATION, GROUP = 12, 4, 60.0, 0.7, 4
 WINDOW = 5
@@ -75,7 +75,7 @@ def detail_changes(editor: PortraitEditor, codes: Tensor, vector: np.ndarray) ->
     changes = []
     for path in (points, points[::-1]):
         steps = [_detail_change(editor, *ends) for ends in pairwise(path)]
-        changes.append(around(F.adaptive_avg_pool2d(torch.maximum(*steps), RELEASE_SIDE), 3))
+        changes.append(box_filter(F.adaptive_avg_pool2d(torch.maximum(*steps), RELEASE_SIDE), 3))
     return changes[0], changes[1]
 
 
@@ -83,10 +83,10 @@ def _detail_change(editor: PortraitEditor, start: tuple[Tensor, Tensor], end: tu
     """One step, between codes with their pictures: (B, 2, 256, 256)."""
     (codes, picture), (codes_after, after) = start, end
     flow = editor.streams.editing.correspondence(editor.generator, codes, codes_after)
-    before = sample_at(picture, upscale_flow(flow, picture.shape[-1] // flow.shape[-1]))
+    before = warp(picture, upscale_flow(flow, picture.shape[-1] // flow.shape[-1]))
     had, has = contrast(before, WINDOW), contrast(after, WINDOW)
-    fine, fine_after = (x - around(x, WINDOW) for x in (before, after))
-    other = around((fine_after - fine).abs().mean(1, keepdim=True), WINDOW)
+    fine, fine_after = (x - box_filter(x, WINDOW) for x in (before, after))
+    other = box_filter((fine_after - fine).abs().mean(1, keepdim=True), WINDOW)
     return torch.cat(((had - has).clamp_min(0), other), 1) / (had + LEAST_CONTRAST)
 
 
@@ -96,11 +96,11 @@ def releases(plus: Tensor, minus: Tensor) -> np.ndarray:
     for changes, opposite in ((plus, minus), (minus, plus)):
         lost, other = changes.split(1, 1)
         other = other.mean(0, keepdim=True)
-        about = between(other / other.median(), *STANDS_OUT)
+        about = linstep(other / other.median(), *STANDS_OUT)
         more = lost - opposite[:, :1]
         mean, error = more.mean(0, keepdim=True), more.std(0, keepdim=True) / len(more) ** 0.5
-        loses = between(mean, *LOSES) * (mean > SURE * error)
-        maps.append(around(widened(torch.maximum(about, loses), 1), 3)[0, 0])
+        loses = linstep(mean, *LOSES) * (mean > SURE * error)
+        maps.append(box_filter(dilate(torch.maximum(about, loses), 1), 3)[0, 0])
     return torch.stack(maps).numpy()
 
 

@@ -16,7 +16,7 @@ from gra_core.models.generator import Generator
 SPREAD_SEED = 5
 
 
-def style_atoms(generator: Generator) -> dict[str, np.ndarray]:
+def style_basis(generator: Generator) -> dict[str, np.ndarray]:
     """W+ offsets (16, 512) of the style channels `recipes.STYLE_ATOMS`, by names such as "teeth.style"."""
     recipes = [StyleRecipe(name, name, "", "", channel, STYLE_STEP) for name, channel in STYLE_ATOMS.items()]
     return {f"{edit.key}.style": edit.vector for edit in style_edits(generator, recipes)}

@@ -1,4 +1,4 @@
-"""Measures what the shipped edits do: effect along the slider, leaks, identity, artefacts, pictures.
+"""Measures what the shipped edits do: effect along the slider, entanglements, identity, artefacts, pictures.
 
 python -m gra_core directions check [FILE]
 python -m gra_core directions check --nets DIR --faces 100 --real DIR --out docs/edits.md --pictures docs/edits
@@ -31,7 +31,7 @@ STRENGTHS = (-100.0, -60.0, 0.0, 60.0, 100.0)
 """Slider values that are measured."""
 
 MODERATE = 60.0
-"""Slider value at which leaks are taken."""
+"""Slider value at which entanglements are taken."""
 
 PICTURED = (-100.0, -50.0, 0.0, 50.0, 100.0)
 """Slider values of the picture strips."""
@@ -43,7 +43,7 @@ FACE_TRUNCATION = 0.7
 STRIP_SIZE = 144
 """Side of one picture of a strip, in pixels."""
 
-MAX_LEAK, MIN_MONOTONE, MAX_IDENTITY = 0.35, 0.90, 0.50
+MAX_ENTANGLEMENT, MIN_MONOTONE, MAX_IDENTITY = 0.35, 0.90, 0.50
 """What an edit has to keep to, see `passes`."""
 
 NOISE = 0.1
@@ -161,10 +161,11 @@ def effects(results: Mapping[str, Measurement]) -> np.ndarray:
     return np.stack(rows)
 
 
-def leak_matrix(edits: Mapping[str, EditDirection], results: Mapping[str, Measurement]) -> np.ndarray:
-    """Leaks (E, E): what each edit (row) does to each edit's score, over what that edit's own slider does to it.
+def entanglement_matrix(edits: Mapping[str, EditDirection], results: Mapping[str, Measurement]) -> np.ndarray:
+    """Entanglements (E, E): what each edit (row) does to each edit's score, over what that edit's own slider does to
+    it.
 
-    Where several edits are meant to move one score, the strongest is what leaks are compared with.
+    Where several edits are meant to move one score, the strongest is what entanglements are compared with.
     """
     columns = np.array([own_score(edits[key]) for key in results])
     table = effects(results)[:, columns]
@@ -173,10 +174,12 @@ def leak_matrix(edits: Mapping[str, EditDirection], results: Mapping[str, Measur
     return table / own[strongest]
 
 
-def worst_leak(edits: Mapping[str, EditDirection], results: Mapping[str, Measurement], key: str) -> tuple[float, str]:
-    """The largest leak of an edit, as a share, and the edit whose score it moves."""
+def worst_entanglement(
+    edits: Mapping[str, EditDirection], results: Mapping[str, Measurement], key: str
+) -> tuple[float, str]:
+    """The largest entanglement of an edit, as a share, and the edit whose score it moves."""
     keys = list(results)
-    row = np.abs(leak_matrix(edits, results)[keys.index(key)])
+    row = np.abs(entanglement_matrix(edits, results)[keys.index(key)])
     row[[own_score(edits[other]) == own_score(edits[key]) for other in keys]] = 0
     return float(row.max()), keys[int(row.argmax())]
 
@@ -189,10 +192,10 @@ def monotone_share(edit: EditDirection, result: Measurement) -> float:
 
 
 def misses(edits: Mapping[str, EditDirection], results: Mapping[str, Measurement], key: str) -> list[str]:
-    """Which of the bounds an edit does not keep to: "order", "leak", "identity"."""
+    """Which of the bounds an edit does not keep to: "order", "entanglement", "identity"."""
     failed = {
         "order": monotone_share(edits[key], results[key]) < MIN_MONOTONE,
-        "leak": worst_leak(edits, results, key)[0] > MAX_LEAK,
+        "entanglement": worst_entanglement(edits, results, key)[0] > MAX_ENTANGLEMENT,
         "identity": results[key].identity.mean(1).max() > MAX_IDENTITY,
     }
     return [name for name, missed in failed.items() if missed]
@@ -209,30 +212,34 @@ def report(
     parts = []
     for title, results in runs.items():
         count = next(iter(results.values())).scores.shape[1]
-        leaks = leak_matrix(edits, results)
+        entanglements = entanglement_matrix(edits, results)
         table = effects(results)
         keys = list(results)
         parts += [f"### {title[0].upper()}{title[1:]}, {count} faces", ""]
         parts += [
-            "| edit | rows | own score at ±60 (SD) | monotone | largest leak | identity at -100 / +100 | roughness "
+            "| edit | rows | own score at ±60 (SD) | monotone | entanglement | identity at -100 / +100 | roughness "
             "| misses |",
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for e, key in enumerate(keys):
             result, column = results[key], own_score(edits[key])
-            leak, where = worst_leak(edits, results, key)
+            entanglement, where = worst_entanglement(edits, results, key)
             low, high = result.identity.mean(1)
             rough = np.exp(result.roughness.mean(1))
             first, last = edits[key].layers
             parts.append(
                 f"| {edits[key].label} (`{key}`) | {first}-{last} | {table[e, column] / spread[column]:.2f} "
-                f"| {monotone_share(edits[key], result):.0%} | {leak:.0%} {where} "
+                f"| {monotone_share(edits[key], result):.0%} | {entanglement:.0%} {where} "
                 f"| {low:.2f} / {high:.2f} | {rough[0]:.2f} / {rough[1]:.2f} "
                 f"| {', '.join(misses(edits, results, key)) or 'none'} |"
             )
-        parts += ["", f"Leak matrix, {title}, in percent of what the column's own slider does to its score at ±60:", ""]
+        parts += [
+            "",
+            f"Entanglement matrix, {title}, in percent of what the column's own slider does to its score at ±60:",
+            "",
+        ]
         parts += ["| edit | " + " | ".join(keys) + " |", "| --- |" + " --- |" * len(keys)]
-        for key, row in zip(keys, leaks, strict=True):
+        for key, row in zip(keys, entanglements, strict=True):
             parts.append(f"| {key} | " + " | ".join(f"{100 * value:.0f}" for value in row) + " |")
         parts.append("")
     return "\n".join(parts)

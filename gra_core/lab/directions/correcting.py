@@ -1,10 +1,11 @@
-"""Takes leaks out of finished edits by adding some of the other edits.
+"""Takes entanglements out of finished edits by adding some of the other edits.
 
     python -m gra_core directions correct FILE --nets DIR --work DIR --out FILE
 
-The fit sums edits of atoms whose effects were measured on few faces; what the check then finds left over is often just
-what another slider does, so that an amount of that slider takes it out. It is the last step of the fit; for a file
-that ships it needs no atoms, only the effects of its edits at ±60, which are measured here, in minutes.
+The fit sums edits of basis directions whose effects were measured on few faces; what the check then finds left over is
+often just what another slider does, so that an amount of that slider takes it out. It is the last step of the fit; for
+a file that ships it needs no basis directions, only the effects of its edits at ±60, which are measured here, in
+minutes.
 
 `corrected_by` of a recipe names the edits to add. Their amounts, and that of the edit itself, solve a linear system:
 the edit's own score moves as far as before, or as `reach` says, and the scores of the edits named no further than
@@ -24,7 +25,7 @@ from gra_core.constants import MAX_STRENGTH, NUM_STYLES, STYLE_DIM
 from gra_core.directions.registry import DIRECTIONS_FILE, GLASSES_PROBE, EditDirection, load_directions, save_directions
 from gra_core.lab.directions import check
 from gra_core.lab.directions.faces import generated_faces
-from gra_core.lab.directions.measuring import ATOM_FACTORS, FACE_TRUNCATION, PLAIN, Group, measure_group
+from gra_core.lab.directions.measuring import BASIS_FACTORS, FACE_TRUNCATION, PLAIN, Group, measure_group
 from gra_core.lab.directions.planning import STRENGTH
 from gra_core.lab.directions.recipes import RECIPES, Recipe
 from gra_core.lab.directions.sampling import Renderer, load_generator, sample_w
@@ -42,13 +43,14 @@ MARK = "; corrected by "
 
 
 def correction_faces(generator: Generator, render: Renderer, seed: int, count: int = FACES) -> Group:
-    """Generated faces of their own, which neither atoms nor trials were measured on."""
+    """Generated faces of their own, which neither basis directions nor trials were measured on."""
     w = sample_w(generator, count, seed + 3, FACE_TRUNCATION)
     return Group("corrections", 0, False, lambda: generated_faces(render, w))
 
 
 def corrected_amounts(effects: np.ndarray, target: float, allowed: np.ndarray) -> np.ndarray:
-    """Amounts (K,) of K edits, the first the one to correct, whose sum moves its score by `target` and leaks less.
+    """Amounts (K,) of K edits, the first the one to correct, whose sum moves its score by `target` and is less
+    entangled.
 
     Args:
         effects: (K, K) mean effect of each edit (row) on the score of each (column), in standard deviations.
@@ -83,7 +85,7 @@ def correct(
     share = STRENGTH / MAX_STRENGTH
     wanted = {PLAIN: np.zeros((NUM_STYLES, STYLE_DIM), np.float32)}
     wanted |= {key: share * edit.vector for key, edit in by_key.items()}
-    effects = measure_group(group, work, wanted, ATOM_FACTORS, pool)
+    effects = measure_group(group, work, wanted, BASIS_FACTORS, pool)
     if len(effects) < len(wanted):
         print(f"{work} does not hold the effects of all edits: none is corrected.")
         return list(edits)
@@ -103,7 +105,7 @@ def correct(
             listed = "".join(f", {a:+.2f} {name}" for a, name in zip(added, names, strict=True))
             print(f"{wish.key}, round {turn + 1}: {first:.2f} of it{listed}", flush=True)
             name = f"{wish.key}.corrected{turn + 1}"
-            tried = measure_group(group, work, {name: share * vector}, ATOM_FACTORS, pool) if turn + 1 < ROUNDS else {}
+            tried = measure_group(group, work, {name: share * vector}, BASIS_FACTORS, pool) if turn + 1 < ROUNDS else {}
             if name not in tried:
                 break
             moved = tried[name].slopes().mean(0) / spread

@@ -5,13 +5,13 @@
 1. Sample codes w, synthesise, score (`scores`), and fit a linear boundary in W for each attribute (`boundaries`):
    InterFaceGAN, Shen et al., CVPR 2020, https://arxiv.org/abs/1907.10786.
 2. Put each boundary on bands of rows of the W+ code; these, two style channels, principal components of W (`ganspace`)
-   and the edits of the file that the fit starts from are the atoms. Measure what each does to the scores and to the
-   face descriptor of generated faces, and of photos as the whole editor shows them (`measuring`).
-3. Sum atoms so that each edit moves its own score alone and changes the person little (`planning`), which also chooses
-   its rows, and scale it to the effect wanted (`recipes`).
-4. Try these first edits on other faces, learn from the difference what the atoms do (`Responses.updated`), sum them
-   anew, and scale each so that ±100 keeps the person, as far as the trial tells.
-5. Take leaks that are left out of some edits by adding a little of others (`correcting`).
+   and the edits of the file that the fit starts from are the basis directions. Measure what each does to the scores
+   and to the face descriptor of generated faces, and of photos as the whole editor shows them (`measuring`).
+3. Sum basis directions so that each edit moves its own score alone and changes the person little (`planning`), which
+   also chooses its rows, and scale it to the effect wanted (`recipes`).
+4. Try these first edits on other faces, learn from the difference what the basis directions do (`Responses.updated`),
+   sum them anew, and scale each so that ±100 keeps the person, as far as the trial tells.
+5. Take entanglements that are left out of some edits by adding a little of others (`correcting`).
 
 The folder `--work` keeps all that was measured. With `--kept` nothing is measured: the edits are summed from what the
 folder holds, in seconds and without the scoring nets, such as after a recipe was changed. On a machine with a GPU and
@@ -47,11 +47,11 @@ from gra_core.directions.registry import (
 from gra_core.errors import CheckpointError, GRAError
 from gra_core.lab.directions import behaviour, check, correcting, scores, search
 from gra_core.lab.directions.boundaries import Boundary, fit_boundary, targets
-from gra_core.lab.directions.channels import style_atoms, style_edits
+from gra_core.lab.directions.channels import style_basis, style_edits
 from gra_core.lab.directions.correcting import correction_faces
-from gra_core.lab.directions.ganspace import COUNT, component_atoms, component_edits, components
+from gra_core.lab.directions.ganspace import COUNT, component_basis, component_edits, components
 from gra_core.lab.directions.measuring import (
-    ATOM_FACTORS,
+    BASIS_FACTORS,
     PLAIN,
     PROBE_TOLERANCE,
     groups_of,
@@ -69,7 +69,7 @@ from gra_core.lab.directions.planning import (
     plan,
     print_plan,
 )
-from gra_core.lab.directions.recipes import COMPONENT_RECIPES, RECIPES, STYLE_RECIPES, band_atoms
+from gra_core.lab.directions.recipes import COMPONENT_RECIPES, RECIPES, STYLE_RECIPES, band_basis
 from gra_core.lab.directions.sampling import Renderer, load_generator, sample_w
 from gra_core.lab.directions.scores import SCORE_SIZE, attribute_scores, glasses_features
 from gra_core.lab.directions.tfjs import require
@@ -188,9 +188,15 @@ def parser() -> argparse.ArgumentParser:
     fit.add_argument("--samples", type=int, default=0, metavar="N", help="faces to generate")
     fit.add_argument("--samples-dir", type=Path, action="append", default=[], metavar="DIR", help="faces made before")
     fit.add_argument("--photos", type=Path, metavar="DIR", help="aligned photos to measure effects on, too")
-    fit.add_argument("--start", type=Path, default=DIRECTIONS_FILE, metavar="FILE", help="edits that are atoms too")
-    fit.add_argument("--faces", type=int, default=16, metavar="N", help="faces of each kind to measure atoms on (16)")
-    fit.add_argument("--minutes", type=float, default=np.inf, help="begin no further measurement of atoms after these")
+    fit.add_argument(
+        "--start", type=Path, default=DIRECTIONS_FILE, metavar="FILE", help="edits that are basis directions too"
+    )
+    fit.add_argument(
+        "--faces", type=int, default=16, metavar="N", help="faces of each kind to measure basis directions on (16)"
+    )
+    fit.add_argument(
+        "--minutes", type=float, default=np.inf, help="begin no further measurement of basis directions after these"
+    )
     fit.add_argument("--kept", action="store_true", help="measure nothing, use what the work folder holds")
     fit.add_argument("--all", action="store_true", help="write the edits that did not pass, too, at the end")
     add_machine_arguments(fit, seed=0)
@@ -207,7 +213,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_arguments(searching)
     correction = commands.add_parser(
         "correct",
-        help="take leaks out of the edits of a file by adding some of each other",
+        help="take entanglements out of the edits of a file by adding some of each other",
         description=correcting.__doc__,
         epilog=scores.__doc__,
         formatter_class=verbatim,
@@ -266,24 +272,24 @@ def _fit_with(args: argparse.Namespace, probe: np.ndarray, pool: ScoringPool | N
     spread = attribute_scores(measures).std(0)
 
     axes, _ = components(generator)
-    atoms = band_atoms(boundaries) | style_atoms(generator) | component_atoms(axes[:COUNT])
+    basis = band_basis(boundaries) | style_basis(generator) | component_basis(axes[:COUNT])
     start = load_directions(args.start)
-    atoms |= {f"{key}.{START}": STRENGTH / MAX_STRENGTH * edit.vector for key, edit in start.items()}
-    names, offsets = list(atoms), np.stack(list(atoms.values()))
+    basis |= {f"{key}.{START}": STRENGTH / MAX_STRENGTH * edit.vector for key, edit in start.items()}
+    names, offsets = list(basis), np.stack(list(basis.values()))
     groups, trial_groups = groups_of(generator, render, args.photos, args.faces, args.seed, args.device)
-    wanted = {PLAIN: np.zeros_like(offsets[0])} | atoms
-    found = [(groups[0], measure_group(groups[0], args.work, wanted, ATOM_FACTORS, pool, until))]
-    seen = measure_group(groups[0], args.work, component_atoms(axes[COUNT:], COUNT + 1), ATOM_FACTORS, pool, until)
-    found += [(group, measure_group(group, args.work, wanted, ATOM_FACTORS, pool, until)) for group in groups[1:]]
+    wanted = {PLAIN: np.zeros_like(offsets[0])} | basis
+    found = [(groups[0], measure_group(groups[0], args.work, wanted, BASIS_FACTORS, pool, until))]
+    seen = measure_group(groups[0], args.work, component_basis(axes[COUNT:], COUNT + 1), BASIS_FACTORS, pool, until)
+    found += [(group, measure_group(group, args.work, wanted, BASIS_FACTORS, pool, until)) for group in groups[1:]]
     found = [(group, effects) for group, effects in found if len(effects) == len(wanted)]
     if not found:
-        raise GRAError(f"No group of faces in {args.work} was measured with all {len(atoms)} atoms.")
-    responses = responses_of(found, atoms, spread)
-    print(f"effects of {len(atoms)} atoms on {len(responses.kinds)} faces: {', '.join(g.name for g, _ in found)}")
+        raise GRAError(f"No group of faces in {args.work} was measured with all {len(basis)} basis directions.")
+    responses = responses_of(found, basis, spread)
+    print(f"effects of {len(basis)} directions on {len(responses.kinds)} faces: {', '.join(g.name for g, _ in found)}")
 
     rows, normals = offsets.mean(1), {key: boundary.normal for key, boundary in boundaries.items()}
     first = plan(names, responses, rows, normals)
-    edits = build_edits(first, atoms, boundaries, len(w), len(responses.kinds))
+    edits = build_edits(first, basis, boundaries, len(w), len(responses.kinds))
     seen |= {name: effect for name, effect in found[0][1].items() if name.startswith("pca")}
     candidates = component_candidates(seen, found[0][1][PLAIN].descriptors[0], spread)
     edits += style_edits(generator, STYLE_RECIPES) + candidates
@@ -294,7 +300,7 @@ def _fit_with(args: argparse.Namespace, probe: np.ndarray, pool: ScoringPool | N
     amounts = plan(names, responses, rows, normals, adding_up)
     print_plan(names, amounts, responses, rows, normals, adding_up)
 
-    final = build_edits(amounts, atoms, boundaries, len(w), len(responses.kinds))
+    final = build_edits(amounts, basis, boundaries, len(w), len(responses.kinds))
     old = {recipe.key for recipe in RECIPES if recipe.kept}
     final = [replace(edit, provenance=start[edit.key].provenance) if edit.key in old else edit for edit in final]
     shipped = {recipe.key for recipe in RECIPES if recipe.shipped}

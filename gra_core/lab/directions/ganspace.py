@@ -1,7 +1,7 @@
 """Principal components of W: GANSpace (Härkönen et al., NeurIPS 2020, https://arxiv.org/abs/2004.02546).
 
-The components of codes w of a fixed seed, each moved on bands of rows of the W+ code. They serve as atoms of the fit,
-and those that move one score alone are edits of their own.
+The components of codes w of a fixed seed, each moved on bands of rows of the W+ code. They serve as basis directions
+of the fit, and those that move one score alone are edits of their own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ SAMPLES, SEED = 20_000, 7
 """Codes that the components are taken of."""
 
 COUNT, LOOKED_AT = 12, 30
-"""How many components are atoms of the fit, and how many are looked at as edits of their own."""
+"""How many components are basis directions of the fit, and how many are looked at as edits of their own."""
 
 GANSPACE_BANDS = ("coarse", "middle", "fine")
 
@@ -38,7 +38,7 @@ def components(generator: Generator, count: int = LOOKED_AT, samples: int = SAMP
     return axes.astype(np.float32), np.sqrt(variances[::-1][:count]).astype(np.float32)
 
 
-def component_atoms(axes: np.ndarray, first: int = 1) -> dict[str, np.ndarray]:
+def component_basis(axes: np.ndarray, first: int = 1) -> dict[str, np.ndarray]:
     """Offsets (16, 512) of components (C, 512) on bands of rows, named such as "pca3.middle", numbered from `first`."""
     return {
         f"pca{number}.{band}": on_band(axis, band, ATOM_STEP[band])
@@ -64,19 +64,20 @@ def component_edits(axes: np.ndarray, recipes: Sequence[ComponentRecipe]) -> lis
 def clean_components(
     effects: Mapping[str, np.ndarray], units: np.ndarray, columns: np.ndarray, bound: float
 ) -> list[tuple[str, int, float]]:
-    """Component atoms that move one score alone: name, number of the score, largest leak; the cleanest first.
+    """Component basis directions that move one score alone: name, number of the score, largest entanglement; the
+    cleanest first.
 
     Args:
-        effects: (S,) mean effect of each component atom, by name.
-        units: (S,) effect on each score that leaks are compared with.
+        effects: (S,) mean effect of each component basis direction, by name.
+        units: (S,) effect on each score that entanglements are compared with.
         columns: (S,) bool, the scores that some edit moves.
-        bound: largest leak allowed.
+        bound: largest entanglement allowed.
     """
     found = []
     for name, effect in effects.items():
         share = np.abs(effect) / units * columns
         order = np.argsort(-share)
-        leak = float(share[order[1]] / max(share[order[0]], 1e-12))
-        if leak <= bound:
-            found.append((name, int(order[0]), leak))
+        entanglement = float(share[order[1]] / max(share[order[0]], 1e-12))
+        if entanglement <= bound:
+            found.append((name, int(order[0]), entanglement))
     return sorted(found, key=lambda item: item[2])

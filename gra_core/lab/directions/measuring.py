@@ -1,4 +1,5 @@
-"""Measures what the fit learns from: scores of samples, effects of atoms on groups of faces, trials of edits.
+"""Measures what the fit learns from: scores of samples, effects of basis directions on groups of faces, trials of
+edits.
 
 All is kept in a work folder as soon as it is measured, and used again.
 """
@@ -28,9 +29,9 @@ from gra_core.models.generator import Generator
 PROBE_TOLERANCE = 0.01
 """Training on the same labels again changes no weight of the probe by more than this (they are about 0.1)."""
 
-ATOM_FACTORS = (-1.0, 1.0)
+BASIS_FACTORS = (-1.0, 1.0)
 TRIAL_FACTORS = tuple(strength / MAX_STRENGTH for strength in check.STRENGTHS if strength)
-"""Multiples of the offset at which atoms and edits are measured."""
+"""Multiples of the offset at which basis directions and edits are measured."""
 
 IN_FLIGHT = 6
 """Offsets whose pictures may wait for their scores while the next are rendered."""
@@ -181,19 +182,20 @@ class Group:
 def groups_of(
     generator: Generator, render: Renderer, photos: Path | None, count: int, seed: int, device: str | None
 ) -> tuple[list[Group], list[Group]]:
-    """Groups of faces for atoms and for trials: `count` generated ones and as many photos, and one group more of each.
+    """Groups of faces for basis directions and for trials: `count` generated ones and as many photos, and one group
+    more of each.
 
     Descriptors, which cost more than all scores together, are taken of the first group of each kind.
     """
     size = min(GROUP, count)
-    atoms = sample_w(generator, count, seed + 1, FACE_TRUNCATION)
+    basis = sample_w(generator, count, seed + 1, FACE_TRUNCATION)
     trials = sample_w(generator, size, seed + 2, FACE_TRUNCATION)
     starts = range(0, count, size)
 
     def generated(w: np.ndarray) -> Callable[[], FaceSet]:
         return lambda: generated_faces(render, w)
 
-    groups = [[Group(f"generated{n}", 0, n == 0, generated(atoms[i : i + size])) for n, i in enumerate(starts)]]
+    groups = [[Group(f"generated{n}", 0, n == 0, generated(basis[i : i + size])) for n, i in enumerate(starts)]]
     trial = [Group("trial-generated", 0, True, generated(trials))]
     if photos is not None:
         files = photo_files(photos, count + size)
@@ -239,18 +241,19 @@ def measure_group(
 
 
 def responses_of(
-    groups: Sequence[tuple[Group, Mapping[str, Effect]]], atoms: Mapping[str, np.ndarray], spread: np.ndarray
+    groups: Sequence[tuple[Group, Mapping[str, Effect]]], basis: Mapping[str, np.ndarray], spread: np.ndarray
 ) -> Responses:
-    """Responses, in units of `spread` (S,), from the effects of all atoms, and of `PLAIN`, on groups of faces."""
+    """Responses, in units of `spread` (S,), from the effects of all basis directions, and of `PLAIN`, on groups of
+    faces."""
     slopes, descriptors, kinds = [], [], []
     for group, effects in groups:
-        slopes.append(np.stack([effects[name].slopes() for name in atoms]) / spread)
+        slopes.append(np.stack([effects[name].slopes() for name in basis]) / spread)
         kinds += [group.kind] * slopes[-1].shape[1]
         if group.describe:
             plain = effects[PLAIN].descriptors[0]
-            descriptors.append(np.stack([effects[name].changes(plain) for name in atoms]))
-    offsets = np.stack(list(atoms.values()))
-    seen = np.concatenate(descriptors, 1) if descriptors else np.zeros((len(atoms), 0, 128))
+            descriptors.append(np.stack([effects[name].changes(plain) for name in basis]))
+    offsets = np.stack(list(basis.values()))
+    seen = np.concatenate(descriptors, 1) if descriptors else np.zeros((len(basis), 0, 128))
     return Responses.measured(np.concatenate(slopes, 1), offsets, seen, np.array(kinds))
 
 
@@ -279,22 +282,22 @@ def try_edits(
     """Try edits on the trial groups, or, without a pool, take the trials that were kept.
 
     Returns:
-        By edit, the amounts (K,) of the atoms that the edit that was tried was made of, of those made of atoms; and by
-        group, the measurements of all edits.
+        By edit, the amounts (K,) of the basis directions that the edit that was tried was made of, of those made of
+        basis directions; and by group, the measurements of all edits.
     """
     record = work / "trials.json"
     if pool is not None:
         planned = {recipe.key: row.tolist() for recipe, row in zip(RECIPES, first, strict=True)}
         record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps({"atoms": list(names), "amounts": planned}))
+        record.write_text(json.dumps({"basis": list(names), "amounts": planned}))
         wanted = {PLAIN: np.zeros((NUM_STYLES, STYLE_DIM), np.float32)} | {edit.key: edit.vector for edit in edits}
         found = {group.name: measure_group(group, work, wanted, TRIAL_FACTORS, pool) for group in groups}
     else:
         found = {group.name: kept_effects(work / group.name) for group in groups}
-    kept = json.loads(record.read_text()) if record.is_file() else {"atoms": [], "amounts": {}}
+    kept = json.loads(record.read_text()) if record.is_file() else {"basis": [], "amounts": {}}
     amounts = {}
     for key, row in kept["amounts"].items():
-        made = dict(zip(kept["atoms"], row, strict=True))
+        made = dict(zip(kept["basis"], row, strict=True))
         values = np.array([made.get(name, 0.0) for name in names])
         vector = np.tensordot(values, offsets, 1)
         if all(key in effects and np.allclose(effects[key].offset, vector, atol=3e-2) for effects in found.values()):

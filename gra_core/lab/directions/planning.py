@@ -1,4 +1,5 @@
-"""Chooses of what atoms each edit of `recipes` is made, from what the atoms were measured to do (`response`)."""
+"""Chooses of what basis directions each edit of `recipes` is made, from what the basis directions were measured to do
+(`response`)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,13 +16,13 @@ from gra_core.lab.directions.response import Responses, combine_evenly, identity
 from gra_core.lab.directions.scores import SCORES
 
 STEP = 0.004
-"""How much the length of an edit matters beside its leaks, see `response.combine_evenly`."""
+"""How much the length of an edit matters beside its entanglements, see `response.combine_evenly`."""
 
 ASIDE, ALONG = 0.3, 0.1
-"""How much leaks matter into scores that no shipped edit moves, and into those that may move along."""
+"""How much entanglements matter into scores that no shipped edit moves, and into those that may move along."""
 
 PLAIN_UNIT = 1.2
-"""Effect, in standard deviations, that leaks into scores are compared with where no recipe says one."""
+"""Effect, in standard deviations, that entanglements into scores are compared with where no recipe says one."""
 
 NEARNESS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Weights of the distance from the plain boundary, of which the first is taken that keeps to `Recipe.near`."""
@@ -30,20 +31,21 @@ SAFE_IDENTITY = 0.46
 """Mean identity distance at ±100 that edits are scaled down to: below the bound, for other faces differ."""
 
 ADDING_UP = 1.0
-"""Change of the person by an untried edit over what its atoms' changes add up to."""
+"""Change of the person by an untried edit over what its basis directions' changes add up to."""
 
 STRENGTH = 60.0
-"""Slider value at which the edits of the start file are atoms, and at which leaks are looked at."""
+"""Slider value at which the edits of the start file are basis directions, and at which entanglements are looked at."""
 
 START = "start"
-"""What the names of atoms end in that are edits of the file that the fit starts from."""
+"""What the names of basis directions end in that are edits of the file that the fit starts from."""
 
 CLEAN, CANDIDATES, LONGEST = 0.5, 8, 14.0
-"""Largest leak of a principal component that is tried as an edit of its own, how many are tried, and their length."""
+"""Largest entanglement of a principal component that is tried as an edit of its own, how many are tried, and their
+length."""
 
 
-def leak_weights(recipe: Recipe) -> np.ndarray:
-    """How much a leak of an edit into each score matters, (S,)."""
+def entanglement_weights(recipe: Recipe) -> np.ndarray:
+    """How much an entanglement of an edit into each score matters, (S,)."""
     moved = {r.fitted for r in RECIPES if r.shipped} | {r.score for r in STYLE_RECIPES}
     return np.array([ALONG if s in (*recipe.along, recipe.key) else 1.0 if s in moved else ASIDE for s in SCORES])
 
@@ -55,14 +57,15 @@ def plan(
     normals: Mapping[str, np.ndarray],
     adding_up: Mapping[str, float] | None = None,
 ) -> np.ndarray:
-    """How much of each atom each edit of `RECIPES` at +100 is made of, (E, K).
+    """How much of each basis direction each edit of `RECIPES` at +100 is made of, (E, K).
 
     Args:
-        names: of the atoms.
-        responses: of the atoms, in standard deviations of the scores.
-        rows: (K, 512) means of the rows of the atoms' offsets.
+        names: of the basis directions.
+        responses: of the basis directions, in standard deviations of the scores.
+        rows: (K, 512) means of the rows of the basis directions' offsets.
         normals: of the boundaries, by attribute.
-        adding_up: change of the person over what the changes by the atoms add up to, by edit, of those tried.
+        adding_up: change of the person over what the changes by the basis directions add up to, by edit, of those
+            tried.
     """
     units = np.full(len(SCORES), PLAIN_UNIT)
     for recipe in RECIPES:
@@ -98,7 +101,7 @@ def _amounts(
     aside = rows - np.outer(rows @ normal, normal)
     for weight in NEARNESS:
         near = weight * aside @ aside.T
-        amounts = combine_evenly(responses, own, leak_weights(recipe), units, STEP, recipe.identity, near)
+        amounts = combine_evenly(responses, own, entanglement_weights(recipe), units, STEP, recipe.identity, near)
         mean_row = amounts @ rows
         if not recipe.near or mean_row @ normal >= recipe.near * np.linalg.norm(mean_row):
             break
@@ -108,24 +111,24 @@ def _amounts(
 
 
 def build_edits(
-    amounts: np.ndarray, atoms: Mapping[str, np.ndarray], boundaries: Mapping[str, Boundary], samples: int, faces: int
+    amounts: np.ndarray, basis: Mapping[str, np.ndarray], boundaries: Mapping[str, Boundary], samples: int, faces: int
 ) -> list[EditDirection]:
     """The edits of `RECIPES`, in that order, shipped or not.
 
     Args:
-        amounts: (E, K) of the atoms, see `plan`.
-        atoms: offsets (16, 512) by name.
+        amounts: (E, K) of the basis directions, see `plan`.
+        basis: offsets (16, 512) by name.
         boundaries: by attribute, for the provenance.
         samples: number of faces that they were fitted to.
         faces: number of faces that effects were measured on.
     """
     edits = []
-    vectors = np.tensordot(amounts, np.stack(list(atoms.values())), 1).astype(np.float32)
+    vectors = np.tensordot(amounts, np.stack(list(basis.values())), 1).astype(np.float32)
     for recipe, vector in zip(RECIPES, vectors, strict=True):
         provenance = (
             f"InterFaceGAN boundary in W on bands of rows, {samples} generated faces, "
-            f"{boundaries[recipe.key].accuracy:.3f} of the extremes of held-out halves on the right side; leaks and "
-            f"changes of the person taken out by effects measured on {faces} faces"
+            f"{boundaries[recipe.key].accuracy:.3f} of the extremes of held-out halves on the right side; entanglement "
+            f"and changes of the person taken out by effects measured on {faces} faces"
         )
         texts = (recipe.key, recipe.label, recipe.hint, -MAX_STRENGTH, MAX_STRENGTH, vector, recipe.group)
         edits.append(EditDirection(*texts, recipe.caveat, provenance, kind="interfacegan"))
@@ -142,7 +145,7 @@ def learn_from_trials(
 
     Args:
         responses: in units of `spread`.
-        tried: amounts (K,) of the atoms, by edit.
+        tried: amounts (K,) of the basis directions, by edit.
         runs: by the name of the group of faces, measurements by edit.
         spread: (S,).
     """
@@ -163,7 +166,7 @@ def component_candidates(effects: Mapping[str, Effect], plain: np.ndarray, sprea
     """Edits of the principal components that move one score alone, to be looked at and named, see `ganspace`.
 
     Args:
-        effects: of component atoms, by name.
+        effects: of component basis directions, by name.
         plain: (N, 128) descriptors of the faces.
         spread: (S,) standard deviations of the scores.
     """
@@ -174,13 +177,14 @@ def component_candidates(effects: Mapping[str, Effect], plain: np.ndarray, sprea
             columns[SCORES.index(recipe.key)] = True
     means = {name: effect.slopes().mean(0) / spread for name, effect in effects.items()}
     edits = []
-    for name, own, leak in clean_components(means, units, columns, CLEAN)[:CANDIDATES]:
+    for name, own, entanglement in clean_components(means, units, columns, CLEAN)[:CANDIDATES]:
         effect, offset = means[name][own], effects[name].offset
         change = float(np.sqrt((effects[name].changes(plain) ** 2).sum(1).mean()))
         safe = identity_change(SAFE_IDENTITY) / max(ADDING_UP * change, 1e-6)
         reach = (2.0 / abs(effect), LONGEST / np.linalg.norm(offset), safe)
         vector = (min(reach) * np.sign(effect) * offset).astype(np.float32)
-        print(f"{name}: moves {SCORES[own]} by {min(reach) * abs(effect):.2f} SD at 100, largest leak {leak:.0%}")
+        moved = min(reach) * abs(effect)
+        print(f"{name}: moves {SCORES[own]} by {moved:.2f} SD at 100, largest entanglement {entanglement:.0%}")
         texts = (name.replace(".", "_"), name, "", -MAX_STRENGTH, MAX_STRENGTH, vector, "Components")
         edits.append(EditDirection(*texts, kind="ganspace", score=SCORES[own]))
     return edits
@@ -194,8 +198,8 @@ def print_plan(
     normals: Mapping[str, np.ndarray],
     adding_up: Mapping[str, float],
 ) -> None:
-    """What the edits are expected to do, and the atoms that they are mostly made of."""
-    print(f"{'edit':<14}{'own at 60':>10}{'leak':>7}{'':>14}{'identity':>10}{'length':>8}{'cosine':>8}  mostly")
+    """What the edits are expected to do, and the basis directions that they are mostly made of."""
+    print(f"{'edit':<14}{'own at 60':>10}{'entanglement':>7}{'':>14}{'identity':>10}{'length':>8}{'cosine':>8}  mostly")
     own = {
         r.fitted: abs(a @ responses.mean[:, SCORES.index(r.fitted)])
         for r, a in zip(RECIPES, amounts, strict=True)

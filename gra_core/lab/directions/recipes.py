@@ -1,7 +1,7 @@
 """The fitted edits as data: what the page says of each, and what the fit aims at.
 
-`fit` makes them from atoms: each attribute's boundary in W, on each of a few bands of rows of the W+ code, whose
-effects were measured (`response`).
+`fit` makes them from basis directions: each attribute's boundary in W, on each of a few bands of rows of the W+ code,
+whose effects were measured (`response`).
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ BANDS = {
 the halves of the first two."""
 
 ATOM_STEP = {**dict.fromkeys(BANDS, 5.0), "fine": 6.0}
-"""How far an atom moves each of its rows along the boundary's normal when its effect is measured."""
+"""How far a basis direction moves each of its rows along the boundary's normal when its effect is measured."""
 
 _SHAPE, _COLOUR, _ALL = ("coarse", "middle"), ("middle", "fine"), ("coarse", "middle", "fine")
 _HALVES = ("pose", "shape", "mouth", "eyes")
@@ -41,10 +41,11 @@ ATOMS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("eye_blue", "lipstick", "hair_red", "skin_light"), _COLOUR),
     **dict.fromkeys(("skin_red", "skin_texture", "warmth", "background"), _COLOUR),
 }
-"""Bands on which each attribute's boundary is an atom."""
+"""Bands on which each attribute's boundary is a basis direction."""
 
 STYLE_ATOMS = {"parting": 1686, "teeth": 3740}
-"""Style channels that are atoms, too: row 3, 22 moves hair over the forehead; row 6, 284 lips over the teeth."""
+"""Style channels that are basis directions, too: row 3, 22 moves hair over the forehead; row 6, 284 lips over the
+teeth."""
 
 STYLE_STEP = 5.0
 """How far these are moved, in standard deviations of the channel."""
@@ -63,7 +64,7 @@ class Recipe:
             effects add up.
         least: effect that the bound of identity does not cut below.
         longest: length of the offset in W+ that +100 does not exceed, whatever `effect` asks for.
-        identity: how much a change of the person matters beside the leaks, see `response.combine_evenly`.
+        identity: how much a change of the person matters beside the entanglements, see `response.combine_evenly`.
         near: smallest cosine between the mean of the offset's rows and the attribute's plain boundary in W, which is
             what others publish as this direction; 0: any.
         scale: what the offset is multiplied by at the end: below 1 where the check found that ±100 moved the score no
@@ -72,10 +73,10 @@ class Recipe:
         shipped: whether the edit passed the check; others are fitted only with `--all`.
         along: scores that may move along; the caveat says so.
         by: score that the fit moves for it, where that is not the one that it is checked by.
-        corrected_by: edits that the last step of the fit adds some of, to take leaks into their scores out
+        corrected_by: edits that the last step of the fit adds some of, to take entanglements into their scores out
             (`correcting`).
-        allowed: leak into the scores of these, as a share of what their own sliders do, that it leaves: below the
-            bound, for other faces differ, and more than nothing, for part of it belongs to the edit.
+        allowed: entanglement into the scores of these, as a share of what their own sliders do, that it leaves: below
+            the bound, for other faces differ, and more than nothing, for part of it belongs to the edit.
         reach: effect at ±60, in standard deviations, that this step scales it down to, where scores that are bounded
             turn back before ±100; 0: as large as it was.
         caveat: what else changes.
@@ -239,13 +240,13 @@ def on_band(axis: np.ndarray, band: str, amount: float) -> np.ndarray:
     return offset
 
 
-def band_atoms(boundaries: dict[str, Boundary]) -> dict[str, np.ndarray]:
-    """Offsets (16, 512) of all atoms by name, such as "smile.coarse", from the boundaries by attribute."""
-    atoms = {}
+def band_basis(boundaries: dict[str, Boundary]) -> dict[str, np.ndarray]:
+    """Offsets (16, 512) of all basis directions by name, such as "smile.coarse", from the boundaries by attribute."""
+    basis = {}
     for key, bands in ATOMS.items():
         for band in bands:
-            atoms[f"{key}.{band}"] = on_band(boundaries[key].normal, band, ATOM_STEP[band])
-    return atoms
+            basis[f"{key}.{band}"] = on_band(boundaries[key].normal, band, ATOM_STEP[band])
+    return basis
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What offsets do to the scores and to the identity of faces, and sums of offsets that move one score alone.
 
 A boundary says which way a score grows over the samples; what a row band of it does to a face, and what else moves with
-it, has to be measured (`measuring`). `combine` then finds, among all sums of measured offsets (atoms), the one
-that moves its own score by one unit while the others, the person and the code move least:
+it, has to be measured (`measuring`). `combine` then finds, among all sums of measured offsets (basis directions), the
+one that moves its own score by one unit while the others, the person and the code move least:
 
     minimise  sum_s weight_s^2 * (mean response_s ^2 + spread * variance over faces of response_s)
               + identity * mean over faces |change of the face descriptor|^2 + step * |offset|^2 + near
@@ -21,18 +21,18 @@ import numpy as np
 from gra_core.constants import NUM_STYLES
 
 SPREAD = 0.25
-"""How much leaks that differ from face to face matter beside the mean leak: it also keeps the noise in the responses,
-which are measured on few faces, from being fitted."""
+"""How much entanglements that differ from face to face matter beside the mean entanglement: it also keeps the noise in
+the responses, which are measured on few faces, from being fitted."""
 
 SHRINKAGE = 0.3
 """How far the covariance of effects between a few faces is drawn towards its diagonal."""
 
 NONLINEARITY = 1.2
-"""Variance of what a sum of atoms does over that of the sum of what they do."""
+"""Variance of what a sum of basis directions does over that of the sum of what they do."""
 
 EVEN_SHARE, EVEN_NEAR, EVEN_ROUNDS = 0.2, 0.8, 15
-"""Leak, as a share of what is compared with, and share of the largest leak, above which a score's weight is raised; and
-how many times that is done."""
+"""Entanglement, as a share of what is compared with, and share of the largest entanglement, above which a score's
+weight is raised; and how many times that is done."""
 
 
 SATURATION = 0.8
@@ -57,14 +57,14 @@ def codes_of(faces: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Responses:
-    """What K atoms do to S scores.
+    """What K basis directions do to S scores.
 
     Attributes:
         mean: (K, S) expected effect on a face.
         deviation: (K, N, S) differences of N measured faces from their mean.
-        gram: (K, K) inner products of the atoms' offsets.
-        identity: (K, K) inner products of the atoms' effects on the face descriptor, mean over faces.
-        kinds: (N,) which kind of faces each is of; leaks are held to the bound on each kind.
+        gram: (K, K) inner products of the basis directions' offsets.
+        identity: (K, K) inner products of the basis directions' effects on the face descriptor, mean over faces.
+        kinds: (N,) which kind of faces each is of; entanglements are held to the bound on each kind.
     """
 
     mean: np.ndarray
@@ -75,24 +75,25 @@ class Responses:
 
     @classmethod
     def measured(
-        cls, slopes: np.ndarray, atoms: np.ndarray, descriptors: np.ndarray, kinds: np.ndarray | None = None
+        cls, slopes: np.ndarray, basis: np.ndarray, descriptors: np.ndarray, kinds: np.ndarray | None = None
     ) -> Self:
-        """From slopes (K, N, S) of atoms (K, 16, 512), and of descriptors (K, M, 128) of all or some of the faces."""
-        flat = atoms.reshape(len(atoms), -1)
-        seen = descriptors.reshape(len(atoms), -1).astype(np.float64)
+        """From slopes (K, N, S) of basis directions (K, 16, 512), and of descriptors (K, M, 128) of all or some of the
+        faces."""
+        flat = basis.reshape(len(basis), -1)
+        seen = descriptors.reshape(len(basis), -1).astype(np.float64)
         mean = slopes.mean(1)
         kinds = np.zeros(slopes.shape[1], int) if kinds is None else kinds
         identity = seen @ seen.T / max(descriptors.shape[1], 1)
         return cls(mean, slopes - mean[:, None], flat @ flat.T, identity, kinds)
 
     def updated(self, amounts: np.ndarray, slopes: np.ndarray) -> "Responses":
-        """With what E sums of the atoms did on other faces.
+        """With what E sums of the basis directions did on other faces.
 
-        The mean effects of the atoms are taken as Gaussian, with the covariance between faces over N; the sums' mean
-        effects are noisy observations of them (a Kalman update, score by score).
+        The mean effects of the basis directions are taken as Gaussian, with the covariance between faces over N; the
+        sums' mean effects are noisy observations of them (a Kalman update, score by score).
 
         Args:
-            amounts: (E, K) of the atoms in each sum.
+            amounts: (E, K) of the basis directions in each sum.
             slopes: (E, M, S) what each sum did on M faces.
         """
         mean = self.mean.copy()
@@ -108,7 +109,7 @@ class Responses:
         return replace(self, mean=mean)
 
     @cached_property
-    def leaks(self) -> np.ndarray:
+    def entanglements(self) -> np.ndarray:
         """For each score the quadratic form (S, K, K) of its mean effect squared and, by `SPREAD`, its variance."""
         mean, deviation = self.mean.T, self.deviation.transpose(2, 0, 1)
         return mean[:, :, None] * mean[:, None] + SPREAD / deviation.shape[2] * deviation @ deviation.transpose(0, 2, 1)
@@ -132,12 +133,13 @@ def combine(
     identity: float = 0.0,
     near: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """Amounts of the atoms whose sum moves score `own` by 1 and all else least.
+    """Amounts of the basis directions whose sum moves score `own` by 1 and all else least.
 
     Args:
-        responses: of K atoms, in units of each score in which a leak matters alike.
+        responses: of K basis directions, in units of each score in which an entanglement matters alike.
         own: number of the score to move.
-        weights: (S,) how much a leak into each score matters; 0 for those that may move. That of `own` is ignored.
+        weights: (S,) how much an entanglement into each score matters; 0 for those that may move. That of `own` is
+            ignored.
         step: how much length matters, per squared unit of W.
         identity: how much a change of the person matters, per squared distance of face descriptors.
         near: (K, K) further quadratic form to hold down.
@@ -147,7 +149,7 @@ def combine(
     """
     held = np.array(weights, np.float64)
     held[own] = 0
-    matrix = np.tensordot(held**2, responses.leaks, 1) + 1e-9 * np.eye(len(responses.mean))
+    matrix = np.tensordot(held**2, responses.entanglements, 1) + 1e-9 * np.eye(len(responses.mean))
     matrix += step * responses.gram + identity * responses.identity + near
     effect = responses.mean[:, own]
     amounts = np.linalg.solve(matrix, effect)
@@ -163,16 +165,18 @@ def combine_evenly(
     identity: float = 0.0,
     near: np.ndarray | float = 0.0,
 ) -> np.ndarray:
-    """As `combine`, with leaks in shares of `units`, and no leak let grow much larger than the others.
+    """As `combine`, with entanglements in shares of `units`, and no entanglement let grow much larger than the others.
 
-    Where the largest leak counts, a sum of squares trades one large leak for many small ones. The weight of each score
-    whose leak is larger than `EVEN_SHARE` is therefore raised, and the atoms are summed anew.
+    Where the largest entanglement counts, a sum of squares trades one large entanglement for many small ones. The
+    weight of each score whose entanglement is larger than `EVEN_SHARE` is therefore raised, and the basis directions
+    are summed anew.
 
     Args:
-        responses: of K atoms.
+        responses: of K basis directions.
         own: number of the score to move.
-        weights: (S,) how much a leak into each score matters: 1, or less.
-        units: (S,) effect that a leak into each score is compared with; `own`'s is how far the sum is to move it.
+        weights: (S,) how much an entanglement into each score matters: 1, or less.
+        units: (S,) effect that an entanglement into each score is compared with; `own`'s is how far the sum is to move
+            it.
         step: as for `combine`, at that size of the sum; likewise `identity` and `near`.
         identity: see `step`.
         near: see `step`.

@@ -24,7 +24,7 @@ from gra_core.editor import PortraitEditor
 from gra_core.images import image_to_tensor, tensor_to_image
 from gra_core.lab.directions.sampling import sample_w
 from gra_core.lab.evaluation.summary import figure_text, interval_settings, markdown_rows, rounded, summarize_entries
-from gra_core.lab.evaluation.workers import Bench, Progress, Workers
+from gra_core.lab.evaluation.workers import EvaluationContext, Progress, Workers
 from gra_core.metrics.identity import face_descriptor, identity_distance
 from gra_core.metrics.perceptual import LPIPS
 from gra_core.metrics.pixels import METRIC_SIZE, mse, resize
@@ -86,8 +86,8 @@ def measure_exact_edits(workers: Workers, count: int, *, progress: Progress | No
     `n`, `mean`, `median` and `ci95`. An edit's moves on one face are alike, so they are averaged first: n counts
     faces, and the bootstrap draws faces.
     """
-    settings = workers.bench.settings
-    codes = source_codes(workers.bench.editor.generator, count).cpu().split(1)
+    settings = workers.context.settings
+    codes = source_codes(workers.context.editor.generator, count).cpu().split(1)
     per_source = []
     for done, moves in enumerate(workers.map(_measure_source, codes), start=1):
         per_source.append({"moves": moves})
@@ -104,7 +104,7 @@ def measure_exact_edits(workers: Workers, count: int, *, progress: Progress | No
             "seed": SOURCE_SEED,
             "truncation": SOURCE_TRUNCATION,
             "edits": list(settings),
-            "methods": [UNEDITED, *workers.bench.methods],
+            "methods": [UNEDITED, *workers.context.methods],
             "metric_px": METRIC_SIZE,
             "interval": interval_settings("sources"),
         },
@@ -129,13 +129,13 @@ def exact_edits_table(result: Mapping) -> str:
     return "\n".join([line, "", *markdown_rows(rows)]) + "\n"
 
 
-def _measure_source(bench: Bench, code: Tensor) -> dict[str, dict[str, dict[str, float]]]:
-    editor, methods, lpips = bench.editor, bench.methods, bench.lpips
+def _measure_source(context: EvaluationContext, code: Tensor) -> dict[str, dict[str, dict[str, float]]]:
+    editor, methods, lpips = context.editor, context.methods, context.lpips
     source = render_exact(editor, code, {})
     inversions = {invert: invert(source) for invert in {method.invert for method in methods.values()}}
     unedited = _see(source, lpips)
     moves = {}
-    for move, strengths in bench.settings.items():
+    for move, strengths in context.settings.items():
         target = _see(render_exact(editor, code, strengths), lpips)
         results = {UNEDITED: unedited}
         for name, method in methods.items():

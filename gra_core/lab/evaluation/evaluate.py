@@ -37,7 +37,7 @@ from gra_core.lab.evaluation.kid import PictureFeatures, kernel_distance
 from gra_core.lab.evaluation.methods import GRA, LOW_RATE, Method, standard_methods, trained_methods
 from gra_core.lab.evaluation.optimization import optimization_methods
 from gra_core.lab.evaluation.summary import figure_text, interval_settings, markdown_rows, rounded, summarize_entries
-from gra_core.lab.evaluation.workers import Bench, Progress, Workers
+from gra_core.lab.evaluation.workers import EvaluationContext, Progress, Workers
 from gra_core.lab.pictures import picture_files
 from gra_core.metrics.identity import face_descriptor, identity_distance
 from gra_core.metrics.perceptual import LPIPS, load_lpips
@@ -126,7 +126,9 @@ def evaluate(
     methods = standard_methods(editor) if methods is None else methods
     if workers is None:
         aligner, lpips = aligner or FaceAligner(), lpips or load_lpips()
-        workers = Workers(Bench(editor, settings, methods, lpips, slow_methods or {}, aligner, meter, features))
+        workers = Workers(
+            EvaluationContext(editor, settings, methods, lpips, slow_methods or {}, aligner, meter, features)
+        )
     paths = [Path(path) for path in paths][:limit]
 
     per_image, skipped, seen = [], [], []
@@ -147,7 +149,7 @@ def evaluate(
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "settings": {
-            "methods": [*methods, *workers.bench.slow_methods],
+            "methods": [*methods, *workers.context.slow_methods],
             "edits": list(settings),
             "strength": strength,
             "limit": limit,
@@ -281,27 +283,27 @@ def run(
     if edits_exact and not edits:
         raise GRAError("Exact edits need at least one edit.")
     paths = picture_files(directory)
-    make = partial(_make_bench, methods, edits, strength, baselines, bool(optimize), nets, kid, checkpoints, device)
+    make = partial(_make_context, methods, edits, strength, baselines, bool(optimize), nets, kid, checkpoints, device)
     with _writer(out) as write:
-        bench = make()
+        context = make()
         if grid:
-            draw_grid(bench).save(grid)
-        with Workers(bench, make, processes) as workers:
+            draw_grid(context).save(grid)
+        with Workers(context, make, processes) as workers:
             report = evaluate(
-                bench.editor,
+                context.editor,
                 paths,
                 edits,
                 strength,
                 limit=limit,
                 progress=_print_progress,
-                methods=bench.methods,
+                methods=context.methods,
                 slow_limit=optimize,
                 workers=workers,
             )
             if edits_exact:
                 report["exact_edits"] = measure_exact_edits(workers, edits_exact, progress=_print_progress)
             if groups:
-                codes = source_codes(bench.editor.generator, groups).cpu().split(1)
+                codes = source_codes(context.editor.generator, groups).cpu().split(1)
                 report["groups"] = {"portraits": measure_groups(workers, _portrait_crop, paths[:groups])}
                 report["groups"]["generated"] = measure_groups(workers, _generated_face, codes)
         write(report)
@@ -313,7 +315,7 @@ def run(
     return report
 
 
-def _make_bench(
+def _make_context(
     methods: Sequence[str] | None,
     edits: Sequence[str],
     strength: float,
@@ -323,13 +325,13 @@ def _make_bench(
     kid: bool,
     checkpoints: str | Path | None,
     device: str | None,
-) -> Bench:
+) -> EvaluationContext:
     """What `run` measures with, from its arguments."""
     editor = PortraitEditor.from_pretrained(checkpoints, device)
     known = standard_methods(editor) | (trained_methods(editor, Path(baselines)) if baselines else {})
     _check_methods(methods, known)
     lpips = load_lpips(device=editor.device)
-    return Bench(
+    return EvaluationContext(
         editor,
         _edit_settings(editor, edits, strength),
         {name: known[name] for name in methods or known},
@@ -341,12 +343,12 @@ def _make_bench(
     )
 
 
-def _portrait_crop(bench: Bench, path: Path) -> Image.Image:
-    return load_portrait(path, bench.aligner).crop
+def _portrait_crop(context: EvaluationContext, path: Path) -> Image.Image:
+    return load_portrait(path, context.aligner).crop
 
 
-def _generated_face(bench: Bench, code: Tensor) -> Image.Image:
-    return render_exact(bench.editor, code, {})
+def _generated_face(context: EvaluationContext, code: Tensor) -> Image.Image:
+    return render_exact(context.editor, code, {})
 
 
 def _check_methods(names: Sequence[str] | None, known: Iterable[str]) -> None:
@@ -400,20 +402,24 @@ Seen = dict[str, tuple[np.ndarray, np.ndarray]]
 """Features of a portrait and of its reconstruction, by method."""
 
 
-def _measure_file(bench: Bench, task: tuple[Path, bool]) -> tuple[dict, Seen]:
+def _measure_file(context: EvaluationContext, task: tuple[Path, bool]) -> tuple[dict, Seen]:
     """The entry of one picture, or why it was skipped; `task` says whether the slow methods are measured too."""
     path, slow = task
     try:
-        portrait = load_portrait(path, bench.aligner)
-        entry, seen = _measure_portrait(bench, portrait, {**bench.methods, **(bench.slow_methods if slow else {})})
+        portrait = load_portrait(path, context.aligner)
+        entry, seen = _measure_portrait(
+            context, portrait, {**context.methods, **(context.slow_methods if slow else {})}
+        )
     except GRAError as error:
         return {"file": path.name, "reason": str(error)}, {}
     return {"file": path.name, **entry}, seen
 
 
-def _measure_portrait(bench: Bench, portrait: Portrait, methods: Mapping[str, Method]) -> tuple[dict, Seen]:
-    meter, descriptor = bench.meter, face_descriptor(portrait.crop)
-    features = bench.features(image_to_tensor(portrait.crop)) if bench.features else None
+def _measure_portrait(
+    context: EvaluationContext, portrait: Portrait, methods: Mapping[str, Method]
+) -> tuple[dict, Seen]:
+    meter, descriptor = context.meter, face_descriptor(portrait.crop)
+    features = context.features(image_to_tensor(portrait.crop)) if context.features else None
     background = meter.background(portrait.crop) if meter else None
     inversions, seen = {}, {}
     entry = {
@@ -427,19 +433,19 @@ def _measure_portrait(bench: Bench, portrait: Portrait, methods: Mapping[str, Me
             inversions[method.invert] = _timed(method.invert, portrait.crop)
         inversion, invert_seconds = inversions[method.invert]
         picture, seconds = _timed(method.edit, inversion, {})
-        reconstruction = _compare(picture, portrait, bench.lpips)
+        reconstruction = _compare(picture, portrait, context.lpips)
         reconstruction["identity"] = identity_distance(face_descriptor(picture), descriptor)
         reconstruction["seconds"] = seconds
-        if bench.features:
-            seen[name] = (features, bench.features(image_to_tensor(picture)))
+        if context.features:
+            seen[name] = (features, context.features(image_to_tensor(picture)))
         before = meter.scores(picture) if meter else {}
         moves = {}
-        for move, strengths in bench.settings.items():
+        for move, strengths in context.settings.items():
             picture, seconds = _timed(method.edit, inversion, strengths)
             figures = {"identity": identity_distance(face_descriptor(picture), descriptor), "seconds": seconds}
             if meter:
                 figures["change"] = _attribute_change(meter, picture, before, strengths)
-                figures["background"] = meter.background_lpips(picture, background, bench.lpips)
+                figures["background"] = meter.background_lpips(picture, background, context.lpips)
             moves[move] = {key: rounded(value) for key, value in figures.items()}
         entry["methods"][name] = {
             "invert_seconds": rounded(invert_seconds),

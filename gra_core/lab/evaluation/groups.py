@@ -18,7 +18,7 @@ from torch import Tensor
 from gra_core.constants import IMAGE_SIZE
 from gra_core.images import image_to_tensor
 from gra_core.lab.evaluation.summary import figure_text, markdown_rows, summarize_entries
-from gra_core.lab.evaluation.workers import Bench, Workers
+from gra_core.lab.evaluation.workers import EvaluationContext, Workers
 from gra_core.metrics.pixels import METRIC_SIZE, resize
 
 TILT = 12
@@ -99,7 +99,9 @@ def groups_of(picture: Image.Image, scores: Mapping[str, float]) -> list[str]:
     return names
 
 
-def measure_groups(workers: Workers, show: Callable[[Bench, Any], Image.Image], items: Iterable) -> dict[str, dict]:
+def measure_groups(
+    workers: Workers, show: Callable[[EvaluationContext, Any], Image.Image], items: Iterable
+) -> dict[str, dict]:
     """LPIPS at 256 px between picture and each of `STEPS` of its inversion by group: n, mean, median, ci95.
 
     `show` makes of each item an aligned face, RGB; other sizes than 1024 px are resized.
@@ -113,10 +115,10 @@ def measure_groups(workers: Workers, show: Callable[[Bench, Any], Image.Image], 
 
 @torch.inference_mode()
 def _measure_groups(
-    show: Callable[[Bench, Any], Image.Image], bench: Bench, item: object
+    show: Callable[[EvaluationContext, Any], Image.Image], context: EvaluationContext, item: object
 ) -> list[tuple[str, dict[str, float]]]:
     """LPIPS of one portrait, as it is and altered, with the name of each group that the picture is in."""
-    lpips, editor = bench.lpips, bench.editor
+    lpips, editor = context.lpips, context.editor
     device = lpips.shift.device
     found = []
 
@@ -134,8 +136,8 @@ def _measure_groups(
         distances = {name: lpips(step, target).item() for name, step in zip(STEPS, steps, strict=True)}
         found.extend((name, distances) for name in names)
 
-    picture = show(bench, item).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
-    measure(picture, groups_of(picture, bench.meter.scores(picture)))
+    picture = show(context, item).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
+    measure(picture, groups_of(picture, context.meter.scores(picture)))
     for name, alter in ALTERATIONS.items():
         measure(alter(picture), [name])
     return found

@@ -46,7 +46,7 @@ def standard_methods(editor: PortraitEditor) -> dict[str, Method]:
 def trained_methods(editor: PortraitEditor, folder: Path) -> dict[str, Method]:
     """A method for each weights file in `folder` that is named after a design, with the editor's other nets.
 
-    Designs are compared as they come from the Editing Stream: nobody paints the room for them, or shows the photo.
+    Designs are compared as the Editing Stream draws them: without background fill and photo warp.
 
     Raises:
         CheckpointError: there is none, or one does not fit.

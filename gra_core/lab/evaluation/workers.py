@@ -21,7 +21,7 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
+class EvaluationContext:
     """What one process measures with.
 
     Attributes:
@@ -46,26 +46,28 @@ class Bench:
 
 
 class Workers:
-    """Runs tasks in order, here or in processes that each have a bench of their own.
+    """Runs tasks in order, here or in processes that each have an evaluation context of their own.
 
     Args:
-        bench: of this process.
-        make: makes another process's bench; has to be picklable.
+        context: of this process.
+        make: makes another process's context; has to be picklable.
         processes: 1 means that this process does it all.
     """
 
-    def __init__(self, bench: Bench, make: Callable[[], Bench] | None = None, processes: int = 1) -> None:
-        self.bench = bench
+    def __init__(
+        self, context: EvaluationContext, make: Callable[[], EvaluationContext] | None = None, processes: int = 1
+    ) -> None:
+        self.context = context
         self._pool = None
         if make and processes > 1:
             threads = max(1, (os.cpu_count() or 1) // processes)
-            context = multiprocessing.get_context("spawn")  # a forked process could not use the GPU
-            self._pool = ProcessPoolExecutor(processes, context, _start, (make, threads))
+            spawned = multiprocessing.get_context("spawn")  # a forked process could not use the GPU
+            self._pool = ProcessPoolExecutor(processes, spawned, _start, (make, threads))
 
-    def map(self, task: Callable[[Bench, Any], Any], items: Iterable) -> Iterator:
-        """What task(bench, item) returns for each item, in order; in processes, both have to be picklable."""
+    def map(self, task: Callable[[EvaluationContext, Any], Any], items: Iterable) -> Iterator:
+        """What task(context, item) returns for each item, in order; in processes, both have to be picklable."""
         if self._pool is None:
-            return (task(self.bench, item) for item in items)
+            return (task(self.context, item) for item in items)
         return self._pool.map(_Task(task), items)
 
     def __enter__(self) -> Self:
@@ -80,17 +82,17 @@ class Workers:
 
 @dataclass(frozen=True)
 class _Task:
-    """A task on the bench of the process that runs it."""
+    """A task with the context of the process that runs it."""
 
-    task: Callable[[Bench, Any], Any]
+    task: Callable[[EvaluationContext, Any], Any]
 
     def __call__(self, item: object) -> object:
         return self.task(_own[0], item)
 
 
-_own: list[Bench] = []
+_own: list[EvaluationContext] = []
 
 
-def _start(make: Callable[[], Bench], threads: int) -> None:
+def _start(make: Callable[[], EvaluationContext], threads: int) -> None:
     torch.set_num_threads(threads)
     _own.append(make())

@@ -1,7 +1,7 @@
 """Faces before other backgrounds: a face cut out and set before what is behind somebody else.
 
-The generator moves its background along with the head; behind a person who turns, the room stays where it is, and
-what the head uncovers is room. The streams' pairs made with these say so. The encoder sees photos before other rooms,
+The generator moves its background along with the head; behind a real person who turns, the background stays, and the
+head uncovers more of it. The streams' pairs made with these say so. The encoder sees photos before other backgrounds,
 for there are too few of them.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from gra_core.images import from_bytes, to_bytes
 from gra_core.lab.training.data import RealFaces
 from gra_core.models.encoder import to_encoder_size
-from gra_core.models.maps import paint_over, widened
+from gra_core.models.maps import dilate, push_pull_fill
 from gra_core.models.person import PersonNet
 
 PLATE_MARGIN = 15
@@ -53,9 +53,9 @@ class Backgrounds:
             photo = from_bytes(batch)
             mask = person_masks(net, photo)
             masks.append(packed(mask))
-            margin = widened(mask > CERTAIN, PLATE_MARGIN)
+            margin = dilate(mask > CERTAIN, PLATE_MARGIN)
             small = F.avg_pool2d(photo, photo.shape[-1] // PLATE_SIZE)
-            plate = paint_over(small, 1 - F.interpolate(margin, size=PLATE_SIZE))
+            plate = push_pull_fill(small, 1 - F.interpolate(margin, size=PLATE_SIZE))
             plates.append(to_bytes(plate))
         self.plates, self.masks = torch.cat(plates), torch.cat(masks)
 

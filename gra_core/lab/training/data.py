@@ -17,7 +17,7 @@ from gra_core.directions.registry import GLASSES, EditDirection
 from gra_core.images import from_bytes
 from gra_core.lab.training.prepared import PreparedSet
 from gra_core.models.generator import Generator, broadcast_w
-from gra_core.models.maps import sample_at
+from gra_core.models.maps import warp
 
 HARD_EDITS = {
     "yaw": 10.0,
@@ -180,7 +180,7 @@ def inverse_flow(flow: Tensor, rounds: int = 8) -> Tensor:
     """The flow v with v(q) = -u(q + v(q)): where a picture warped by `flow` shows each point of the original."""
     inverse = -flow
     for _ in range(rounds):
-        inverse = -sample_at(flow, inverse)
+        inverse = -warp(flow, inverse)
     return inverse
 
 

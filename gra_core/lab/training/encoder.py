@@ -30,7 +30,7 @@ from gra_core.lab.training.perceptual import ALEXNET_FILE, load_published
 from gra_core.lab.training.report import save_grid
 from gra_core.lab.training.variants import edited_photos
 from gra_core.models.encoder import LATENT_SAMPLES, Encoder, average_face, to_encoder_size
-from gra_core.models.maps import sample_at, upscale_flow
+from gra_core.models.maps import upscale_flow, warp
 
 LOSS_WEIGHTS = {
     "mse": 1.0,
@@ -55,7 +55,7 @@ GENERATED_SHARE = 0.25
 """Of each batch, faces with known codes; the rest are photos, which are what is hard."""
 
 BACKGROUND_SHARE = 0.4
-"""Of the photos, those of people set before the room behind somebody else, for rooms not to be learned by heart."""
+"""Share of the photos that show the person before somebody else's background, so that none is learned by heart."""
 
 SAMPLES_CHUNK = 16
 
@@ -98,7 +98,7 @@ class EncoderTraining(Training):
         kept = torch.where(elsewhere, unpacked(masks), 1.0)
         photos = set_before(photos, kept, self.backgrounds.sample(count, photos.shape[-1]))
         flow = random_flow(count, device, 0.6)
-        photos = apply_tone(sample_at(photos, upscale_flow(flow, 4)), random_tone(count, device, 0.6))
+        photos = apply_tone(warp(photos, upscale_flow(flow, 4)), random_tone(count, device, 0.6))
         return blur_detail(photos, torch.rand(count, device=device) > 0.05)
 
     def generated(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,7 +106,7 @@ class EncoderTraining(Training):
         device = self.device
         codes = sample_codes(self.generator, count)
         clean = self.run_generator(codes).float().clamp(-1, 1)
-        moved = sample_at(clean, upscale_flow(random_flow(count, device, 0.6), 4))
+        moved = warp(clean, upscale_flow(random_flow(count, device, 0.6), 4))
         changed = apply_tone(moved, random_tone(count, device, 0.6))
         mask = random_patch_mask(count, PICTURE_SIZE, device) * (torch.rand(count, 1, 1, 1, device=device) < 0.5)
         changed = torch.lerp(changed, self.photos(count), mask)

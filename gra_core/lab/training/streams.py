@@ -56,7 +56,7 @@ from gra_core.models.editing import AlignmentSource, Edit, EditingStream, changi
 from gra_core.models.encoder import CodeEstimator, Encoder, to_encoder_size
 from gra_core.models.generator import Generator
 from gra_core.models.glasses import GlassesProbe, strengths_to_agree
-from gra_core.models.maps import narrowed, sample_at, upscale, upscale_flow, widened
+from gra_core.models.maps import dilate, erode, upscale, upscale_flow, warp
 from gra_core.models.streams import DESIGNS, Streams
 
 LOSS_WEIGHTS = {
@@ -247,7 +247,7 @@ class StreamTraining(Training):
         if self.aligner is not None:
             held, patch = self.held(count)
             motion = self.motion(truth, truth + offset, patch, masks[:count])
-            moved, moved_patch = sample_at(torch.cat((held, patch), 1), motion).split([3, 1], 1)
+            moved, moved_patch = warp(torch.cat((held, patch), 1), motion).split([3, 1], 1)
             both = torch.lerp(both, torch.cat((held, moved)), torch.cat((patch, moved_patch)))
         both = blur_detail(both, (torch.rand(count, device=device) > 0.1).repeat(2))
         return both.chunk(2)
@@ -354,7 +354,7 @@ class StreamTraining(Training):
         """
         before, after = person_masks(self.person, torch.cat((pairs.source, pairs.target))).chunk(2)
         behind = nobody(before, after)
-        shown = narrowed((after > CERTAIN).float(), OUTLINE)
+        shown = erode((after > CERTAIN).float(), OUTLINE)
         known = torch.maximum(behind, shown * pairs.valid)
         stays = F.interpolate(behind * pairs.apart, size=IMAGE_SIZE)
         targets = torch.where(stays > 0, pairs.source, pairs.target)
@@ -376,7 +376,7 @@ class StreamTraining(Training):
         photo = apply_tone(photo, random_tone(count, device, 0.4))
         still = torch.rand(count, 1, 1, 1, device=device) < 0.25
         flow = torch.where(still, 0.0, random_flow(count, device, 0.8, CHANGE_SIDE))
-        return photo, sample_at(photo, upscale_flow(flow, IMAGE_SIZE // CHANGE_SIDE)), flow
+        return photo, warp(photo, upscale_flow(flow, IMAGE_SIZE // CHANGE_SIDE)), flow
 
     def compare(self, picture: Tensor, target: Tensor, name: str) -> tuple[dict[str, Tensor], list[Pair]]:
         """Losses of full-size pictures against their targets, and the pairs that the perceptual net is to compare.
@@ -444,9 +444,7 @@ class StreamTraining(Training):
         matched = slice(known.stop, len(batch["target"]))
         finest = max(flows)
         flow = upscale_flow(flows[finest][matched], ENCODER_SIZE // finest)
-        difference = sample_at(to_encoder_size(batch["source"][matched]), flow) - to_encoder_size(
-            batch["target"][matched]
-        )
+        difference = warp(to_encoder_size(batch["source"][matched]), flow) - to_encoder_size(batch["target"][matched])
         terms = dict.fromkeys(("flow", "still"), 0.0)
         for side, found in flows.items():
             factor = CHANGE_SIDE // side
@@ -580,7 +578,7 @@ def spans_of_kinds(counts: dict[str, int]) -> dict[str, slice]:
 
 def nobody(before: Tensor, after: Tensor) -> Tensor:
     """Where neither of two masks of persons (B, 1, 256, 256) shows anybody, nor near it, 0 or 1."""
-    return 1 - widened(torch.maximum(before, after) > CERTAIN, BACKGROUND_MARGIN)
+    return 1 - dilate(torch.maximum(before, after) > CERTAIN, BACKGROUND_MARGIN)
 
 
 def unedited(
