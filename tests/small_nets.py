@@ -56,7 +56,7 @@ def shrink(set_attribute: Callable[[object, str, object], None] = setattr) -> No
     set_attribute(reconstruction, "DETAIL_CHANNELS", dict.fromkeys(reconstruction.DETAIL_CHANNELS, 8))
     for name in ("KEY_CHANNELS", "REFINER_CHANNELS"):
         set_attribute(editing, name, dict.fromkeys(layers.STAGES, 8))
-    set_attribute(encoder, "STAGE_CHANNELS", (8, 8, 8, 8))
+    set_attribute(encoder, "STAGE_CHANNELS", (16, 16, 16, 16))
     set_attribute(encoder, "STAGE_DEPTHS", (1, 1, 1, 1))
     set_attribute(encoder, "QUERY_DIM", 20)
     set_attribute(encoder, "QUERY_LAYERS", 1)

@@ -1,8 +1,8 @@
 """The methods that are compared: how each inverts a portrait and renders an edit of it.
 
-Those with streams are the same nets in other designs (`gra_core.models.streams.DESIGNS`), trained on the same data:
-`python -m gra_core train streams --design one_shot ...`. Their weights are not shipped; `trained_methods` reads them
-from a folder. `gra_core.lab.evaluation.optimization` has the methods that optimise for each picture.
+Those with streams are the same nets in other designs (`gra_core.models.streams.DESIGNS`), trained on the same data by a
+stage of a recipe that names the `design`. Their weights are not shipped; `trained_methods` reads them from a folder.
+`gra_core.lab.evaluation.optimization` has the methods that optimise for each picture.
 """
 
 from __future__ import annotations

@@ -145,6 +145,7 @@ class Training(ABC):
         """
         if self.compiler == "none":
             return
+        torch._dynamo.reset()  # forms of an earlier stage count, too
         torch._dynamo.config.recompile_limit = 64  # one form for each size, with and without gradient
         for module in modules:
             for part in module.modules():

@@ -118,8 +118,9 @@ class Run:
         return self.out / stage.name / f"{stage.part}.safetensors"
 
     def inputs(self, stage: Stage) -> dict[str, Any]:
-        """All that a stage's weights depend on, with the hashes of files."""
-        found = {"stage": asdict(stage), "data": self.data.sha256, "parents": self.parents}
+        """All that a stage's weights depend on but its seeds, with the hashes of files."""
+        options = {name: value for name, value in asdict(stage).items() if name != "seeds"}
+        found = {"stage": options, "data": self.data.sha256, "parents": self.parents}
         others = {self.stages[name].name for name in (stage.init, stage.editor) if name}
         if stage.part == "streams":
             others.add(self.recipe.encoder_of(stage).name)
@@ -127,7 +128,8 @@ class Run:
 
     def train(self, stage: Stage) -> bool:
         """Train a stage with each of its seeds and average the results, unless it is done; whether it is done now."""
-        key = hash_of(self.inputs(stage))
+        inputs = self.inputs(stage)
+        key = hash_of(inputs | {"seeds": stage.seeds})
         folder, weights = self.out / stage.name, self.file(stage)
         record = read_record(folder / DONE)
         done = record.get("key") == key and weights.is_file() and file_sha256(weights) == record["sha256"]
@@ -136,11 +138,11 @@ class Run:
             self.process.log(f"Stage {stage.name} is done already.")
             return True
         for seed in stage.seeds:
-            if not self.train_once(stage, seed, hash_of({"key": key, "seed": seed})):
+            if not self.train_once(stage, seed, hash_of(inputs | {"seed": seed})):
                 return False
         if self.process.leads:
             average_files([folder / str(seed) / weights.name for seed in stage.seeds], weights, stage)
-            record = {"key": key, "sha256": file_sha256(weights), "inputs": self.inputs(stage)}
+            record = {"key": key, "sha256": file_sha256(weights), "seeds": stage.seeds, "inputs": inputs}
             record |= {"processes": self.process.world, "device": device_name(self.process.device)}
             write_json(record, folder / DONE)
         self.process.agreed(True)  # the files are written
@@ -150,7 +152,8 @@ class Run:
     def train_once(self, stage: Stage, seed: int, key: str) -> bool:
         """Train a stage with one seed, unless that is done; whether it is done now."""
         out = self.out / stage.name / str(seed)
-        if self.process.agreed(read_record(out / DONE).get("key") == key):
+        done = read_record(out / DONE).get("key") == key and (out / self.file(stage).name).is_file()
+        if self.process.agreed(done):
             return True
         init, editor, encoder = (self.stages.get(name) for name in (stage.init, stage.editor, ""))
         if stage.part == "streams":

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gra_core.checkpoints import as_float
 from gra_core.errors import CheckpointError
+from gra_core.memory import keep_freed_memory
 
 PATIENCE = timedelta(hours=3)
 """How long a process waits for another one: the first calibrates and evaluates alone."""
@@ -61,6 +62,7 @@ def start_process() -> Process:
         torch.backends.cudnn.benchmark = False  # trying every convolution out takes minutes on an H200
     else:
         device = torch.device("cpu")
+        keep_freed_memory()
     if world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
     return Process(rank, world, device)

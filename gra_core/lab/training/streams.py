@@ -565,7 +565,7 @@ def counts_of_kinds(batch: int, *, variants: bool, motion: bool) -> dict[str, in
     """Pairs of each kind in a batch, for a training with edits of photos, and with clips, or without."""
     shares = {"free": FREE_SHARE, "misaligned": MISALIGNED_SHARE / (2 if variants or motion else 1)}
     shares["returned"] = (RETURNED_SHARE_WITH_MOTION if motion else RETURNED_SHARE) if variants else 0.0
-    counts = {kind: math.ceil(share * batch) for kind, share in shares.items()}
+    counts = {kind: max(round(share * batch), 1) if share else 0 for kind, share in shares.items()}
     counts["motion"] = int(MOTION_SHARE * batch) if motion else 0
     return counts | {"exact": batch - sum(counts.values())}
 

@@ -33,7 +33,7 @@ def edited_photos(weights: Path, photos: Tensor, count: int) -> Tensor:
     editor = PortraitEditor.from_pretrained(weights, photos.device)
     named = NamedOffsets.of(editor.edits, editor.device)
     variants = photos.new_empty((len(photos), count, *photos.shape[1:]))
-    with torch.autocast(editor.device.type, torch.bfloat16):
+    with torch.autocast(editor.device.type, torch.bfloat16, enabled=editor.device.type == "cuda"):
         for batch, results in zip(photos.split(CHUNK), variants.split(CHUNK), strict=True):
             photo = F.interpolate(from_bytes(batch), size=IMAGE_SIZE, mode="bilinear")
             codes, source = editor.invert_batch(photo)
