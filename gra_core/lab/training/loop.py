@@ -123,6 +123,7 @@ class Training(ABC):
         self.compile = partial(torch.compile, dynamic=False, backend=self.compiler)
         if self.compiler == "none":
             self.compile = lambda function: function
+        torch._dynamo.reset()  # what an earlier stage compiled counts, too
         load_compiled(job.out.parent / COMPILED)
         betas, fused = (0.9, 0.99), not self._on_cpu
         self.optimizer = torch.optim.AdamW(
@@ -145,7 +146,6 @@ class Training(ABC):
         """
         if self.compiler == "none":
             return
-        torch._dynamo.reset()  # forms of an earlier stage count, too
         torch._dynamo.config.recompile_limit = 64  # one form for each size, with and without gradient
         for module in modules:
             for part in module.modules():
