@@ -22,7 +22,7 @@ from gra_core.images import image_to_tensor, tensor_to_image
 from gra_core.metrics.identity import face_descriptor, identity_distance
 from gra_core.metrics.perceptual import LPIPS
 from gra_core.metrics.pixels import METRIC_SIZE, mse, resize
-from gra_core.models.editing import GlobalAlignmentModule, injected_picture
+from gra_core.models.editing import GlobalAlignmentModule
 from gra_core.models.layers import STAGES
 
 ONE_SHOT_SIDE = 64
@@ -158,7 +158,7 @@ def _gradual(editor: PortraitEditor, inversion: Inversion, codes: Tensor) -> Ten
         stage = STAGES.index(side)
         return _unaligned(stream.modules_by_stage[str(side)], feature, source.keys[stage], source.residuals[stage])
 
-    plain = injected_picture(editor.generator, codes, inject)
+    plain = editor.generator.render(codes, inject)
     still = plain.new_zeros((len(plain), 2, STAGES[-1], STAGES[-1]))
     picture, _ = stream.pixels(plain, features[source.image.shape[-1]], source, still)
     return picture
@@ -176,4 +176,4 @@ def _one_shot(editor: PortraitEditor, photo: Tensor, codes: Tensor, edited_codes
     def inject(side: int, feature: Tensor) -> Tensor:
         return _unaligned(module, feature, key, residual) if side == ONE_SHOT_SIDE else feature
 
-    return injected_picture(editor.generator, edited_codes, inject)
+    return editor.generator.render(edited_codes, inject)

@@ -34,7 +34,7 @@ from gra_core.memory import keep_freed_memory
 from gra_core.models.background import Background, composite, estimate_background
 from gra_core.models.editing import AlignmentSource, Edit
 from gra_core.models.encoder import CodeEstimator, Encoder, to_encoder_size
-from gra_core.models.generator import Generator
+from gra_core.models.generator import Generator, GeneratorInterface
 from gra_core.models.glasses import GlassesProbe, strengths_to_agree
 from gra_core.models.maps import upscale
 from gra_core.models.person import PersonNet
@@ -69,7 +69,7 @@ class PortraitEditor:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: GeneratorInterface,
         encoder: Encoder,
         streams: Streams,
         person: PersonNet | None,

@@ -12,9 +12,11 @@ feature (Selective Attention), moves the residual F_m there, and lets Gate & Fus
 
 A last stage treats what no feature carries, the photo's finest detail, as pixels, moved by the finest correspondence.
 Those pixels are what the stream itself, without an edit, lacks of the photo, and where an edit changes nothing they
-pass whole: without an edit the result is the photo. What the generator draws is freed of its lattices first.
+pass whole: without an edit the result is the photo. The generator's upsampling artefacts are
+removed first.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gra_core.constants import IMAGE_SIZE
-from gra_core.models.generator import BLOCK_CHANNELS, Generator, StageHook, inverse_haar
+from gra_core.models.generator import FEATURE_CHANNELS, GeneratorInterface, StageHook
 from gra_core.models.layers import (
     GATE_CHANNELS,
-    GENERATOR_CHANNELS,
     RESIDUAL_CHANNELS,
     GateFusion,
     StreamsDesign,
@@ -54,12 +55,6 @@ STILL_CHANGE = 0.05
 """A change of the picture, in [-1, 1] at 256 px, at which the pixel gates close half as far as they learned to."""
 STILL_MARGIN = 5
 """Side, in pixels of 256, of what has to be unchanged around a pixel: an edge that moves changes its surroundings."""
-
-LATTICE_CELL = 8
-LATTICE_CELLS = 8
-"""Neighbouring cells, along one side, of which the mean is the lattice."""
-LATTICE_CONTRAST = 0.06
-"""Highest contrast, in [-1, 1], that counts as the lattice's, so that edges and strands leave no traces around them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,26 +105,6 @@ class _Run:
     picture: Tensor | None = None
 
 
-def without_lattice(picture: Tensor) -> Tensor:
-    """Pictures (B, 3, S, S) in about [-1, 1] without what repeats itself every 8 pixels.
-
-    The generator doubles sizes by inverse Haar transforms, which leave lattices with periods of 2, 4 and 8 pixels: of
-    what is finer than a cell of 8 x 8 pixels, the part that neighbouring cells agree on. What photos show does not keep
-    to such cells.
-    """
-    fixed = picture.detach()  # gradients pass by the lattice: less to keep for them
-    fine = (fixed - averaged(fixed, LATTICE_CELL)).clamp(-LATTICE_CONTRAST, LATTICE_CONTRAST)
-    cells = F.pixel_unshuffle(fine, LATTICE_CELL)
-    step = LATTICE_CELLS // 2
-    agreed = F.avg_pool2d(cells, LATTICE_CELLS, step, LATTICE_CELLS // 4, count_include_pad=False)
-    return picture - F.pixel_shuffle(upscale(agreed, step), LATTICE_CELL)
-
-
-def injected_picture(generator: Generator, codes: Tensor, inject: StageHook) -> Tensor:
-    """The generator's picture (B, 3, 1024, 1024) of W+ codes and what `inject` adds to its features."""
-    return without_lattice(inverse_haar(generator.synthesize_bands(codes, inject)))
-
-
 def neighbourhood(x: Tensor, radius: int) -> Tensor:
     """The (2r+1)^2 shifted copies of (B, C, H, W), edges repeated -> (B, (2r+1)^2, C, H, W), row by row."""
     batch, channels, height, width = x.shape
@@ -164,12 +139,12 @@ class SelectiveAttention(nn.Module):
     alignment "dense" all of them do; with "none" nothing is searched, and every position comes from itself.
     """
 
-    def __init__(self, side: int, alignment: str) -> None:
+    def __init__(self, side: int, alignment: str, channels: int) -> None:
         super().__init__()
         self.radius = SEARCH_RADIUS[side]
         keys, width = KEY_CHANNELS[side], REFINER_CHANNELS[side]
         window = (2 * self.radius + 1) ** 2
-        self.project = nn.Conv2d(GENERATOR_CHANNELS[side], keys, 1, bias=False)
+        self.project = nn.Conv2d(channels, keys, 1, bias=False)
         nn.init.orthogonal_(self.project.weight.view(keys, -1))
         self.searches = alignment != "none"
         if not self.searches:
@@ -233,11 +208,11 @@ class SelectiveAttention(nn.Module):
 class GlobalAlignmentModule(nn.Module):
     """Aligner with Selective Attention, then Gate & Fusion, for one stage of the Editing Stream."""
 
-    def __init__(self, side: int, alignment: str) -> None:
+    def __init__(self, side: int, alignment: str, channels: int) -> None:
         super().__init__()
-        self.attention = SelectiveAttention(side, alignment)
+        self.attention = SelectiveAttention(side, alignment, channels)
         context = KEY_CHANNELS[side] + MATCH_CHANNELS
-        self.fuse = GateFusion(GENERATOR_CHANNELS[side], RESIDUAL_CHANNELS[side], GATE_CHANNELS[side], context)
+        self.fuse = GateFusion(channels, RESIDUAL_CHANNELS[side], GATE_CHANNELS[side], context)
 
     def forward(
         self, edited: Tensor, key: Tensor, residual: Tensor, coarse_flow: Tensor
@@ -254,9 +229,9 @@ class PixelAlignmentModule(nn.Module):
     Where the edit leaves the picture as it is, both gates are open, whatever was learned.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.from_feature = nn.Conv2d(BLOCK_CHANNELS[5], PIXEL_FEATURE_CHANNELS, 1)
+        self.from_feature = nn.Conv2d(channels, PIXEL_FEATURE_CHANNELS, 1)
         self.gate = nn.Sequential(
             nn.Conv2d(12 + PIXEL_FEATURE_CHANNELS, PIXEL_GATE_CHANNELS, 3, 1, 1),
             nn.GELU(),
@@ -296,16 +271,18 @@ def changing(difference: Tensor) -> Tensor:
 class EditingStream(nn.Module):
     """Runs the frozen generator on the edited code with aligned residual injection."""
 
-    def __init__(self, design: StreamsDesign | None = None) -> None:
+    def __init__(self, design: StreamsDesign | None = None, channels: Mapping[int, int] = FEATURE_CHANNELS) -> None:
+        """`channels`: of the generator's feature by side in pixels."""
         super().__init__()
         self.design = design or StreamsDesign()
-        modules = {str(side): GlobalAlignmentModule(side, self.design.alignment) for side in self.design.stages}
+        alignment, sides = self.design.alignment, self.design.stages
+        modules = {str(side): GlobalAlignmentModule(side, alignment, channels[side]) for side in sides}
         self.modules_by_stage = nn.ModuleDict(modules)
         if self.design.pixels:
-            self.pixels = PixelAlignmentModule()
+            self.pixels = PixelAlignmentModule(channels[PIXEL_GATE_SIDE])
 
     def prepare(
-        self, generator: Generator, codes: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
+        self, generator: GeneratorInterface, codes: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
     ) -> AlignmentSource:
         """What every edit of a photo reads, computed once: a run without an edit.
 
@@ -319,7 +296,7 @@ class EditingStream(nn.Module):
         small = F.avg_pool2d(run.picture, IMAGE_SIZE // PIXEL_GATE_SIDE)
         return AlignmentSource(residuals, tuple(run.keys.values()), small, photo - run.picture)
 
-    def forward(self, generator: Generator, codes: Tensor, source: AlignmentSource) -> Edit:
+    def forward(self, generator: GeneratorInterface, codes: Tensor, source: AlignmentSource) -> Edit:
         """Render an edit.
 
         Args:
@@ -334,7 +311,7 @@ class EditingStream(nn.Module):
             picture, keep = self.pixels(run.picture, run.features[PIXEL_GATE_SIDE], source, finest)
         return Edit(picture, run.picture, run.flows, run.aligned, keep)
 
-    def correspondence(self, generator: Generator, before: Tensor, after: Tensor) -> Tensor:
+    def correspondence(self, generator: GeneratorInterface, before: Tensor, after: Tensor) -> Tensor:
         """Where each position after an edit comes from, by the finest stage, without any photo.
 
         Args:
@@ -355,14 +332,14 @@ class EditingStream(nn.Module):
 
     def _run(
         self,
-        generator: Generator,
+        generator: GeneratorInterface,
         codes: Tensor,
         residuals: tuple[Tensor, ...],
         keys: tuple[Tensor, ...] | None = None,
     ) -> _Run:
         """The generator with aligned residuals; `keys` as in `_injection`."""
         run, inject = self._injection(residuals, keys)
-        run.picture = injected_picture(generator, codes, inject)
+        run.picture = generator.render(codes, inject)
         return run
 
     def _injection(

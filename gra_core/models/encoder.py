@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gra_core.constants import ENCODER_SIZE, NUM_STYLES, STYLE_DIM
 from gra_core.models.face import EMBEDDING_DIM, MAP_SIDE, FaceNet
-from gra_core.models.generator import Generator, broadcast_w
+from gra_core.models.generator import GeneratorInterface, broadcast_w
 
 STAGE_CHANNELS = (64, 128, 256, 384)
 STAGE_DEPTHS = (3, 4, 6, 3)
@@ -191,7 +191,7 @@ class CodeEstimator:
         average_face: the picture of the mean w, (1, 3, 256, 256).
     """
 
-    def __init__(self, generator: Generator, encoder: Encoder) -> None:
+    def __init__(self, generator: GeneratorInterface, encoder: Encoder) -> None:
         """Take the nets, both on one device."""
         self.encoder = encoder
         self.average_face = average_face(generator)
@@ -202,7 +202,7 @@ class CodeEstimator:
 
 
 @torch.no_grad()
-def average_face(generator: Generator) -> Tensor:
+def average_face(generator: GeneratorInterface) -> Tensor:
     """The picture of the mean w, (1, 3, 256, 256), beside which the encoder sees photos."""
     return generator.small_picture(broadcast_w(generator.mean_w[None])).clamp(-1, 1)
 

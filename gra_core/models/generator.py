@@ -6,7 +6,9 @@ of StyleGAN2-FFHQ work here too. Demodulation is folded into the weights and the
 picture is a deterministic function of the code.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +16,52 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
 from gra_core.constants import NUM_STYLES, STYLE_DIM
+from gra_core.models.maps import averaged, upscale
 
-BLOCK_CHANNELS = (512, 512, 512, 512, 256, 128, 64)
-"""Output channels of the blocks whose outputs are 8, 16, 32, 64, 128, 256 and 512 px wide."""
+FEATURE_CHANNELS = MappingProxyType({8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64})
+"""Channels of the blocks' outputs by side in pixels."""
 
 MAPPING_LAYERS = 8
 LEAKY_SLOPE = 0.2
 
+ARTEFACT_CELL = 8
+ARTEFACT_CELLS = 8
+"""Neighbouring cells, along one side, of which the mean is the artefact."""
+ARTEFACT_CONTRAST = 0.06
+"""Highest contrast, in [-1, 1], that counts as an artefact, so that edges and strands leave no traces around them."""
+
 StageHook = Callable[[int, Tensor], Tensor]
 """Called with (resolution, feature) after each block; what it returns enters the next block."""
+
+
+class GeneratorInterface(Protocol):
+    """What encoder, streams and editor need of a generator of 1024 px with a W+ space of 16 rows.
+
+    Attributes:
+        channels: of `feature` by side in pixels: of all stages of the streams, and of 256 px.
+        mean_w: (512,) mean of w over many z, the code of the average face.
+    """
+
+    channels: Mapping[int, int]
+    mean_w: Tensor
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """W+ codes (B, 16, 512) -> picture (B, 3, 1024, 1024), RGB, about [-1, 1], not clamped."""
+
+    def mapping(self, z: Tensor) -> Tensor:
+        """Z (B, 512), standard normal, to w (B, 512)."""
+
+    def feature(self, codes: Tensor, resolution: int, hook: StageHook | None = None) -> Tensor:
+        """Feature of that side, (B, C, resolution, resolution); `hook` sees, and may replace, each on the way."""
+
+    def picture_from(self, feature: Tensor, codes: Tensor) -> Tensor:
+        """The picture whose `feature`, of any resolution, this is."""
+
+    def render(self, codes: Tensor, hook: StageHook | None = None) -> Tensor:
+        """The picture without the generator's upsampling artefacts; `hook` as in `feature`, up to the last one."""
+
+    def small_picture(self, codes: Tensor) -> Tensor:
+        """The picture at 256 px, (B, 3, 256, 256)."""
 
 
 class _InverseHaar(torch.autograd.Function):
@@ -81,6 +120,21 @@ def haar(image: Tensor) -> Tensor:
     a, b, c, d = corners.unbind(2)
     high = torch.stack((a + b - c - d, a - b + c - d, a - b - c + d), 2).flatten(1, 2)
     return 0.5 * torch.cat((a + b + c + d, high), 1)
+
+
+def without_artefacts(picture: Tensor) -> Tensor:
+    """Pictures (B, 3, S, S) in about [-1, 1] without what repeats itself every 8 pixels.
+
+    The generator doubles sizes by inverse Haar transforms, which leave artefacts with periods of 2, 4 and 8 pixels: of
+    what is finer than a cell of 8 x 8 pixels, the part that neighbouring cells agree on. What photos show does not keep
+    to such cells.
+    """
+    fixed = picture.detach()  # gradients pass by the artefacts: less to keep for them
+    fine = (fixed - averaged(fixed, ARTEFACT_CELL)).clamp(-ARTEFACT_CONTRAST, ARTEFACT_CONTRAST)
+    cells = F.pixel_unshuffle(fine, ARTEFACT_CELL)
+    step = ARTEFACT_CELLS // 2
+    agreed = F.avg_pool2d(cells, ARTEFACT_CELLS, step, ARTEFACT_CELLS // 4, count_include_pad=False)
+    return picture - F.pixel_shuffle(upscale(agreed, step), ARTEFACT_CELL)
 
 
 class MappingNetwork(nn.Module):
@@ -145,15 +199,13 @@ class SynthesisBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """W+ code (B, 16, 512) -> picture (B, 3, 1024, 1024), about [-1, 1].
+    """MobileStyleGAN; a `GeneratorInterface`."""
 
-    Attributes:
-        mean_w: (512,) mean of w over many z, the code of the average face.
-    """
+    channels = FEATURE_CHANNELS
 
     def __init__(self) -> None:
         super().__init__()
-        channels = (BLOCK_CHANNELS[0], *BLOCK_CHANNELS)
+        channels = (FEATURE_CHANNELS[8], *FEATURE_CHANNELS.values())
         self.mapping = MappingNetwork()
         self.register_buffer("mean_w", torch.zeros(STYLE_DIM))
         self.const = nn.Parameter(torch.empty(1, channels[0], 4, 4))
@@ -162,7 +214,7 @@ class Generator(nn.Module):
         self.stem_noise = nn.Parameter(torch.empty(1, 1, 4, 4))
         self.stem_bias = nn.Parameter(torch.empty(1, channels[0], 1, 1))
         self.blocks = nn.ModuleList(
-            SynthesisBlock(channels[i], channels[i + 1], 8 * 2**i) for i in range(len(BLOCK_CHANNELS))
+            SynthesisBlock(channels[i], out, side) for i, (side, out) in enumerate(FEATURE_CHANNELS.items())
         )
         self.image_modulation = nn.Linear(STYLE_DIM, channels[-1])
         self.image_weight = nn.Parameter(torch.empty(12, channels[-1], 1, 1))
@@ -202,6 +254,14 @@ class Generator(nn.Module):
     def forward(self, codes: Tensor, hook: StageHook | None = None) -> Tensor:
         """Picture (B, 3, 1024, 1024), RGB, about [-1, 1] (not clamped), for W+ codes (B, 16, 512)."""
         return inverse_haar(self.synthesize_bands(codes, hook))
+
+    def picture_from(self, x: Tensor, codes: Tensor) -> Tensor:
+        """As `forward`; the picture whose `feature` at any resolution is x."""
+        return inverse_haar(self.bands_from(x, codes))
+
+    def render(self, codes: Tensor, hook: StageHook | None = None) -> Tensor:
+        """As `forward`, without upsampling artefacts."""
+        return without_artefacts(self(codes, hook))
 
     def half_picture(self, codes: Tensor) -> Tensor:
         """As `forward` at 512 px, (B, 3, 512, 512): half the low band, so nothing finer is made."""

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 STAGES = (16, 32, 64, 128)
 """Sides, in pixels, of the generator features that are repaired, coarse to fine."""
 
-GENERATOR_CHANNELS = {16: 512, 32: 512, 64: 512, 128: 256}
-"""Channels of the generator feature of each stage."""
-
 RESIDUAL_CHANNELS = {16: 128, 32: 128, 64: 128, 128: 96}
 """Channels of the residual F_m of each stage. Fewer than the generator's: what a residual may carry is limited."""
 

@@ -5,16 +5,16 @@ before have already repaired, so the residuals are gradual (paper, section "Reco
 depends on the photo only and is what the Editing Stream aligns.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gra_core.models.generator import Generator, inverse_haar
+from gra_core.models.generator import FEATURE_CHANNELS, GeneratorInterface
 from gra_core.models.layers import (
     GATE_CHANNELS,
-    GENERATOR_CHANNELS,
     RESIDUAL_CHANNELS,
     GateFusion,
     ResBlock,
@@ -67,14 +67,14 @@ class DetailEncoder(nn.Module):
 class GradualResidualModule(nn.Module):
     """F_m = E_res(W_T * T_m, W_f * f_m): the residual of one stage, then Gate & Fusion into the feature."""
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, channels: int) -> None:
         super().__init__()
         residual = RESIDUAL_CHANNELS[side]
         self.to_common_photo = nn.Conv2d(DETAIL_CHANNELS[side], residual, 3, 1, 1)
-        self.to_common_feature = nn.Conv2d(GENERATOR_CHANNELS[side], residual, 3, 1, 1)
+        self.to_common_feature = nn.Conv2d(channels, residual, 3, 1, 1)
         self.merge = nn.Conv2d(2 * residual, residual, 1)
         self.residual_encoder = nn.Sequential(*(ResBlock(residual) for _ in range(GRM_DEPTH)))
-        self.fuse = GateFusion(GENERATOR_CHANNELS[side], residual, GATE_CHANNELS[side])
+        self.fuse = GateFusion(channels, residual, GATE_CHANNELS[side])
 
     def forward(self, photo_feature: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
         """T_m and f_m, both m px wide -> residual F_m and the repaired feature."""
@@ -86,22 +86,27 @@ class GradualResidualModule(nn.Module):
 class ReconstructionStream(nn.Module):
     """Runs the frozen generator on the photo's code and repairs its features coarse to fine."""
 
-    def __init__(self, design: StreamsDesign | None = None) -> None:
+    def __init__(self, design: StreamsDesign | None = None, channels: Mapping[int, int] = FEATURE_CHANNELS) -> None:
+        """`channels`: of the generator's feature by side in pixels."""
         super().__init__()
         self.design = design or StreamsDesign()
         self.detail_encoder = DetailEncoder()
-        self.modules_by_stage = nn.ModuleDict({str(side): GradualResidualModule(side) for side in self.design.stages})
+        self.modules_by_stage = nn.ModuleDict(
+            {str(side): GradualResidualModule(side, channels[side]) for side in self.design.stages}
+        )
 
-    def forward(self, generator: Generator, codes: Tensor, photo: Tensor) -> SourceResiduals:
+    def forward(self, generator: GeneratorInterface, codes: Tensor, photo: Tensor) -> SourceResiduals:
         """Codes (B, 16, 512) and photo (B, 3, 1024, 1024) in [-1, 1] -> the residuals of the photo."""
         residuals, feature = self._repaired(generator, codes, photo)
-        return SourceResiduals(residuals, inverse_haar(generator.bands_from(feature, codes)))
+        return SourceResiduals(residuals, generator.picture_from(feature, codes))
 
-    def residuals(self, generator: Generator, codes: Tensor, photo: Tensor) -> tuple[Tensor, ...]:
+    def residuals(self, generator: GeneratorInterface, codes: Tensor, photo: Tensor) -> tuple[Tensor, ...]:
         """As `forward`, without making the repaired picture, which only training looks at."""
         return self._repaired(generator, codes, photo)[0]
 
-    def _repaired(self, generator: Generator, codes: Tensor, photo: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def _repaired(
+        self, generator: GeneratorInterface, codes: Tensor, photo: Tensor
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
         """F_m of each stage, coarse to fine, and the repaired feature of the last."""
         photo_features = self.detail_encoder(photo)
         residuals = []

@@ -1,8 +1,11 @@
 """Both trained streams as one module, the way they are saved in `streams.safetensors`."""
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from gra_core.models.editing import EditingStream
+from gra_core.models.generator import FEATURE_CHANNELS
 from gra_core.models.layers import StreamsDesign
 from gra_core.models.reconstruction import ReconstructionStream
 
@@ -19,8 +22,9 @@ https://arxiv.org/abs/2109.06590) without its alignment: all residuals at one st
 class Streams(nn.Module):
     """Reconstruction Stream and Editing Stream; they are trained jointly."""
 
-    def __init__(self, design: StreamsDesign | None = None) -> None:
+    def __init__(self, design: StreamsDesign | None = None, channels: Mapping[int, int] = FEATURE_CHANNELS) -> None:
+        """`channels`: of the generator's feature by side in pixels."""
         super().__init__()
         self.design = design or StreamsDesign()
-        self.reconstruction = ReconstructionStream(self.design)
-        self.editing = EditingStream(self.design)
+        self.reconstruction = ReconstructionStream(self.design, channels)
+        self.editing = EditingStream(self.design, channels)

@@ -22,8 +22,8 @@ from gra_core.lab.evaluation.methods import Method, trained_methods
 from gra_core.lab.evaluation.optimization import Optimization
 from gra_core.lab.evaluation.workers import EvaluationContext, Workers
 from gra_core.lab.training.runtime import save_weights
-from gra_core.models.editing import without_lattice
 from gra_core.models.encoder import to_encoder_size
+from gra_core.models.generator import without_artefacts
 from gra_core.models.streams import DESIGNS, Streams
 
 
@@ -136,10 +136,10 @@ def test_streams_of_other_designs_become_methods(editor, tmp_path, face):
     assert len(inversion.source.residuals) == 1
     assert inversion.room is None
     assert methods["gra_equal_budget"].invert(face).original is None
-    # Untrained streams repair nothing: what is left is the low-rate code, less its lattices.
+    # Untrained streams repair nothing: what is left is the low-rate code, less its upsampling artefacts.
     picture = methods["one_shot"].edit(inversion, {})
     with torch.inference_mode():
-        low_rate = tensor_to_image(without_lattice(editor.generator(inversion.codes)))
+        low_rate = tensor_to_image(without_artefacts(editor.generator(inversion.codes)))
     assert np.abs(np.asarray(picture, int) - np.asarray(low_rate, int)).max() <= 1
 
 

@@ -340,10 +340,14 @@ def test_an_interrupt_is_one_line(monkeypatch, photo_file, tmp_path, capsys):
 def test_benchmark_reports_times_and_memory(tmp_path, capsys):
     assert run("benchmark", "--out", tmp_path / "bench.json", "--repeats", 1, "--device", "cpu") == 0
     report = json.loads((tmp_path / "bench.json").read_text())
-    for step in ("invert", "reconstruct", "edit"):
+    shown = capsys.readouterr().out
+    for step in ("StyleGAN2", "invert", "Editing Stream", "compose, 12 megapixels"):
         seconds = report["seconds"][step]
-        assert 0 < seconds["fastest"] <= seconds["median"] <= seconds["slowest"]
-        assert step in capsys.readouterr().out or step != "invert"
+        assert 0 < seconds["5 %"] <= seconds["median"] <= seconds["95 %"]
+        assert f"| {step} |" in shown
+    assert report["seconds"]["StyleGAN2"]["ratio"] == 1
+    stream = report["seconds"]["Editing Stream"]["median"]
+    assert 0.2 * stream < sum(report["editing_stream_seconds"].values()) < 1.5 * stream
     assert 100 < report["peak_memory_mib"] < 100_000
     assert report["device"]
     assert report["repeats"] == 1

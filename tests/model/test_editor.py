@@ -78,7 +78,7 @@ def test_eyes_keep_their_colour(editor, inversion, aligned, key):
 
 
 @torch.inference_mode()
-def test_skin_of_a_turned_head_has_no_lattice(editor, inversion):
+def test_skin_of_a_turned_head_has_no_upsampling_artefacts(editor, inversion):
     """At 4 and 8 px, the periods of the generator's Haar transforms: no more than photos show (1 is what is around)."""
 
     def peak(image: Image.Image, period: int) -> float:

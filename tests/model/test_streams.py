@@ -9,11 +9,10 @@ from gra_core.models.editing import (
     changing,
     neighbourhood,
     window_similarity,
-    without_lattice,
 )
 from gra_core.models.encoder import CodeEstimator, Encoder, LatentSpace, to_encoder_size
-from gra_core.models.generator import Generator, broadcast_w
-from gra_core.models.layers import GENERATOR_CHANNELS, RESIDUAL_CHANNELS, STAGES, GateFusion, StreamsDesign
+from gra_core.models.generator import FEATURE_CHANNELS, Generator, broadcast_w, without_artefacts
+from gra_core.models.layers import RESIDUAL_CHANNELS, STAGES, GateFusion, StreamsDesign
 from gra_core.models.reconstruction import GradualResidualModule, ReconstructionStream
 from gra_core.models.streams import DESIGNS, Streams
 
@@ -103,9 +102,9 @@ def test_gate_fusion_starts_as_identity_and_then_changes_the_feature():
 
 
 def test_a_gradual_residual_module_sees_photo_and_feature():
-    module = wake(GradualResidualModule(16))
+    module = wake(GradualResidualModule(16, FEATURE_CHANNELS[16]))
     photo_feature = torch.randn(1, 160, 16, 16, requires_grad=True)
-    feature = torch.randn(1, GENERATOR_CHANNELS[16], 16, 16, requires_grad=True)
+    feature = torch.randn(1, FEATURE_CHANNELS[16], 16, 16, requires_grad=True)
     residual, repaired = module(photo_feature, feature)
     assert residual.shape == (1, RESIDUAL_CHANNELS[16], 16, 16)
     assert repaired.shape == feature.shape
@@ -189,8 +188,8 @@ def test_a_change_counts_around_itself_and_nowhere_else():
 def test_selective_attention_finds_a_shift(shift, alignment):
     """A feature moved by whole positions is found where it came from, before anything is learned."""
     torch.manual_seed(4)
-    attention = SelectiveAttention(16, alignment)
-    feature = torch.randn(1, GENERATOR_CHANNELS[16], 16, 16)
+    attention = SelectiveAttention(16, alignment, FEATURE_CHANNELS[16])
+    feature = torch.randn(1, FEATURE_CHANNELS[16], 16, 16)
     moved = torch.roll(feature, (-shift[1], -shift[0]), (2, 3))  # position p shows the source's p + shift
     flow, context = attention(moved, attention.embed(feature), torch.zeros(1, 2, 16, 16))
     inside = flow[0, :, 4:12, 4:12]
@@ -215,15 +214,15 @@ def test_similarities_are_the_same_with_and_without_gradients(layout):
     torch.testing.assert_close(fast[:, 13, :, :-1], (query[..., :-1] * key[..., 1:]).sum(1))  # one to the right
 
 
-def test_a_lattice_goes_and_the_photo_stays(astronaut):
+def test_an_upsampling_artefact_goes_and_the_photo_stays(astronaut):
     photo = image_to_tensor(astronaut.resize((1024, 1024)))
     torch.manual_seed(0)
-    lattice = torch.randn(1, 3, 8, 8).clamp(-2, 2)
-    lattice = 0.02 * (lattice - lattice.mean((2, 3), keepdim=True)).repeat(1, 1, 128, 128)
+    artefact = torch.randn(1, 3, 8, 8).clamp(-2, 2)
+    artefact = 0.02 * (artefact - artefact.mean((2, 3), keepdim=True)).repeat(1, 1, 128, 128)
     fading = torch.linspace(0.5, 1, 1024)[:, None]
     smooth = torch.nn.functional.avg_pool2d(photo, 31, 1, 15, count_include_pad=False)
-    left = without_lattice(smooth + fading * lattice) - smooth
-    assert left.std() < 0.2 * lattice.std()
-    assert (without_lattice(photo) - photo).square().mean() < 4 * 10**-5  # a PSNR of 50 dB
+    left = without_artefacts(smooth + fading * artefact) - smooth
+    assert left.std() < 0.2 * artefact.std()
+    assert (without_artefacts(photo) - photo).square().mean() < 4 * 10**-5  # a PSNR of 50 dB
     edge = torch.where(torch.arange(1024) < 500, -0.8, 0.8).expand(1, 3, 1024, 1024)
-    assert (without_lattice(edge) - edge).abs().max() < 0.01
+    assert (without_artefacts(edge) - edge).abs().max() < 0.01
