@@ -35,8 +35,10 @@ from gra_core.lab.training.streams import StreamTraining
 from gra_core.models import editing, encoder, generator, layers, reconstruction
 from gra_core.models.face import FaceNet
 from gra_core.models.generator import Generator, broadcast_w
+from gra_core.models.streams import Streams
 
-BLOCKS = (16, 16, 16, 16, 16, 8, 8)
+CHANNELS = {8: 16, 16: 16, 32: 16, 64: 16, 128: 16, 256: 8, 512: 8}
+"""Of the generator's feature by side."""
 EDITS = ("smile", "age", "yaw", "glasses")
 
 VGG_SLICES = ((3, 4, 4), (4, 8, 8), (8, 8, 8, 8), (8, 8, 8, 8), (8, 8, 8, 8))
@@ -47,10 +49,10 @@ ALEXNET_SLICES = ((3, 4, 11), (4, 8, 5), (8, 8, 3), (8, 8, 3), (8, 8, 3))
 
 def shrink(set_attribute: Callable[[object, str, object], None] = setattr) -> None:
     """Make all nets that are built from now on narrow."""
-    for module in (generator, editing):
-        set_attribute(module, "BLOCK_CHANNELS", BLOCKS)
-    for module in (layers, editing, reconstruction):
-        set_attribute(module, "GENERATOR_CHANNELS", dict.fromkeys(layers.STAGES, 16))
+    set_attribute(generator, "FEATURE_CHANNELS", CHANNELS)
+    set_attribute(Generator, "channels", CHANNELS)
+    set_attribute(Streams.__init__, "__defaults__", (None, CHANNELS))
+    for module in (editing, reconstruction):
         for name in ("RESIDUAL_CHANNELS", "GATE_CHANNELS"):
             set_attribute(module, name, dict.fromkeys(layers.STAGES, 8))
     set_attribute(reconstruction, "DETAIL_CHANNELS", dict.fromkeys(reconstruction.DETAIL_CHANNELS, 8))
@@ -110,7 +112,7 @@ def write_parents(folder: Path, real: Generator) -> None:
     last.noise.copy_(2 + grey)
     small.image_modulation.weight.mul_(0.1)
     small.image_weight.mul_(0.02)
-    small.image_weight[:3] += 2 / BLOCKS[-1] ** 0.5
+    small.image_weight[:3] += 2 / CHANNELS[512] ** 0.5
     small.image_bias.zero_()
     small.image_bias[:, :3] = -4
     save_weights(small, folder / checkpoints.GENERATOR)
