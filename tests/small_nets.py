@@ -1,6 +1,6 @@
 """Narrow nets and their files: what training does is the same with eight channels as with hundreds.
 
-Run as a program under `torchrun`, it trains streams for two steps (`train_streams`).
+Run as a program under `torchrun`, it trains streams for a step (`train_streams`).
 """
 
 import sys
@@ -32,7 +32,7 @@ from gra_core.lab.training.prepared import PreparedSet
 from gra_core.lab.training.recipe import Recipe
 from gra_core.lab.training.runtime import Process, save_weights, start_process
 from gra_core.lab.training.streams import StreamTraining
-from gra_core.models import editing, encoder, generator, layers, reconstruction
+from gra_core.models import editing, encoder, face, generator, layers, reconstruction
 from gra_core.models.face import FaceNet
 from gra_core.models.generator import Generator, broadcast_w
 from gra_core.models.streams import Streams
@@ -63,6 +63,8 @@ def shrink(set_attribute: Callable[[object, str, object], None] = setattr) -> No
     set_attribute(encoder, "QUERY_DIM", 20)
     set_attribute(encoder, "QUERY_LAYERS", 1)
     set_attribute(encoder_training, "LATENT_SAMPLES", 2000)
+    set_attribute(face, "BOTTLENECKS", ((64, 16, 16, 2), (16, 16, 16, 2), (16, 16, 128, 2)))
+    set_attribute(face, "REPEATS", ((1, 16), (1, 16), (1, 16)))
 
 
 @torch.no_grad()
@@ -166,6 +168,10 @@ def write_face_net(folder: Path) -> None:
         return node.output[0]
 
     net = FaceNet()
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
     x = "input"
     for layer in (net.trunk, net.pool, net.project):
         x = add(layer, x)
@@ -182,7 +188,7 @@ def write_face_net(folder: Path) -> None:
 
 
 def write_nets(folder: Path) -> None:
-    """The files that losses are made with."""
+    """The files that losses are made with; to be called when nets are narrow."""
     write_perceptual(folder)
     write_face_net(folder)
 
@@ -206,9 +212,14 @@ def job_for(material: Path, out: Path, name: str, process: Process, **changes: o
 
 
 def train_streams(material: Path, out: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Two steps of two parts of all kinds of pairs, with the adversary: weights before and after, which `out` gets."""
+    """A step of two parts of pairs, with the adversary: weights before and after, which `out` gets.
+
+    The step goes down the gradient itself, which tells small ones from those that are nothing but rounding.
+    """
     process = start_process()
-    training = StreamTraining(job_for(material, out, "streams", process, steps=2, parts=2, rate=1.0))
+    training = StreamTraining(job_for(material, out, "streams", process, steps=1, batch=4, parts=2))
+    training.optimizer = torch.optim.SGD(training.module.parameters())
+    training.adversary_optimizer = torch.optim.SGD(training.adversary.parameters(), lr=1.0)
 
     def weights() -> dict[str, Tensor]:
         nets = nn.ModuleDict({"module": training.module, "adversary": training.adversary})

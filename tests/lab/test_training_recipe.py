@@ -24,7 +24,6 @@ from gra_core.lab.training.pipeline import Run
 from gra_core.lab.training.prepared import PreparedSet
 from gra_core.lab.training.recipe import Recipe
 from gra_core.lab.training.runtime import Process, load_weights, save_weights
-from gra_core.metrics import perceptual
 from gra_core.models.encoder import Encoder
 from gra_core.models.generator import Generator
 from gra_core.models.streams import DESIGNS, Streams
@@ -34,8 +33,8 @@ ALONE = Process(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory, random_lpips) -> Path:
-    """A folder with `data`, which is prepared, `nets`, `parents` and `lpips.pt`."""
+def material(tmp_path_factory) -> Path:
+    """A folder with `data`, which is prepared, and files of nets: `nets`, `parents`, an encoder."""
     folder = tmp_path_factory.mktemp("material")
     real = Generator()
     load_weights(real, CHECKPOINT_DIR / "generator.safetensors")
@@ -44,11 +43,11 @@ def material(tmp_path_factory, random_lpips) -> Path:
     assert main(["train", "prepare", "--photos", photos, "--clips", films, "--out", data, "--held-out", "1e-9"]) == 0
     for name in ("nets", "parents"):
         (folder / name).mkdir()
-    write_nets(folder / "nets")
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch.setattr)
+        write_nets(folder / "nets")
         write_parents(folder / "parents", real)
-    torch.save(random_lpips.state_dict(), folder / "lpips.pt")
+        save_weights(Encoder(), folder / "encoder.safetensors")
     return folder
 
 
@@ -66,9 +65,9 @@ def command(material: Path, out: Path, recipe: Path, *more: str) -> list[str]:
     return ["train", "all", *(str(x) for option in options.items() for x in option), *more]
 
 
-def test_a_recipe_makes_weights_that_the_editor_can_load(narrow, material, tmp_path, monkeypatch, capsys):
+def test_a_recipe_makes_weights_that_the_editor_can_load(narrow, material, random_lpips, tmp_path, monkeypatch, capsys):
     """Cut off at the start, then whole, then again, when nothing is left to do."""
-    monkeypatch.setenv(perceptual.WEIGHTS_VARIABLE, str(material / "lpips.pt"))
+    monkeypatch.setattr(pipeline.evaluate, "load_lpips", lambda *_arguments, **_options: random_lpips)
     smoke = RECIPES / "smoke.toml"
     assert main(command(material, tmp_path, smoke, "--minutes", "0")) == 0
     assert "Time is up in stage encoder" in capsys.readouterr().out
@@ -127,7 +126,6 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(narrow, material, tmp_p
 
 
 def test_two_processes_train_as_one_with_twice_the_batch(narrow, material, tmp_path):
-    save_weights(Encoder(), material / "encoder.safetensors")
     before, alone = train_streams(material, tmp_path / "one")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(Path(__file__).parents[1] / "small_nets.py"), str(material), str(tmp_path / "two")]
@@ -193,19 +191,21 @@ def test_only_what_a_change_touches_is_trained_again(quick, tmp_path):
     assert quick() == []
     final = load_file(tmp_path / "out" / "checkpoints" / "streams.safetensors")
     assert all((value == 1.5).all() for name, value in final.items() if name.endswith("weight"))
+    assert quick(("seeds = [1, 2]", "seeds = [2, 3]")) == [("streams", 3)]
     assert quick(("rate = 3e-4", "rate = 2e-4")) == ALL[4:]
     (tmp_path / "out" / "streams" / "streams.safetensors").write_bytes(b"")
     assert quick(("rate = 3e-4", "rate = 2e-4")) == []  # averaged again
-    assert quick(("regression_steps = 10", "regression_steps = 5")) == ALL[:1]  # with the same weights
+    changes = ("rate = 3e-4", "rate = 2e-4"), ("regression_steps = 6", "regression_steps = 5")
+    assert quick(*changes) == ALL[:1]  # with the same weights
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("regression_steps", "regresion_steps", "no option regresion_steps in stage encoder; there are: name, part"),
-        ("steps = 20", "steps = 2.5", "steps of stage encoder must be a whole number from 0, not 2.5"),
-        ("steps = 20", "steps = 0", "steps of stage encoder must be 1 or more"),
-        ("steps = 20\n", "", "steps is missing in stage encoder"),
+        ("steps = 12", "steps = 2.5", "steps of stage encoder must be a whole number from 0, not 2.5"),
+        ("steps = 12", "steps = 0", "steps of stage encoder must be 1 or more"),
+        ("steps = 12\n", "", "steps is missing in stage encoder"),
         ("rate = 3e-4", "rate = -1", "rate of stage streams must be a number above 0"),
         ("average = 0.9", "average = 1", "average of stage streams must lie below 1"),
         ("adversary = true", "adversary = 1", "adversary of stage streams must be true or false"),
