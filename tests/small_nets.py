@@ -217,7 +217,7 @@ def train_streams(material: Path, out: Path) -> tuple[dict[str, Tensor], dict[st
     The step goes down the gradient itself, which tells small ones from those that are nothing but rounding.
     """
     process = start_process()
-    training = StreamTraining(job_for(material, out, "streams", process, steps=1, batch=4, parts=2))
+    training = StreamTraining(job_for(material, out, "streams", process, steps=1, batch=4, parts=2, rate=1e4))
     training.optimizer = torch.optim.SGD(training.module.parameters())
     training.adversary_optimizer = torch.optim.SGD(training.adversary.parameters(), lr=1.0)
 

@@ -126,18 +126,23 @@ def test_a_run_that_was_cut_off_ends_as_one_that_was_not(narrow, material, tmp_p
 
 
 def test_two_processes_train_as_one_with_twice_the_batch(narrow, material, tmp_path):
+    """But for what spectral norms are estimated by: one process does so anew for each part."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as `torchrun` does
     before, alone = train_streams(material, tmp_path / "one")
+    torch.set_num_threads(threads)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(Path(__file__).parents[1] / "small_nets.py"), str(material), str(tmp_path / "two")]
     environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     start, together = torch.load(tmp_path / "two" / "weights.pt")
-    for part in ("module", "adversary"):
+    for part, tolerance in (("module", 1e-4), ("adversary", 0.03)):
         names = [name for name in before if name.startswith(part)]
         first, one, two = (torch.cat([x[name].flatten() for name in names]) for x in (before, alone, together))
         assert all(torch.equal(before[name], start[name]) for name in names)
-        assert (one - two).abs().mean() < 0.02 * (one - first).abs().mean(), part
+        apart, moved = ((x - one).abs().mean().item() for x in (two, first))
+        assert apart < tolerance * moved, part
 
 
 class StandIn:
