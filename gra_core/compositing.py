@@ -66,7 +66,7 @@ class EditOutput:
     """What an edit makes of an aligned face.
 
     Attributes:
-        image: RGB, 1024 x 1024; half of that for a preview.
+        image: RGB, 1024 x 1024.
         flow: float32 (S, S, 2), x and y: where each place comes from, minus the place, in shares of the crop's side.
         keep: float32 (K, K), 0 to 1: how far the photo's own detail, moved by the flow, holds at each place.
     """
@@ -185,10 +185,11 @@ class _Layer:
         self.linear = torch.tensor(to_photo[:2, :2], dtype=torch.float32)
         self.corner = torch.tensor(aligned.quad[0], dtype=torch.float32)
         self.to_crop = torch.tensor(np.linalg.inv(to_photo)[:2], dtype=torch.float32)
-        size = min(output.image.width, max(SIDE, round(aligned.side)))
+        size = min(IMAGE_SIZE, max(SIDE, round(aligned.side)))
         scale = size / IMAGE_SIZE
-        crop = aligned.image.reduce(IMAGE_SIZE // output.image.width)  # as a preview is reduced
-        crop, edited = (_resized(image_to_tensor(image), size).add(1).mul(127.5) for image in (crop, output.image))
+        crop, edited = (
+            _resized(image_to_tensor(image), size).add(1).mul(127.5) for image in (aligned.image, output.image)
+        )
         free = self._free(faces)
         flow = _moving(free * _beyond(_moving(_resized(_map(output.flow), SIDE)), _inside(SIDE)))
         inner = slice(BEYOND, BEYOND + SIDE)

@@ -6,8 +6,7 @@
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -63,13 +62,6 @@ class Inversion:
     photo_warp: PhotoWarp | None
     background: Background | None
     glasses: float = 0.0
-
-    @cached_property
-    def halved(self) -> Self:
-        """For edits of half the side, as previews are."""
-        parts = (self.source, self.photo_warp, self.background)
-        source, photo_warp, background = (part and part.halved() for part in parts)
-        return replace(self, source=source, photo_warp=photo_warp, background=background)
 
 
 class PortraitEditor:
@@ -180,8 +172,6 @@ class PortraitEditor:
         inversion: Inversion,
         strengths: Mapping[str, float],
         edits: Mapping[str, EditDirection] | None = None,
-        *,
-        preview: bool = False,
     ) -> EditOutput:
         """Render an edit: the Editing Stream once, and the background where that uncovers it.
 
@@ -190,16 +180,14 @@ class PortraitEditor:
             strengths: slider values by edit key, within each slider's range; missing keys and 0 change nothing.
                 Empty: the reconstruction.
             edits: the edits to choose from, by key, such as a visitor's own beside `self.edits`, the default.
-            preview: at half the side, quicker.
 
         Returns:
-            RGB picture, 1024 x 1024 or half of that, and what `compositing.compose` needs to draw it on the photo.
+            RGB picture, 1024 x 1024, and what `compositing.compose` needs to draw it on the photo.
 
         Raises:
             UnknownEditError: A key is not in `edits`.
             StrengthError: A value is not a number or out of range.
         """
-        inversion = inversion.halved if preview else inversion
         codes = self.edited_codes(inversion, strengths, edits)
         edit = self.streams.editing(self.generator, codes, inversion.source)
         edit = self.finish(edit, inversion, strengths, edits)

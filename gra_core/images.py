@@ -18,7 +18,6 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from gra_core import sandbox
@@ -32,7 +31,6 @@ __all__ = [
     "Photo",
     "as_rgb",
     "from_bytes",
-    "halved_bytes",
     "image_to_tensor",
     "load_image",
     "read_photo",
@@ -194,11 +192,6 @@ def to_bytes(pictures: torch.Tensor) -> torch.Tensor:
 def from_bytes(pictures: torch.Tensor) -> torch.Tensor:
     """Pictures of `to_bytes` in [-1, 1]."""
     return pictures.float() / 127.5 - 1
-
-
-def halved_bytes(pictures: torch.Tensor) -> torch.Tensor:
-    """Means of 2 x 2 pixels of pictures (B, C, H, W), uint8."""
-    return F.avg_pool2d(pictures.float(), 2).round().byte()
 
 
 def _share(source: str | Path | bytes | BinaryIO | Shared) -> tuple[Shared, str]:

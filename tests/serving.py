@@ -86,9 +86,8 @@ class StandIn:
         bright = ImageEnhance.Brightness(inversion).enhance(1 + strengths.get("smile", 0) / 200)
         return ImageEnhance.Color(bright).enhance(1 - max(strengths.get("age", 0), 0) / 100)
 
-    def render(self, *arguments: object, preview: bool = False) -> EditOutput:
-        picture = self.edit(*arguments)
-        return EditOutput(picture.reduce(2) if preview else picture, *STILL)
+    def render(self, *arguments: object) -> EditOutput:
+        return EditOutput(self.edit(*arguments), *STILL)
 
 
 class WholePhoto:

@@ -7,13 +7,13 @@ of the head do not help. The fill also removes hair that the residuals leave beh
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gra_core.images import from_bytes, halved_bytes, to_bytes
+from gra_core.constants import IMAGE_SIZE
+from gra_core.images import from_bytes, to_bytes
 from gra_core.models.background_warp import WarpSource, warp_background
 from gra_core.models.editing import Edit
 from gra_core.models.inpainting import BLURS, blurred, inpaint
@@ -97,13 +97,6 @@ class Background:
     unknown: Tensor
     certain: Tensor
     warp_source: WarpSource | None
-
-    def halved(self) -> Self:
-        """For edits of half the side."""
-        source = self.warp_source
-        if source is not None:
-            source = replace(source, picture=halved_bytes(source.picture))
-        return replace(self, clean_plate=halved_bytes(self.clean_plate), warp_source=source)
 
 
 def estimate_background(net: PersonNet, photo: Tensor) -> Background:
@@ -201,7 +194,7 @@ def composite(net: PersonNet, edit: Edit, background: Background, *, turned: Ten
     `turned`: how far the edit does nothing to the outline but move it, 0 to 1, (1, 1, 256, 256): the generator may take
     a wall for hair.
     """
-    small = F.avg_pool2d(edit.picture, edit.picture.shape[-1] // PERSON_SIZE).clamp(-1, 1)
+    small = F.avg_pool2d(edit.picture, IMAGE_SIZE // PERSON_SIZE).clamp(-1, 1)
     person = net(small)
     side = max(edit.flows)
     flow = upscale_flow(edit.flows[side], PERSON_SIZE // side)
@@ -231,7 +224,7 @@ def drop_background_residual(edit: Edit, person: Tensor, before: Tensor) -> Edit
     if not wrong.any():
         return edit
     share = softened(dilate(wrong, RIM))
-    picture = torch.lerp(edit.picture, edit.before_pixels, upscale(share, edit.picture.shape[-1] // PERSON_SIZE))
+    picture = torch.lerp(edit.picture, edit.before_pixels, upscale(share, IMAGE_SIZE // PERSON_SIZE))
     return replace(edit, picture=picture, keep=edit.keep * (1 - share))
 
 
@@ -249,8 +242,7 @@ def fill_uncovered(picture: Tensor, person: Tensor, believed: Tensor, background
         believed: the same, less where that is not to be believed.
         background: of the photo.
     """
-    factor = picture.shape[-1] // PERSON_SIZE
-    small = F.avg_pool2d(picture, factor)
+    small = F.avg_pool2d(picture, IMAGE_SIZE // PERSON_SIZE)
     imagined = box_filter(linstep(person - believed, NOBODY, ANYBODY), 3)
     empty = (box_filter(person, 3) < NOBODY).float()
     person = box_filter(believed, 3)  # its outline is stepped
@@ -260,18 +252,18 @@ def fill_uncovered(picture: Tensor, person: Tensor, believed: Tensor, background
     mask = torch.maximum(near * background.person_mask, further * background.residual_hair)
     mask = torch.maximum(mask, softened(dilate(imagined, RIM)))
     tint = local_colour(small - background.photo, (1 - background.person_mask) * empty)
-    tint = upscale(tint, picture.shape[-1] // tint.shape[-1])
-    drawn = upscale(out_of_focus(small, empty, background.unknown), factor)
-    known = upscale(linstep(background.unknown, *UNKNOWN), factor)
+    tint = upscale(tint, IMAGE_SIZE // tint.shape[-1])
+    drawn = upscale(out_of_focus(small, empty, background.unknown), IMAGE_SIZE // PERSON_SIZE)
+    known = upscale(linstep(background.unknown, *UNKNOWN), IMAGE_SIZE // PERSON_SIZE)
     clean_plate = torch.lerp(drawn, from_bytes(background.clean_plate) + tint, known)
     source = background.warp_source
     warped = None if source is None else warp_background(source, (person >= ANYBODY).float())
     if warped is not None:
         wider, share = warped
-        clean_plate = torch.lerp(clean_plate, wider + tint, upscale(share, factor))
+        clean_plate = torch.lerp(clean_plate, wider + tint, upscale(share, IMAGE_SIZE // PERSON_SIZE))
         mask = torch.maximum(mask, share)
-    share = upscale(mask, factor) * along_edges(nobody, picture)
-    return torch.lerp(picture, clean_plate, share), F.avg_pool2d(share, factor)
+    share = upscale(mask, IMAGE_SIZE // PERSON_SIZE) * along_edges(nobody, picture)
+    return torch.lerp(picture, clean_plate, share), F.avg_pool2d(share, IMAGE_SIZE // PERSON_SIZE)
 
 
 def out_of_focus(picture: Tensor, seen: Tensor, blur: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gra_core.constants import IMAGE_SIZE
 from gra_core.images import from_bytes, to_bytes
 from gra_core.models.maps import (
     HOLE,
@@ -85,7 +86,7 @@ class WarpSource:
             return None
         covered = (magnitude(nearest_seen(1 - somebody.float())) <= MARGIN).float()
         hidden = box_filter(covered, SMOOTH)
-        picture = torch.lerp(photo, clean_plate, upscale(hidden, photo.shape[-1] // PERSON_SIZE))
+        picture = torch.lerp(photo, clean_plate, upscale(hidden, IMAGE_SIZE // PERSON_SIZE))
         inside = linstep(magnitude(nearest_seen(shown.float())), *UNCOVERED)
         return cls(to_bytes(picture), hidden, busy * inside * nearest_seen(covered), busy)
 
@@ -107,8 +108,7 @@ def warp_background(warp_source: WarpSource, somebody: Tensor) -> tuple[Tensor, 
     share = box_filter(fits, SMOOTH) * linstep(magnitude(flow), *MOVES)
     if not share.any():
         return None
-    picture = from_bytes(warp_source.picture)
-    return warp(picture, upscale_flow(flow, picture.shape[-1] // PERSON_SIZE)), share
+    return warp(from_bytes(warp_source.picture), upscale_flow(flow, IMAGE_SIZE // PERSON_SIZE)), share
 
 
 def nearest_seen(hole: Tensor) -> Tensor:

@@ -17,8 +17,7 @@ removed first.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -74,10 +73,6 @@ class AlignmentSource:
     keys: tuple[Tensor, ...]
     image: Tensor
     pixels: Tensor
-
-    def halved(self) -> Self:
-        """For edits of half the side."""
-        return replace(self, pixels=F.avg_pool2d(self.pixels, 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +257,7 @@ class PixelAlignmentModule(nn.Module):
         closed = torch.sigmoid(-self.gate(torch.cat(seen, 1))) * changing(small_edited - moved)
         opened = 1 - closed
         gates = upscale(opened, pool)
-        low = averaged(pixels, PIXEL_LOW_PASS * size // IMAGE_SIZE)
+        low = averaged(pixels, PIXEL_LOW_PASS)
         return edited + gates[:, :1] * low + gates[:, 1:] * (pixels - low), opened[:, 1:]
 
 
@@ -298,7 +293,7 @@ class EditingStream(nn.Module):
             residuals: F_m from the Reconstruction Stream, coarse to fine.
         """
         run = self._run(generator, codes, residuals)
-        small = F.avg_pool2d(run.picture, run.picture.shape[-1] // PIXEL_GATE_SIDE)
+        small = F.avg_pool2d(run.picture, IMAGE_SIZE // PIXEL_GATE_SIDE)
         return AlignmentSource(residuals, tuple(run.keys.values()), small, photo - run.picture)
 
     def forward(self, generator: GeneratorInterface, codes: Tensor, source: AlignmentSource) -> Edit:
@@ -307,9 +302,9 @@ class EditingStream(nn.Module):
         Args:
             generator: the frozen generator.
             codes: edited W+ codes, (B, 16, 512).
-            source: of the photo, from `prepare`; reduced for a smaller picture.
+            source: of the photo, from `prepare`.
         """
-        run = self._run(generator, codes, source.residuals, source.keys, source.pixels.shape[-1])
+        run = self._run(generator, codes, source.residuals, source.keys)
         picture, keep = run.picture, torch.zeros_like(source.image[:, :1])
         if self.design.pixels:
             finest = run.flows[self.design.stages[-1]]
@@ -341,11 +336,10 @@ class EditingStream(nn.Module):
         codes: Tensor,
         residuals: tuple[Tensor, ...],
         keys: tuple[Tensor, ...] | None = None,
-        side: int = IMAGE_SIZE,
     ) -> _Run:
-        """The generator with aligned residuals, at `side` pixels; `keys` as in `_injection`."""
+        """The generator with aligned residuals; `keys` as in `_injection`."""
         run, inject = self._injection(residuals, keys)
-        run.picture = generator.render(codes, inject, side)
+        run.picture = generator.render(codes, inject)
         return run
 
     def _injection(

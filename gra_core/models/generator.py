@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 
-from gra_core.constants import IMAGE_SIZE, NUM_STYLES, STYLE_DIM
+from gra_core.constants import NUM_STYLES, STYLE_DIM
 from gra_core.models.maps import averaged, upscale
 
 FEATURE_CHANNELS = MappingProxyType({8: 512, 16: 512, 32: 512, 64: 512, 128: 256, 256: 128, 512: 64})
@@ -57,11 +57,8 @@ class GeneratorInterface(Protocol):
     def picture_from(self, feature: Tensor, codes: Tensor) -> Tensor:
         """The picture whose `feature`, of any resolution, this is."""
 
-    def render(self, codes: Tensor, hook: StageHook | None = None, side: int = IMAGE_SIZE) -> Tensor:
-        """The picture without the generator's upsampling artefacts; `hook` as in `feature`, up to the last one.
-
-        `side`: of the picture; half of it is the mean of 2 x 2 pixels, for previews.
-        """
+    def render(self, codes: Tensor, hook: StageHook | None = None) -> Tensor:
+        """The picture without the generator's upsampling artefacts; `hook` as in `feature`, up to the last one."""
 
     def small_picture(self, codes: Tensor) -> Tensor:
         """The picture at 256 px, (B, 3, 256, 256)."""
@@ -126,19 +123,18 @@ def haar(image: Tensor) -> Tensor:
 
 
 def without_artefacts(picture: Tensor) -> Tensor:
-    """Pictures (B, 3, S, S) in about [-1, 1] without what repeats itself every 8 pixels of 1024.
+    """Pictures (B, 3, S, S) in about [-1, 1] without what repeats itself every 8 pixels.
 
     The generator doubles sizes by inverse Haar transforms, which leave artefacts with periods of 2, 4 and 8 pixels: of
     what is finer than a cell of 8 x 8 pixels, the part that neighbouring cells agree on. What photos show does not keep
     to such cells.
     """
-    cell = ARTEFACT_CELL * picture.shape[-1] // IMAGE_SIZE
     fixed = picture.detach()  # gradients pass by the artefacts: less to keep for them
-    fine = (fixed - averaged(fixed, cell)).clamp(-ARTEFACT_CONTRAST, ARTEFACT_CONTRAST)
-    cells = F.pixel_unshuffle(fine, cell)
+    fine = (fixed - averaged(fixed, ARTEFACT_CELL)).clamp(-ARTEFACT_CONTRAST, ARTEFACT_CONTRAST)
+    cells = F.pixel_unshuffle(fine, ARTEFACT_CELL)
     step = ARTEFACT_CELLS // 2
     agreed = F.avg_pool2d(cells, ARTEFACT_CELLS, step, ARTEFACT_CELLS // 4, count_include_pad=False)
-    return picture - F.pixel_shuffle(upscale(agreed, step), cell)
+    return picture - F.pixel_shuffle(upscale(agreed, step), ARTEFACT_CELL)
 
 
 class MappingNetwork(nn.Module):
@@ -263,13 +259,13 @@ class Generator(nn.Module):
         """As `forward`; the picture whose `feature` at any resolution is x."""
         return inverse_haar(self.bands_from(x, codes))
 
-    def render(self, codes: Tensor, hook: StageHook | None = None, side: int = IMAGE_SIZE) -> Tensor:
-        """As `forward` or `half_picture`, without upsampling artefacts."""
-        return without_artefacts(self(codes, hook) if side == IMAGE_SIZE else self.half_picture(codes, hook))
+    def render(self, codes: Tensor, hook: StageHook | None = None) -> Tensor:
+        """As `forward`, without upsampling artefacts."""
+        return without_artefacts(self(codes, hook))
 
-    def half_picture(self, codes: Tensor, hook: StageHook | None = None) -> Tensor:
+    def half_picture(self, codes: Tensor) -> Tensor:
         """As `forward` at 512 px, (B, 3, 512, 512): half the low band, so nothing finer is made."""
-        return 0.5 * self.synthesize_bands(codes, hook)[:, :3]
+        return 0.5 * self.synthesize_bands(codes)[:, :3]
 
     def small_picture(self, codes: Tensor) -> Tensor:
         """As `forward` at 256 px, (B, 3, 256, 256)."""

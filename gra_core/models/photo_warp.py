@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gra_core.images import from_bytes, halved_bytes, to_bytes
+from gra_core.constants import IMAGE_SIZE
+from gra_core.images import from_bytes, to_bytes
 from gra_core.models.editing import PIXEL_GATE_SIDE, AlignmentSource, Edit
 from gra_core.models.maps import box_filter, dilate, erode, linstep, magnitude, sizes, upscale, upscale_flow, warp
 
@@ -69,14 +70,10 @@ class PhotoWarp:
     @classmethod
     def of(cls, photo: Tensor, source: AlignmentSource) -> Self:
         """Of photos (B, 3, 1024, 1024) in [-1, 1] and what the Editing Stream makes of them without an edit."""
-        factor = photo.shape[-1] // PIXEL_GATE_SIDE
+        factor = IMAGE_SIZE // PIXEL_GATE_SIDE
         difference = box_filter(F.avg_pool2d(source.pixels.abs().mean(1, keepdim=True), factor), WINDOW)
         share = difference / (contrast(F.avg_pool2d(photo, factor), WINDOW) + LEAST_CONTRAST)
         return cls(to_bytes(photo), torch.cat((linstep(difference, *LACKS), linstep(share, *LACKS_OF_CONTRAST)), 1))
-
-    def halved(self) -> Self:
-        """For edits of half the side."""
-        return replace(self, photo=halved_bytes(self.photo))
 
 
 def warp_photo(edit: Edit, source: AlignmentSource, photo_warp: PhotoWarp, *, preserve: Tensor) -> Edit:
@@ -89,8 +86,7 @@ def warp_photo(edit: Edit, source: AlignmentSource, photo_warp: PhotoWarp, *, pr
         preserve: how far the photo is shown where nothing moves, too, 0 to 1, (1, 1, 256, 256).
     """
     finest = max(edit.flows)
-    size = edit.picture.shape[-1]
-    factor, finer = size // PIXEL_GATE_SIDE, PIXEL_GATE_SIDE // finest
+    factor, finer = IMAGE_SIZE // PIXEL_GATE_SIDE, PIXEL_GATE_SIDE // finest
     flow = box_filter(edit.flows[finest], 3)
     small_flow = upscale_flow(flow, finer)
     by_much, by_contrast = warp(photo_warp.lacking, small_flow).split(1, 1)
@@ -104,7 +100,7 @@ def warp_photo(edit: Edit, source: AlignmentSource, photo_warp: PhotoWarp, *, pr
     share = box_filter(lacking * same * upscale(flow_confidence(flow), finer), SOFT)
     if not share.any():
         return edit
-    photo = warp(from_bytes(photo_warp.photo), upscale_flow(flow, size // finest))
+    photo = warp(from_bytes(photo_warp.photo), upscale_flow(flow, IMAGE_SIZE // finest))
     photo = photo + upscale(box_filter(after - before, COLOUR_WINDOW), factor)
     picture = torch.lerp(edit.picture, photo, upscale(share, factor))
     return replace(edit, picture=picture, keep=torch.maximum(edit.keep, share))

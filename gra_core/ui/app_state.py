@@ -110,11 +110,6 @@ class AppState:
                 self._editor = self._load_editor()
             return self._editor
 
-    @property
-    def previews(self) -> bool:
-        """Whether edits are shown at half the side while a slider moves: on a CPU the whole ones take long."""
-        return str(getattr(self.editor, "device", "")) == "cpu"
-
     def edits_of(self, visitor: str | None) -> dict[str, EditDirection]:
         """The edits that a visitor can choose from: the shared ones, then the visitor's own."""
         return self.edits | self.sessions.edits(visitor)

@@ -6,7 +6,6 @@ Answers to events are dictionaries of what changes, or a stream of them while th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -28,7 +27,7 @@ from gra_core.ui.custom_edits_panel import CustomEditsPanel
 from gra_core.ui.examples import example_files
 from gra_core.ui.history import History
 from gra_core.ui.panel import EditPanel
-from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Preview, Session
+from gra_core.ui.session import FACE_VIEW, PHOTO_VIEW, Session
 from gra_core.ui.session_store import Opening
 from gra_core.ui.temp_store import TempStore
 from gra_core.ui.widgets import (
@@ -378,22 +377,15 @@ class EditTab:
         return self.answer(session, view, sliders=False, quick=True)
 
     async def on_rest(self, request: gr.Request) -> dict:
-        """The preview of a slider's place is shown: if it stays there, the picture without loss follows."""
+        """The picture of a slider's place is shown: if it stays there, the same follows without loss."""
         session = self.state.sessions.get(request.session_hash)
         preview = session and session.preview
         if preview is not None:
             await asyncio.sleep(FINAL_SECONDS)
             if session.preview is preview:
-                return await asyncio.to_thread(self._finalize, request, session, preview)
-        return {self.viewer: gr.skip()}
-
-    def _finalize(self, request: gr.Request, session: Session, preview: Preview) -> dict:
-        """The picture in place of a preview, when it is the visitor's turn, unless a newer one came."""
-        with contextlib.suppress(QueueFullError), self.state.queue.join(request.session_hash) as place:
-            place.arrive()
-            if session.preview is preview:
-                pictures = work.finalize(self.state, session, preview)
-                return {self.viewer: gr.update(value=pictures_value(*pictures))}
+                pictures = await asyncio.to_thread(work.finalize, session, preview)
+                if session.preview is preview:
+                    return {self.viewer: gr.update(value=pictures_value(*pictures))}
         return {self.viewer: gr.skip()}
 
     def on_view(self, request: gr.Request, revision: float, view: str) -> dict:

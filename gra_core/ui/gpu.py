@@ -76,23 +76,18 @@ class LoanedEditor:
 
         @spaces.GPU(duration=SECONDS)
         def lent_render(
-            inversion: Inversion,
-            strengths: Mapping[str, float],
-            edits: Mapping[str, EditDirection] | None,
-            preview: bool,
+            inversion: Inversion, strengths: Mapping[str, float], edits: Mapping[str, EditDirection] | None
         ) -> EditOutput:
-            return borrowed().render(move(inversion, device), strengths, edits, preview=preview)
+            return borrowed().render(move(inversion, device), strengths, edits)
 
         def render(
             inversion: Inversion,
             strengths: Mapping[str, float],
             edits: Mapping[str, EditDirection] | None = None,
-            *,
-            preview: bool = False,
         ) -> EditOutput:
             if edits is not None:
                 edits = {key: edits[key] for key in strengths if key in edits}  # only what has to be copied
-            return lent_render(inversion, strengths, edits, preview)
+            return lent_render(inversion, strengths, edits)
 
         @spaces.GPU(duration=SECONDS)
         def run(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -47,21 +47,6 @@ class Portrait:
 
 
 @dataclass(frozen=True, eq=False)
-class Preview:
-    """What the page shows in place of the picture without loss, while a slider moves.
-
-    Attributes:
-        view: FACE_VIEW or PHOTO_VIEW.
-        strengths: of the edit.
-        result: the picture without loss; None where the edit was rendered at half the side.
-    """
-
-    view: str
-    strengths: Mapping[str, float]
-    result: Image.Image | None
-
-
-@dataclass(frozen=True, eq=False)
 class Session:
     """A visitor's photo and all that was computed of it.
 
@@ -87,11 +72,11 @@ class Session:
     notes: tuple[str, ...] = ()
     portraits: dict[int, Portrait] = field(default_factory=dict)
     _others: dict[int, tuple[Mapping[str, float], EditOutput]] = field(default_factory=dict)
-    _previews: list[Preview] = field(default_factory=list)
+    _previews: list[Image.Image] = field(default_factory=list)
 
     @property
-    def preview(self) -> Preview | None:
-        """What the page shows with some loss, if so: `finalize` brings the picture without."""
+    def preview(self) -> Image.Image | None:
+        """The result that the page shows with some loss, if so: `finalize` brings the one without."""
         return self._previews[-1] if self._previews else None
 
     def drop_preview(self) -> None:
@@ -116,7 +101,7 @@ class Session:
             for portrait in list(self.portraits.values())
         )
         others = sum(size_in_bytes(output) for _, output in list(self._others.values()))
-        previews = sum(size_in_bytes(preview.result) for preview in list(self._previews))
+        previews = sum(map(size_in_bytes, list(self._previews)))
         return size_in_bytes(self.photo) + size_in_bytes(self.alpha) + portraits + others + previews
 
     @cached_property
@@ -194,29 +179,19 @@ def render(
     """Files of the pictures before and after, of one size, for the page.
 
     The whole photo at PREVIEW_SIDE at most, or the face at 1024 x 1024 without loss. A quick result has a quarter of
-    the bytes, for what is looked at in passing, and is rendered at half the side where that saves much time;
-    `finalize` then gives the picture without loss.
+    the bytes, for what is looked at in passing; `finalize` then gives the face without loss.
     """
     aligned, whole = session.portrait.aligned, view == PHOTO_VIEW
     shown = session.preview_view if whole else View.close_up(session.photo, aligned, IMAGE_SIZE)
-    half = quick and state.previews
-    result = _drawn(state, session, shown, strengths, preview=half)
-    coarse = half and aligned.moved(shown.from_photo).side > IMAGE_SIZE // 2
-    loses = quick and (coarse or not whole)
-    session._previews[:] = [Preview(view, strengths, None if half else result)] if loses else []
-    return _files(session, view, result, lossless=not whole and not quick)
+    result = _drawn(state, session, shown, strengths)
+    session._previews[:] = [result] if quick and not whole else []
+    suffix = (".jpg",) if whole or quick else ()
+    return show_before(session, view, aligned, session.index), session.store.put(result, *suffix)
 
 
-def finalize(state: AppState, session: Session, preview: Preview) -> tuple[str, str]:
-    """As `render`, of a result that was shown as a preview."""
-    if preview.result is None:
-        return render(state, session, preview.strengths, preview.view)
-    return _files(session, preview.view, preview.result, lossless=True)
-
-
-def _files(session: Session, view: str, result: Image.Image, *, lossless: bool) -> tuple[str, str]:
-    suffix = () if lossless else (".jpg",)
-    return show_before(session, view, session.portrait.aligned, session.index), session.store.put(result, *suffix)
+def finalize(session: Session, preview: Image.Image) -> tuple[str, str]:
+    """As `render`, of a result of the chosen face that was shown as a preview."""
+    return show_before(session, FACE_VIEW, session.portrait.aligned, session.index), session.store.put(preview)
 
 
 def export_result(
@@ -260,12 +235,9 @@ def animate(
     yield len(frames), session.store.put_file(name, lambda part: export.save_sweep(frames, part, note))
 
 
-def _drawn(
-    state: AppState, session: Session, view: View, strengths: Mapping[str, float], *, preview: bool = False
-) -> Image.Image:
+def _drawn(state: AppState, session: Session, view: View, strengths: Mapping[str, float]) -> Image.Image:
     """A view of the photo with the chosen face edited, and the others as they were edited before."""
-    inversion, edits = session.portrait.inversion, session.edits
-    outputs = {session.index: state.editor.render(inversion, strengths, edits, preview=preview)}
+    outputs = {session.index: state.editor.render(session.portrait.inversion, strengths, session.edits)}
     others = session.settings_of_others()
     for index, settings in others.items():
         known, output = session._others.get(index, (None, None))

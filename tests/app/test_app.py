@@ -584,31 +584,11 @@ def test_a_moving_slider_shows_a_quick_picture_and_a_resting_one_the_same_withou
     assert opened.preview is None
 
 
-@pytest.mark.parametrize(("view", "coarse"), [(FACE_VIEW, True), (PHOTO_VIEW, False)])
-def test_on_a_cpu_a_moving_slider_shows_half_the_side(tab, state, opened, stand_in, monkeypatch, view, coarse):
-    """And the whole edit at rest, unless nobody could see the difference: the face is small in the whole photo."""
-    sizes = []
-    render = stand_in.render
-
-    def watched(*arguments, preview=False):
-        sizes.append("half" if preview else "whole")
-        return render(*arguments, preview=preview)
-
-    monkeypatch.setattr(stand_in, "device", "cpu", raising=False)
-    monkeypatch.setattr(stand_in, "render", watched)
-    monkeypatch.setattr(edit_tab, "FINAL_SECONDS", 0.01)
-    state.sessions.put("one", opened)
-    tab.on_move(VISITOR, opened.portrait.history.revision, view, 60, *zeros(tab)[1:])
-    rest = asyncio.run(tab.on_rest(VISITOR))[tab.viewer]
-    assert sizes == (["half", "whole"] if coarse else ["half"])
-    assert ("value" in rest) == coarse
-
-
 def test_who_waits_for_another_visitor_reads_it(tab, state, opened):
     state.sessions.put("one", opened)
     move = tab.in_line(tab.on_move)
     arguments = (opened.portrait.history.revision, FACE_VIEW, 60, *zeros(tab)[1:])
-    with state.queue.join("two"):
+    with state.line.join("two"):
         answers = move(VISITOR, *arguments)
         assert YOURS_IS_NEXT in next(answers)[tab.status]
     (answer,) = answers
@@ -619,7 +599,7 @@ def test_who_waits_for_another_visitor_reads_it(tab, state, opened):
 
 def test_a_wait_that_ends_in_nothing_new_leaves_no_word_of_waiting(tab, state, opened):
     state.sessions.put("one", opened)
-    with state.queue.join("two"):
+    with state.line.join("two"):
         move = tab.in_line(tab.on_move)(VISITOR, -1, FACE_VIEW, *zeros(tab))  # too late
         assert YOURS_IS_NEXT in next(move)[tab.status]
     (answer,) = move
@@ -628,7 +608,7 @@ def test_a_wait_that_ends_in_nothing_new_leaves_no_word_of_waiting(tab, state, o
 
 def test_without_a_photo_nobody_waits_for_the_model(tab, state, opened):
     preset = tab.at_once_without_photo(tab.on_preset)
-    with state.queue.join("two"):
+    with state.line.join("two"):
         (answer,) = preset(VISITOR, choice(0), 0, FACE_VIEW)
         assert answer[tab.panel.sliders[0]] == 100
         state.sessions.put("one", opened)

@@ -56,17 +56,6 @@ def test_reconstruction_is_the_photo(editor, inversion, reconstruction, aligned)
     assert 0.004 < low_rate < 0.15  # the code alone resembles the photo, and is no copy of it
 
 
-@pytest.mark.parametrize("strengths", [{"smile": 60}, {"yaw": 45}], ids=str)
-def test_a_preview_is_the_edit_at_half_the_side(editor, inversion, strengths):
-    """Nothing jumps when the whole picture takes its place."""
-    whole, preview = (editor.render(inversion, strengths, preview=half) for half in (False, True))
-    assert preview.image.size == (512, 512)
-    difference = np.abs(pixels(preview.image) - pixels(whole.image.reduce(2)))
-    assert difference.mean() < 0.01
-    assert np.quantile(difference, 0.999) < 0.1
-    np.testing.assert_array_equal(preview.flow, whole.flow)
-
-
 @torch.inference_mode()
 def test_a_nose_is_found_where_it_was_before_the_head_turned(editor):
     codes = editor.generator.mean_w.expand(1, 16, -1)
