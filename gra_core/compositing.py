@@ -45,12 +45,14 @@ WIDE = SIDE + 2 * BEYOND
 """Positions along the side of the square that an edit may reach: the wide grid."""
 STILL = (0.15, 0.6)
 """Pixels of 1024 up to which a place counts as still, and from which on it moves as the flow says."""
-SAME = (2.0, 5.0)
+SAME = (3.0, 6.0)
 """Levels up to which a change counts as none, and from which on it is drawn whole."""
-SAME_MARGIN = 3
+SAME_MARGIN = 2
 """Pixels of 1024 around a change that count as changed."""
 FREE = 0.3
 """Of the longer side of somebody else's face box: distance over which an edit ends before it."""
+KEYS = -0.75
+"""Constant of the kernel of PyTorch's bicubic interpolation."""
 TILE = 256
 """Side of the tiles, in photo pixels, in which the result is drawn: memory does not grow with the photo."""
 GRAIN_PLACES, GRAIN_TILE = 24, 32
@@ -154,9 +156,13 @@ class _Source:
         self.pixels = np.array(photo)
 
     def warp(self, where: Tensor) -> Tensor:
-        """Sample at positions (H, W, 2) in photo pixels -> (1, 3, H, W) in levels; bicubic, edges reflected."""
+        """Sample at positions (H, W, 2) in photo pixels -> (1, 3, H, W) in levels; bicubic, edges reflected.
+
+        Bicubic interpolation damps noise between pixels. The finest detail is raised by as much, so that the grain of
+        what moves is as strong as beside it.
+        """
         height, width = self.pixels.shape[:2]
-        margin = 3
+        margin = 4
         low = where.amin((0, 1)).floor().long().sub(margin).tolist()
         high = where.amax((0, 1)).ceil().long().add(margin).tolist()
         x0, y0 = max(low[0], 0), max(low[1], 0)
@@ -165,7 +171,9 @@ class _Source:
         patch = torch.from_numpy(np.ascontiguousarray(self.pixels[y0:y1, x0:x1])).permute(2, 0, 1)[None].float()
         size = torch.tensor([x1 - x0, y1 - y0], dtype=torch.float32)
         grid = 2 * (where - torch.tensor([x0, y0])) / size - 1
-        return F.grid_sample(patch, grid[None], "bicubic", "reflection", align_corners=False)
+        both = torch.cat((patch, _finest(patch)), 1)
+        warped, finest = F.grid_sample(both, grid[None], "bicubic", "reflection", align_corners=False).split(3, 1)
+        return warped + (1 / _noise_gain(where) - 1) * finest
 
 
 class _Layer:
@@ -364,6 +372,19 @@ def _membrane() -> tuple[SuperLU, np.ndarray, np.ndarray, coo_array]:
 def _noise() -> Tensor:
     """White noise for one tile, (1, 3, TILE, TILE); all tiles have the same, which nobody sees."""
     return torch.randn(1, 3, TILE, TILE, generator=torch.Generator().manual_seed(0))
+
+
+def _noise_gain(where: Tensor) -> Tensor:
+    """By how much bicubic interpolation at positions (H, W, 2) changes the strength of white noise, (H, W).
+
+    That is the norm of the weights, those of Keys' kernel with the constant that PyTorch takes
+    (https://doi.org/10.1109/TASSP.1981.1163711).
+    """
+    after = (where - 0.5) % 1
+    near, far = torch.stack((after, 1 - after)), torch.stack((1 + after, 2 - after))
+    inner = (KEYS + 2) * near**3 - (KEYS + 3) * near**2 + 1
+    outer = KEYS * (far**3 - 5 * far**2 + 8 * far - 4)
+    return (inner.square().sum(0) + outer.square().sum(0)).prod(-1).sqrt()
 
 
 def _finest(picture: Tensor) -> Tensor:

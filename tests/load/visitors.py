@@ -10,6 +10,7 @@ import argparse
 import itertools
 import json
 import random
+import re
 import statistics
 import tempfile
 import threading
@@ -28,6 +29,8 @@ from gra_core.ui.gate import CALL, PREFIX, QUEUE, UPLOAD
 from gra_core.ui.session import PHOTO_VIEW
 
 THINKING = 2.0
+LEAVING = 5.0
+"""Seconds after the end in which visitors still wait for an answer; then they close the page."""
 MOVES = 12
 FACE = PROJECT_ROOT / "assets" / "examples" / "generated-1.webp"
 
@@ -56,6 +59,10 @@ def _spread(seconds: list[float]) -> str:
     return f"median {statistics.median(seconds):.2f} s, 95 % {cuts[-1]:.2f} s, longest {max(seconds):.2f} s"
 
 
+class LeftError(Exception):
+    """A visitor closed the page while waiting."""
+
+
 class Visitor:
     """One open page. Not a browser, but it speaks as one does."""
 
@@ -80,6 +87,8 @@ class Visitor:
         query = {"session_hash": self.session}
         with self.client.stream("GET", f"{self.address}{PREFIX}/queue/data", params=query) as stream:
             for line in stream.iter_lines():
+                if time.monotonic() > self.until + LEAVING:
+                    raise LeftError
                 if not line.startswith("data:"):
                     continue
                 message = json.loads(line[5:])
@@ -94,6 +103,8 @@ class Visitor:
         try:
             with self.client.stream("GET", f"{self.address}{PREFIX}/heartbeat/{self.session}"):  # as long as it is open
                 self._edit()
+        except LeftError:
+            pass
         except Exception as error:
             self.seen.errors.append(f"{type(error).__name__}: {error}"[:200])
 
@@ -113,9 +124,11 @@ class Visitor:
             self.seen.told[name] += words in text
         turn = _turn(answers)
         if not turn:
-            if "try again" not in text:
+            told = re.search(r"try again in about (\d+) (second|minute)", text)
+            if not told:
                 self.seen.errors.append(text[-300:])
-            time.sleep(THINKING)
+            wait = float(told[1]) * (60 if told[2] == "minute" else 1) if told else THINKING
+            time.sleep(max(0, min(wait, self.until - time.monotonic())))
             return
         self.seen.opened.append(time.monotonic() - begun)
         for step in itertools.islice(itertools.count(1), MOVES):
@@ -188,7 +201,7 @@ def crowd(address: str, visitors: int, seconds: float) -> tuple[Seen, Seen]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(max(0, until + 60 - time.monotonic()))
+        thread.join(max(0, until + 90 - time.monotonic()))
     return people, programs
 
 
@@ -214,7 +227,10 @@ def main() -> None:
             process.terminate()
             process.wait(timeout=30)
         log = (Path(folder) / "log").read_text()
-        print(f"log: {log.count(chr(10))} lines, {log.count('Failed at')} failures")
+        print(
+            f"log: {log.count(chr(10))} lines, {log.count('Failed at')} failures",
+            log[-3000:] if "Traceback" in log else "",
+        )
 
 
 if __name__ == "__main__":
