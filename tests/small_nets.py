@@ -188,7 +188,7 @@ def write_face_net(folder: Path) -> None:
 
 
 def write_nets(folder: Path) -> None:
-    """The files that losses are made with; to be called when nets are narrow."""
+    """The files that losses are made with; the face net is as wide as nets are by then."""
     write_perceptual(folder)
     write_face_net(folder)
 

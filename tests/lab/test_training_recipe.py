@@ -221,7 +221,7 @@ def test_only_what_a_change_touches_is_trained_again(quick, tmp_path):
             'init = "encoder"',
             "init of stage streams must name an earlier stage of the part streams",
         ),
-        ('init = "aligned"\n', "", "seeds of stage streams need an init"),
+        ('init = "aligned"\n', "", "seeds of stage streams need streams with an init"),
         ("seeds = [1, 2]", "seeds = [1, 1]", "seeds of stage streams must differ"),
         ("seeds = [1, 2]", "seeds = []", "seeds of stage streams must be a list"),
         ('editor = "aligned"\n', "", "variants of stage streams need an editor"),

@@ -34,9 +34,8 @@ from gra_core.lab.training.loop import FACE_NET_FILE, Job
 from gra_core.lab.training.perceptual import ALEXNET_FILE, VGG_FILE
 from gra_core.lab.training.prepared import PHOTOS, PreparedSet
 from gra_core.lab.training.recipe import EncoderStage, Recipe, StreamsStage
-from gra_core.lab.training.runtime import Process, load_weights, save_weights, start_process
+from gra_core.lab.training.runtime import Process, save_weights, start_process
 from gra_core.lab.training.streams import StreamTraining
-from gra_core.models.encoder import Encoder
 
 PARENTS = (checkpoints.GENERATOR, checkpoints.PERSON, checkpoints.DIRECTIONS)
 """Weights that no stage makes."""
@@ -141,7 +140,7 @@ class Run:
             if not self.train_once(stage, seed, hash_of(inputs | {"seed": seed})):
                 return False
         if self.process.leads:
-            average_files([folder / str(seed) / weights.name for seed in stage.seeds], weights, stage)
+            average_files([folder / str(seed) / weights.name for seed in stage.seeds], weights)
             record = {"key": key, "sha256": file_sha256(weights), "seeds": stage.seeds, "inputs": inputs}
             record |= {"processes": self.process.world, "device": device_name(self.process.device)}
             write_json(record, folder / DONE)
@@ -223,7 +222,7 @@ class Run:
             "key": key,
             **source_code(),
             "versions": {"gra_core": __version__, "torch": torch.__version__, "python": platform.python_version()},
-            "recipe": self.recipe.record(),
+            "recipe": asdict(self.recipe),
             "data": {"manifest": self.data.sha256, "pictures": len(self.data.pictures)},
             "parents": self.parents,
             "stages": self.records,
@@ -234,26 +233,16 @@ class Run:
         self.process.log(f"Wrote {folder}, {self.out / REPORT} and {manifest}")
 
 
-def average_files(files: Sequence[Path], out: Path, stage: Stage) -> None:
-    """Write the mean of weights files; of one file, the file itself."""
+def average_files(files: Sequence[Path], out: Path) -> None:
+    """Write the mean of files of streams of one design; of one file of any part, the file itself."""
     if len(files) == 1:
         shutil.copyfile(files[0], out)
         return
-    modules = [load_module(file, stage) for file in files]
-    average = AveragedModel(modules[0], use_buffers=True)
-    for module in modules:
-        average.update_parameters(module)
-    metadata = {"design": modules[0].design.to_json()} if stage.part == "streams" else {}
-    save_weights(average.module, out, metadata)
-
-
-def load_module(file: Path, stage: Stage) -> torch.nn.Module:
-    """What a stage has trained, from its file."""
-    if stage.part == "streams":
-        return CheckpointSource(file.parent).load_streams()
-    encoder = Encoder()
-    load_weights(encoder, file)
-    return encoder
+    streams = [CheckpointSource(file.parent).load_streams() for file in files]
+    average = AveragedModel(streams[0], use_buffers=True)
+    for one in streams:
+        average.update_parameters(one)
+    save_weights(average.module, out, {"design": streams[0].design.to_json()})
 
 
 def hash_of(values: Mapping[str, Any]) -> str:

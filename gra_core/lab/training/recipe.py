@@ -6,7 +6,7 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
@@ -28,7 +28,7 @@ class Stage:
         parts: of a step; their gradients are averaged. The processes share them, so it is a multiple of their number.
         rate: highest learning rate.
         average: decay of the moving average of the weights, which is what the stage makes.
-        seeds: of random numbers. The results of several are averaged; they must start from one earlier stage.
+        seeds: of random numbers. Streams of several are averaged; they must start from one earlier stage.
         init: the stage whose weights this one goes on from; empty: from scratch.
         editor: the stage of streams that edits the photos; empty: none.
         variants: random edits of each photo, made once by `editor`, to train on besides it.
@@ -155,10 +155,6 @@ class Recipe:
         before = self.stages[: self.stages.index(stage)]
         return next(earlier for earlier in reversed(before) if earlier.part == "encoder")
 
-    def record(self) -> dict[str, Any]:
-        """All values, defaults included, for JSON."""
-        return asdict(self)
-
 
 def _build(kind: type, values: Mapping[str, Any], where: str) -> Any:
     """An object of a dataclass from a table of the recipe."""
@@ -217,8 +213,8 @@ def _check(stages: list[EncoderStage | StreamsStage], where: str) -> None:
             raise SettingsError(f"The option {option} of {where} must name an earlier stage of the part {part}.")
     if stage.variants and not stage.editor:
         raise SettingsError(f"The variants of {where} need an editor: name an earlier stage of streams.")
-    if len(stage.seeds) > 1 and not stage.init:
-        raise SettingsError(f"The seeds of {where} need an init: weights of runs from scratch cannot be averaged.")
+    if len(stage.seeds) > 1 and (stage.part != "streams" or not stage.init):
+        raise SettingsError(f"The seeds of {where} need streams with an init: runs from scratch cannot be averaged.")
     if len(set(stage.seeds)) < len(stage.seeds):
         raise SettingsError(f"The seeds of {where} must differ.")
     if stage.part == "streams":
