@@ -39,7 +39,7 @@ from gra_core.models.streams import Streams
 
 CHANNELS = {8: 16, 16: 16, 32: 16, 64: 16, 128: 16, 256: 8, 512: 8}
 """Of the generator's feature by side."""
-EDITS = ("smile", "age", "yaw", "glasses")
+EDITS = ("smile", "glasses")
 
 VGG_SLICES = ((3, 4, 4), (4, 8, 8), (8, 8, 8, 8), (8, 8, 8, 8), (8, 8, 8, 8))
 """Channels through the convolutions of each slice."""
@@ -217,7 +217,9 @@ def train_streams(material: Path, out: Path) -> tuple[dict[str, Tensor], dict[st
     The step goes down the gradient itself, which tells small ones from those that are nothing but rounding.
     """
     process = start_process()
-    training = StreamTraining(job_for(material, out, "streams", process, steps=1, batch=4, parts=2, rate=1e4))
+    training = StreamTraining(
+        job_for(material, out, "streams", process, steps=1, batch=3, parts=2, rate=1e4, motion=False)
+    )
     training.optimizer = torch.optim.SGD(training.module.parameters())
     training.adversary_optimizer = torch.optim.SGD(training.adversary.parameters(), lr=1.0)
 
