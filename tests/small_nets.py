@@ -30,7 +30,7 @@ from gra_core.lab.training.loop import FACE_NET_FILE, Job
 from gra_core.lab.training.perceptual import ALEXNET_FILE, VGG_FILE
 from gra_core.lab.training.prepared import PreparedSet
 from gra_core.lab.training.recipe import Recipe
-from gra_core.lab.training.runtime import Process, save_weights, start_process
+from gra_core.lab.training.runtime import Process, end_process, save_weights, start_process
 from gra_core.lab.training.streams import StreamTraining
 from gra_core.models import editing, encoder, face, generator, layers, reconstruction
 from gra_core.models.face import FaceNet
@@ -237,3 +237,4 @@ def train_streams(material: Path, out: Path) -> tuple[dict[str, Tensor], dict[st
 if __name__ == "__main__":
     shrink()
     train_streams(Path(sys.argv[1]), Path(sys.argv[2]))
+    end_process()

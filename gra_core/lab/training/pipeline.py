@@ -34,7 +34,7 @@ from gra_core.lab.training.loop import FACE_NET_FILE, Job
 from gra_core.lab.training.perceptual import ALEXNET_FILE, VGG_FILE
 from gra_core.lab.training.prepared import PHOTOS, PreparedSet
 from gra_core.lab.training.recipe import EncoderStage, Recipe, StreamsStage
-from gra_core.lab.training.runtime import Process, save_weights, start_process
+from gra_core.lab.training.runtime import Process, end_process, save_weights, start_process
 from gra_core.lab.training.streams import StreamTraining
 
 PARENTS = (checkpoints.GENERATOR, checkpoints.PERSON, checkpoints.DIRECTIONS)
@@ -66,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `python -m gra_core train all`."""
     args = parser().parse_args(argv)
     recipe = Recipe.read(args.recipe)
-    Run(recipe, args, start_process()).all()
+    try:
+        Run(recipe, args, start_process()).all()
+    finally:
+        end_process()
 
 
 class Run:

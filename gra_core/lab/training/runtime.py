@@ -68,6 +68,12 @@ def start_process() -> Process:
     return Process(rank, world, device)
 
 
+def end_process() -> None:
+    """Leave the process group: whoever just ends may be killed by its threads."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def seed_all(*numbers: int) -> None:
     """Seed PyTorch by several numbers: what follows depends on them alone, whatever was drawn before."""
     digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).digest()
