@@ -19,6 +19,7 @@ Blending is in sRGB levels: the change is a difference of levels, and no seam sh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -33,7 +34,7 @@ from torch import Tensor
 from gra_core.alignment import AlignedFace, Face, area, crop_at, crop_to_photo, shared_area
 from gra_core.constants import IMAGE_SIZE
 from gra_core.images import Photo, as_rgb, image_to_tensor
-from gra_core.models.maps import box_filter, dilate, linstep, magnitude
+from gra_core.models.maps import box_filter, dilate, linstep, magnitude, sample
 
 SIDE = 128
 """Positions along the crop's side at which flow and masks are kept."""
@@ -51,8 +52,6 @@ SAME_MARGIN = 2
 """Pixels of 1024 around a change that count as changed."""
 FREE = 0.3
 """Of the longer side of somebody else's face box: distance over which an edit ends before it."""
-KEYS = -0.75
-"""Constant of the kernel of PyTorch's bicubic interpolation."""
 TILE = 256
 """Side of the tiles, in photo pixels, in which the result is drawn: memory does not grow with the photo."""
 GRAIN_PLACES, GRAIN_TILE = 24, 32
@@ -133,10 +132,14 @@ def compose(
     edits = sorted(edits, key=lambda edit: edit[0].quad.tolist())
     layers = [_Layer(source, aligned.moved(view.from_photo), output, faces) for aligned, output in edits]
     layers = [layer for layer in layers if layer.draws]
-    for left, top, right, bottom in _tiles(layers, result.size):
-        tile = _draw(source, layers, (left, top, right, bottom))
-        if tile is not None:
-            result.paste(tile, (left, top))
+
+    def draw(tile: tuple[int, int, int, int]) -> None:
+        drawn = _draw(source, layers, tile)
+        if drawn is not None:
+            result.paste(drawn, tile[:2])
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(draw, _tiles(layers, result.size)))
     return result
 
 
@@ -155,25 +158,29 @@ class _Source:
     def __init__(self, photo: Image.Image) -> None:
         self.pixels = np.array(photo)
 
-    def warp(self, where: Tensor) -> Tensor:
-        """Sample at positions (H, W, 2) in photo pixels -> (1, 3, H, W) in levels; bicubic, edges reflected.
+    def part(self, left: int, top: int, right: int, bottom: int) -> Tensor:
+        """A part of the photo, (1, 3, H, W) in levels."""
+        part = np.ascontiguousarray(self.pixels[top:bottom, left:right])
+        return torch.from_numpy(part).permute(2, 0, 1)[None].float()
 
-        Bicubic interpolation damps noise between pixels. The finest detail is raised by as much, so that the grain of
-        what moves is as strong as beside it.
+    def warp(self, where: Tensor) -> Tensor:
+        """Sample at positions (H + 2, W + 2, 2) in photo pixels -> (1, 3, H, W) in levels, without the outermost ones.
+
+        Bicubic, edges reflected. Bicubic interpolation damps noise between pixels. The finest detail is raised by as
+        much, so that the grain of what moves is as strong as beside it.
         """
         height, width = self.pixels.shape[:2]
-        margin = 4
+        margin = 3
         low = where.amin((0, 1)).floor().long().sub(margin).tolist()
         high = where.amax((0, 1)).ceil().long().add(margin).tolist()
         x0, y0 = max(low[0], 0), max(low[1], 0)
         x1, y1 = min(max(high[0], x0 + 4), width), min(max(high[1], y0 + 4), height)
         x0, y0 = min(x0, x1 - 1), min(y0, y1 - 1)
-        patch = torch.from_numpy(np.ascontiguousarray(self.pixels[y0:y1, x0:x1])).permute(2, 0, 1)[None].float()
         size = torch.tensor([x1 - x0, y1 - y0], dtype=torch.float32)
         grid = 2 * (where - torch.tensor([x0, y0])) / size - 1
-        both = torch.cat((patch, _finest(patch)), 1)
-        warped, finest = F.grid_sample(both, grid[None], "bicubic", "reflection", align_corners=False).split(3, 1)
-        return warped + (1 / _noise_gain(where) - 1) * finest
+        patch = self.part(x0, y0, x1, y1)
+        warped = F.grid_sample(patch, grid[None], "bicubic", "reflection", align_corners=False)
+        return torch.addcmul(_inner(warped), _finest(warped), 1 / _noise_gain(where[1:-1, 1:-1]) - 1)
 
 
 class _Layer:
@@ -283,20 +290,21 @@ class _Layer:
 def _draw(source: _Source, layers: Sequence[_Layer], tile: tuple[int, int, int, int]) -> Image.Image | None:
     """One tile of the result; None where it is the photo's."""
     left, top, right, bottom = tile
-    places = _places(left, top, right, bottom)
+    places = _places(left - 1, top - 1, right + 1, bottom + 1)  # one more all round, for `warp`
     offset, change, lacking = torch.zeros_like(places), 0.0, []
-    touched = torch.zeros(places.shape[:2], dtype=torch.bool)
+    touched = torch.zeros(bottom - top, right - left, dtype=torch.bool)
     for layer in layers:
         where = layer.at(places)
         *step, some = _sample(layer.wide, (where * SIDE + BEYOND) / WIDE, "bilinear")[0]
         step = torch.stack(step, -1)
-        moves = step.any(-1)
+        moves = step[1:-1, 1:-1].any(-1)
         if not moves.any() and not some.any():
             continue
         offset += step
         touched |= moves
         if not some.any():
             continue
+        where = where[1:-1, 1:-1]
         values = _sample(layer.layers, where, "bilinear")
         values *= ((where >= 0) & (where <= 1)).all(-1)
         part, lost, shown = values.split((3, 1, 1), 1)
@@ -308,10 +316,14 @@ def _draw(source: _Source, layers: Sequence[_Layer], tile: tuple[int, int, int, 
                 change += lost * layer.grain * _noise()[..., : bottom - top, : right - left]
     if not touched.any():
         return None
-    warped = source.warp(places + offset)
+
+    def moved(step: Tensor) -> Tensor:
+        return source.warp(places + step) if step.any() else source.part(*tile)
+
+    warped = moved(offset)
     drawn = warped + change
     for step, lost in lacking:
-        own = warped if len(layers) == 1 or torch.equal(step, offset) else source.warp(places + step)
+        own = warped if len(layers) == 1 or torch.equal(step, offset) else moved(step)
         drawn -= lost * own
     drawn = drawn[0].permute(1, 2, 0).round_().clamp_(0, 255).to(torch.uint8).numpy()
     before = source.pixels[top:bottom, left:right]
@@ -377,19 +389,24 @@ def _noise() -> Tensor:
 def _noise_gain(where: Tensor) -> Tensor:
     """By how much bicubic interpolation at positions (H, W, 2) changes the strength of white noise, (H, W).
 
-    That is the norm of the weights, those of Keys' kernel with the constant that PyTorch takes
-    (https://doi.org/10.1109/TASSP.1981.1163711).
+    That is the norm of the weights, those of Keys' kernel with PyTorch's constant of -3/4
+    (https://doi.org/10.1109/TASSP.1981.1163711): the sum of their squares at a distance f from the pixel before is a
+    polynomial in f (1 - f).
     """
     after = (where - 0.5) % 1
-    near, far = torch.stack((after, 1 - after)), torch.stack((1 + after, 2 - after))
-    inner = (KEYS + 2) * near**3 - (KEYS + 3) * near**2 + 1
-    outer = KEYS * (far**3 - 5 * far**2 + 8 * far - 4)
-    return (inner.square().sum(0) + outer.square().sum(0)).prod(-1).sqrt()
+    between = after - after.square()
+    return (1 - between.square() * (3.375 + 4.25 * between)).prod(-1).sqrt()
 
 
 def _finest(picture: Tensor) -> Tensor:
-    """Differences (B, 3, H, W) of pixels to the mean of their neighbours."""
-    return picture - box_filter(picture, 3)
+    """Differences (B, C, H, W) of pixels to the mean of 3 x 3, of a picture (B, C, H + 2, W + 2)."""
+    rows = picture[..., :-2, :] + picture[..., 1:-1, :] + picture[..., 2:, :]
+    return _inner(picture) - (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
+
+
+def _inner(maps: Tensor) -> Tensor:
+    """Maps (B, C, H + 2, W + 2) without what is outermost."""
+    return maps[..., 1:-1, 1:-1]
 
 
 def _moving(flow: Tensor) -> Tensor:
@@ -424,7 +441,7 @@ def _smooth(x: Tensor) -> Tensor:
 
 def _sample(maps: Tensor, where: Tensor, mode: str = "bicubic") -> Tensor:
     """Maps (1, C, S, S) at positions (H, W, 2) in shares of their side -> (1, C, H, W); edges repeated."""
-    return F.grid_sample(maps, (2 * where - 1)[None], mode, "border", align_corners=False)
+    return sample(maps, (2 * where - 1)[None], mode)
 
 
 def _places(left: int, top: int, right: int, bottom: int) -> Tensor:

@@ -47,7 +47,8 @@ class StyleGAN2(nn.Module):
             self.convs.append(ModulatedConv(channels, channels))
             self.to_rgb.append(ModulatedConv(channels, 3, 1, demodulate=False))
             before = channels
-        self.noises = nn.ParameterList(torch.randn(1, 1, side, side) for side in CHANNELS for _ in "12")
+        sides = [side for side in CHANNELS for _ in "12"][1:]  # one convolution at 4 px, two at each other size
+        self.noises = nn.ParameterList(torch.randn(1, 1, side, side) for side in sides)
 
     @torch.inference_mode()
     def forward(self, style: Tensor) -> Tensor:

@@ -251,17 +251,20 @@ def fill_uncovered(picture: Tensor, person: Tensor, believed: Tensor, background
     nobody = linstep(person, ANYBODY, NOBODY)
     mask = torch.maximum(near * background.person_mask, further * background.residual_hair)
     mask = torch.maximum(mask, softened(dilate(imagined, RIM)))
+    source = background.warp_source
+    warped = None if source is None else warp_background(source, (person >= ANYBODY).float())
+    if warped is not None:
+        mask = torch.maximum(mask, warped[1])
+    if not mask.any():
+        return picture, mask
     tint = local_colour(small - background.photo, (1 - background.person_mask) * empty)
     tint = upscale(tint, IMAGE_SIZE // tint.shape[-1])
     drawn = upscale(out_of_focus(small, empty, background.unknown), IMAGE_SIZE // PERSON_SIZE)
     known = upscale(linstep(background.unknown, *UNKNOWN), IMAGE_SIZE // PERSON_SIZE)
     clean_plate = torch.lerp(drawn, from_bytes(background.clean_plate) + tint, known)
-    source = background.warp_source
-    warped = None if source is None else warp_background(source, (person >= ANYBODY).float())
     if warped is not None:
         wider, share = warped
         clean_plate = torch.lerp(clean_plate, wider + tint, upscale(share, IMAGE_SIZE // PERSON_SIZE))
-        mask = torch.maximum(mask, share)
     share = upscale(mask, IMAGE_SIZE // PERSON_SIZE) * along_edges(nobody, picture)
     return torch.lerp(picture, clean_plate, share), F.avg_pool2d(share, IMAGE_SIZE // PERSON_SIZE)
 

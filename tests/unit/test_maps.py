@@ -1,11 +1,13 @@
 """What is done to pictures, masks and flows."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 
-from gra_core.models.maps import dilate, erode, push_pull_fill, sizes, upscale_flow, warp
+from gra_core.models.maps import box_filter, dilate, erode, push_pull_fill, sizes, upscale_flow, warp
 
 
-def test_sample_at_and_upscale_flow():
+def test_warp_and_upscale_flow():
     source = torch.arange(64.0).view(1, 1, 8, 8)
     right = torch.zeros(1, 2, 8, 8)
     right[:, 0] = 1
@@ -15,7 +17,7 @@ def test_sample_at_and_upscale_flow():
     assert upscale_flow(right, 4)[0, 0].unique().tolist() == [4.0]
 
 
-def test_what_is_narrowed_is_so_all_round_but_at_the_edges_of_the_picture():
+def test_what_is_eroded_is_so_all_round_but_at_the_edges_of_the_picture():
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 4:12, 6:] = 1
     inner = torch.zeros_like(mask)
@@ -46,3 +48,19 @@ def test_painting_over_keeps_what_is_right_and_continues_it():
     assert torch.equal(filled * (1 - hole), ramp * (1 - hole))
     assert (filled - ramp).abs().max() < 0.5
     assert push_pull_fill(torch.full((1, 3, 32, 32), 9.0), torch.zeros(1, 1, 32, 32)).isfinite().all()
+
+
+@pytest.mark.parametrize("side", [1, 3, 9, 15])
+def test_windows_are_those_of_pooling(side):
+    x = torch.randn(1, 2, 20, 30)
+    mean = F.avg_pool2d(x, side, 1, side // 2, count_include_pad=False)
+    torch.testing.assert_close(box_filter(x, side), mean)
+    assert torch.equal(dilate(x, side // 2), F.max_pool2d(x, side, 1, side // 2))
+    ones = torch.ones(1, 1, 20, 30)
+    assert torch.equal(box_filter(ones, side), ones)
+
+
+def test_one_picture_is_sampled_as_many_are():
+    x, flow = torch.randn(1, 3, 16, 16), torch.randn(1, 2, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(warp(x, flow), warp(x.expand(2, -1, -1, -1), flow.expand(2, -1, -1, -1))[:1])
