@@ -56,7 +56,7 @@ TURNED = {
     quarters: f"The photo was turned {how} to have its faces upright."
     for quarters, how in {1: "clockwise by a quarter", 2: "by half", 3: "counterclockwise by a quarter"}.items()
 }
-"""What is said of a photo that was turned, by the number of quarters."""
+"""Notes on a photo that was turned, by the number of quarters."""
 
 _LANDMARK_BOX = 256
 """Side of the face box, px, in the copy in which landmarks are looked for. Photos of every size come out alike."""

@@ -95,7 +95,7 @@ class Items(list[Item]):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one photo.
+    """Outcome of one photo.
 
     Attributes:
         done: photos finished so far, this one included.
@@ -278,7 +278,7 @@ def _unpack(path: Path, place: int, name: str, size: int) -> Shared:
 def _ask_zip(
     function: str, path: Path, targets: list[Shared], arguments: dict, wrong: str, *, memory: int
 ) -> tuple[object, bytes]:
-    """What a function of `gra_core.archives` returns for a zip; `wrong` is the sentence where nothing comes of it."""
+    """Result of a function of `gra_core.archives` for a zip; `wrong` is the sentence where nothing comes of it."""
     try:
         with Shared.file(path) as source:
             return sandbox.call(
@@ -322,7 +322,7 @@ def _result_names(items: Sequence[Item], strengths: Mapping[str, float], suffix:
 
 
 def _alike(name: str) -> str:
-    """What is the same for names that some system takes for the same."""
+    """A key that is equal for names that some system takes for the same."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

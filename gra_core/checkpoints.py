@@ -131,7 +131,7 @@ def _using(name: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What an error says, in brackets; nothing where it would show a path of this machine."""
+    """Text of an error, in brackets; empty where it would show a path of this machine."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     shows_path = isinstance(error, FileNotFoundError) or getattr(error, "filename", None) is not None
     return "" if shows_path else f" ({text})"

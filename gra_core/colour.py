@@ -77,7 +77,7 @@ class Colours:
 
 
 def stated(image: Image.Image, content: bytes) -> Colours:
-    """What a file says of its colours.
+    """A file's statement of its colours.
 
     Args:
         image: opened by Pillow.
@@ -105,7 +105,7 @@ def stated(image: Image.Image, content: bytes) -> Colours:
 
 
 def to_srgb(image: Image.Image, mode: str, colours: Colours) -> Convert | None:
-    """What brings a picture, or any part of it, to 8-bit sRGB.
+    """A function that brings a picture, or any part of it, to 8-bit sRGB.
 
     Args:
         image: decoded; HDR is mapped by how bright it gets.

@@ -43,7 +43,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class StageMaps:
-    """What one stage did, as pictures of one size.
+    """Maps of one stage, as pictures of one size.
 
     Attributes:
         side: side of the stage's feature in positions.

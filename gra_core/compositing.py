@@ -62,7 +62,7 @@ LEAST_GRAIN = 0.5
 
 @dataclass(frozen=True, eq=False)
 class EditOutput:
-    """What an edit makes of an aligned face.
+    """Result of an edit of an aligned face.
 
     Attributes:
         image: RGB, 1024 x 1024.

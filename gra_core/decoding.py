@@ -32,8 +32,8 @@ MAX_WHOLE_BYTES = 1_600_000_000
 """Largest picture that is decoded to be opened at half its size, and most memory that this may take."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
-"""What Pillow may try. Short on purpose: some of its other readers start external programs (EPS), and PPM is written by
-no camera."""
+"""Formats that Pillow may try. Short on purpose: some of its other readers start external programs (EPS), and no camera
+writes PPM."""
 
 SEVERAL_COPIES = {"WEBP": (25_000_000, 20), "AVIF": (50_000_000, 16), "HEIF": (50_000_000, 16)}
 """Formats whose decoders keep several copies: the largest picture of them that comes out, pixels, and bytes that each
@@ -43,7 +43,7 @@ MAX_SCANS = 100
 """Scans of a JPEG, each of which goes over all of its pixels. Progressive ones have about ten."""
 
 MARGIN_BYTES = 200_000_000
-"""What decoding may take besides pixels: tables, metadata, the file itself."""
+"""Memory that decoding may take besides pixels: tables, metadata, the file itself."""
 
 METADATA_BYTES = 2**25
 """Largest colour profile and text of a PNG, unpacked: what is larger is left out."""
@@ -322,7 +322,7 @@ def _read_partly(source: Shared, memory: mmap.mmap, name: str, notes: list[str])
 
 
 def _lacking(source: Shared, components: int) -> str:
-    """What a JPEG lacks whose end is missing: "rows", "detail" (of a progressive one), or "all" (even coarsely)."""
+    """The missing part of a JPEG that ends early: "rows", "detail" (of a progressive one), or "all" (even coarsely)."""
     with source.map(writable=False) as content:
         scans = list(_scans(content))
     first, found, before = scans[0][1], set(), False  # pairs of a component and a coefficient
@@ -400,7 +400,7 @@ def _moved(box: tuple[int, int, int, int], size: tuple[int, int], operation: Ima
 
 
 def _converter(image: Image.Image, colours: Colours) -> Convert | None:
-    """What makes a strip of this picture RGB, or RGBA where it is transparent; None where it need only be converted.
+    """A function that makes a strip of this picture RGB, or RGBA where transparent; None where a conversion is enough.
 
     Deep greyscale is scaled. Below what is transparent lies white.
     """

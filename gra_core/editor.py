@@ -202,7 +202,7 @@ class PortraitEditor:
         strengths: Mapping[str, float],
         edits: Mapping[str, EditDirection] | None = None,
     ) -> Edit:
-        """What `edit` shows of what the Editing Stream makes of these strengths."""
+        """The edit as the page shows it: photo warp and background fill after the Editing Stream."""
         edits = self.edits if edits is None else edits
         keep = torch.from_numpy(preserved(edits, strengths)).to(edit.keep)[None, None]
         keep = upscale(keep, edit.keep.shape[-1] // keep.shape[-1])

@@ -36,7 +36,7 @@ MAX_SIDES = {"PNG": 2**31 - 1, "JPEG": 65_500, "WEBP": 16_383}
 """Longest side that a format can hold, pixels."""
 
 FORMAT_CHOICES = {"PNG": ".png", "JPEG": ".jpg", "WebP": ".webp"}
-"""What a person chooses from -> the suffix."""
+"""Choice on the page -> the suffix."""
 
 VISIBLE_MARK = "AI-edited"
 MAX_NAME = 120
@@ -44,7 +44,7 @@ MAX_STEM = 40
 """Characters of a result's name, and those that it has of the photo's."""
 
 _JOINERS = "\u200c\u200d"
-"""What joins emoji, and letters of some scripts: not printable by itself, and not visible."""
+"""Joiner of emoji, and of letters of some scripts: not printable by itself, and not visible."""
 
 _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{name}{number}" for name in ("COM", "LPT") for number in "0123456789¹²³")}
 """Names that Windows keeps for devices, with any suffix."""
@@ -58,7 +58,7 @@ VIDEO_ROUNDS = 2
 """Time of one frame of a video, and how often it goes there and back: most players do not repeat it."""
 
 XMP_OF_GIF = b"\x21\xff\x0bXMP DataXMP", b"\x01" + bytes(range(255, -1, -1)) + b"\x00"
-"""What stands before and after XMP in a GIF: an application extension, and bytes that lead any reader of blocks to the
+"""Bytes before and after XMP in a GIF: an application extension, and bytes that lead any reader of blocks to the
 end of it (XMP specification, part 3, 1.1.2)."""
 
 XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
@@ -157,7 +157,7 @@ def sweep_values(edit: EditDirection, steps: int) -> list[float]:
 
 
 def animation_formats() -> dict[str, str]:
-    """What a person chooses from for an animation -> the suffix. Videos need the package av."""
+    """Choice for an animation -> the suffix. Videos need the package av."""
     video = {"MP4": ".mp4"} if importlib.util.find_spec("av") else {}
     return {"GIF": ".gif", "WebP": ".webp", **video}
 

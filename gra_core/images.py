@@ -44,7 +44,7 @@ PIXEL_SECONDS = 9.0
 100 megapixels take two to four seconds."""
 
 BUDGET_BYTES = 1_600_000_000
-"""What all pictures may take together that are being decoded, or that were within HELD_SECONDS and are in use."""
+"""Memory that all pictures may take together: those being decoded, and those decoded within HELD_SECONDS and in use."""
 
 HELD_SECONDS = 30.0
 """How long a decoded picture counts. What is kept longer belongs to a visit, which has limits of its own; and a program
@@ -218,7 +218,7 @@ def _share(source: str | Path | bytes | BinaryIO | Shared) -> tuple[Shared, str]
 
 
 def _ask(function: str, shared: list[Shared], name: str, seconds: float, memory: int) -> object:
-    """What a function of `gra_core.decoding` says of a picture."""
+    """The answer of a function of `gra_core.decoding` for a picture."""
     try:
         answer, _ = sandbox.call(
             f"gra_core.decoding:{function}", shared, {"name": name}, seconds=seconds, memory=memory
@@ -280,7 +280,7 @@ class _Budget:
 
 
 class _Share:
-    """What one picture takes of a budget."""
+    """The share of one picture in a budget."""
 
     def __init__(self, budget: _Budget, size: int) -> None:
         self.budget, self.size, self.kept = budget, size, False

@@ -64,7 +64,7 @@ class FolderSink:
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_error: object) -> None:
-        """What was written stays. After an error, so does the note of it, for the next time."""
+        """Written files stay. After an error, so does the note of it, for the next time."""
         self._progress.end(finished=error_type is None)
 
     def start(self, settings: str, photos: Mapping[str, str]) -> set[str]:

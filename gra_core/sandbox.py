@@ -54,7 +54,7 @@ WARM = (
     "gra_core.directions.files:to_rows",
     "gra_core.archives:list_photos",
 )
-"""What a worker imports before it is confined; the first it calls, too."""
+"""Functions that a worker imports before it is confined; it calls the first one, too."""
 
 _KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "LANG", "LC_ALL", "TMPDIR", "TEMP")
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -165,7 +165,7 @@ def call(
     memory: int,
     output: int = 0,
 ) -> tuple[object, bytes]:
-    """What a function of this package returns, run in a worker.
+    """Call a function of this package in a worker.
 
     Args:
         function: "package.module:function", called as `function(*shared, **arguments)`; it returns something that
@@ -257,7 +257,7 @@ class _Worker:
             raise SandboxError("end") from error
 
     def _within(self, seconds: float, function: Callable[[], Any]) -> Any:
-        """What a function that waits for the worker returns; the worker is killed when its time is over."""
+        """Call a function that waits for the worker, which is killed when its time is over."""
         over = threading.Event()
 
         def kill() -> None:

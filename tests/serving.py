@@ -352,6 +352,9 @@ def launched(port: int, load_editor: Callable[[], StandIn] = StandIn) -> Iterato
         yield address.rstrip("/")
     finally:
         page.close(verbose=False)
+        for thread in threading.enumerate():  # the interpreter must not end before it
+            if thread.name == "warm-up":
+                thread.join(60)
 
 
 def stand_in_page(load_editor: Callable[[], StandIn] = StandIn) -> object:

@@ -55,7 +55,7 @@ _STORAGES = {
 """Class of torch's storages -> numpy type of their numbers. Bfloat16 are the upper halves of float32."""
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-"""What a file begins with that PyTorch wrote before 1.6."""
+"""First bytes of a file of PyTorch before 1.6."""
 
 
 def read_direction(source: Shared, name: str, suffix: str) -> tuple[None, list[np.ndarray]]:
@@ -137,7 +137,7 @@ def to_rows(values: np.ndarray, name: str = "The direction") -> np.ndarray:
 
 
 def _read(read: Callable, source: Shared, name: str, suffix: str) -> object:
-    """What `read` finds in a file; whatever it raises over a damaged one is one of our errors."""
+    """Content of a file by `read`; whatever it raises over a damaged one becomes one of our errors."""
     with refusing(DirectionFileError, _DAMAGED[suffix].format(name)), source.open() as file:
         return read(file, name)
 
@@ -235,7 +235,7 @@ class _Unpickler(pickle.Unpickler):
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> object:
-        """What stands for a name of the pickle. Raises UnpicklingError for all but a few."""
+        """Replacement for a name of the pickle. Raises UnpicklingError for all but a few."""
         if module == "torch" and name in _STORAGES:
             return name
         if module == "torch" and name in _TYPES:
@@ -253,7 +253,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _read_torch(file: BinaryIO, _name: str) -> object:
-    """What `torch.save` wrote, tensors as arrays: of PyTorch's zip format, or that before 1.6."""
+    """Content of a file of `torch.save`, tensors as arrays: of PyTorch's zip format, or that before 1.6."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             (pickled,) = [entry for entry in archive.namelist() if entry.endswith("/data.pkl")]

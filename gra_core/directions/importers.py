@@ -77,7 +77,7 @@ def import_direction(path: str | Path, name: str | None = None) -> EditDirection
 
 
 def read_in_worker(function: str, path: Path, name: str, arguments: dict, *, most: int, output: int) -> tuple:
-    """What a function of `gra_core.directions.files` returns for a file, within limits of time and memory.
+    """Result of a function of `gra_core.directions.files` for a file, within limits of time and memory.
 
     Args:
         function: its name.

@@ -21,7 +21,7 @@ from gra_core.directions.registry import EditDirection
 from gra_core.errors import DirectionFileError, MissingPackageError
 
 STEP = 0.1
-"""What the published code multiplies a mapper's output by, which here is strength +100."""
+"""Factor of a mapper's output in the published code, which here is strength +100."""
 
 LR_MULTIPLIER = 0.01
 """Weights are kept divided by it, and multiplied by it in use, as are biases (StyleGAN's equalised learning rate)."""

@@ -74,7 +74,7 @@ def to_w_plus(generator: Generator, channels: np.ndarray, spread: np.ndarray) ->
 
 @torch.inference_mode()
 def realised(generator: Generator, offset: np.ndarray) -> np.ndarray:
-    """What a W+ offset (16, 512) adds to each style channel, (C,)."""
+    """Change of each style channel by a W+ offset (16, 512), (C,)."""
     rows = torch.from_numpy(offset)
     return torch.cat([m.cpu() @ rows[i] for i, m in enumerate(style_matrices(generator))]).numpy()
 

@@ -76,7 +76,7 @@ INSIDE = 3
 
 @dataclass(frozen=True, eq=False)
 class Background:
-    """What has to be known of a photo to uncover the background behind the person.
+    """Data of a photo that the background fill needs.
 
     Attributes:
         clean_plate: the background without the person, (B, 3, 1024, 1024), uint8.
@@ -143,7 +143,7 @@ def make_clean_plate(photo: Tensor, hole: Tensor) -> tuple[Tensor, Tensor, Tenso
 
 
 def find_residual_hair(photo: Tensor, perhaps: Tensor) -> Tensor:
-    """What of the person the net misses before a plain wall: single hairs, curls, earrings.
+    """Mask of parts of the person that the net misses before a plain wall: single hairs, curls, earrings.
 
     Args:
         photo: (B, 3, 1024, 1024) in [-1, 1].
@@ -270,7 +270,7 @@ def fill_uncovered(picture: Tensor, person: Tensor, believed: Tensor, background
 
 
 def out_of_focus(picture: Tensor, seen: Tensor, blur: Tensor) -> Tensor:
-    """What a picture (B, 3, S, S) shows where `seen` (B, 1, S, S) is 1, averaged over `blur` pixels (B, 1, S, S)."""
+    """A picture (B, 3, S, S) where `seen` (B, 1, S, S) is 1, averaged over `blur` pixels (B, 1, S, S)."""
     total, share = blurred(torch.cat((picture * seen, seen), 1), blur.clamp(max=MOST_BLUR)).split((3, 1), 1)
     return (total + HOLE * picture) / (share + HOLE)
 

@@ -55,7 +55,7 @@ MOVES = (0.3, 1.5)
 
 @dataclass(frozen=True, eq=False)
 class WarpSource:
-    """What busy backgrounds are warped from.
+    """Source of the warp of busy backgrounds.
 
     Attributes:
         picture: photos, with something else in the place of the person, (B, 3, 1024, 1024), uint8.

@@ -59,7 +59,7 @@ STILL_MARGIN = 5
 
 @dataclass(frozen=True, eq=False)
 class AlignmentSource:
-    """What the Editing Stream reads of a photo: small enough to keep while the photo is being edited.
+    """Data of a photo that the Editing Stream reads: small enough to keep while the photo is being edited.
 
     Attributes:
         residuals: F_m of each stage, coarse to fine, (B, RESIDUAL_CHANNELS[m], m, m).
@@ -77,7 +77,7 @@ class AlignmentSource:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What the Editing Stream makes.
+    """Output of the Editing Stream.
 
     Attributes:
         picture: RGB, about [-1, 1], (B, 3, 1024, 1024).
@@ -96,7 +96,7 @@ class Edit:
 
 @dataclass(eq=False)
 class _Run:
-    """What one run of the generator leaves, by side of the stage; `picture` is without pixels."""
+    """Results of one run of the generator, by side of the stage; `picture` is without pixels."""
 
     features: dict[int, Tensor]
     keys: dict[int, Tensor]
@@ -284,7 +284,7 @@ class EditingStream(nn.Module):
     def prepare(
         self, generator: GeneratorInterface, codes: Tensor, photo: Tensor, residuals: tuple[Tensor, ...]
     ) -> AlignmentSource:
-        """What every edit of a photo reads, computed once: a run without an edit.
+        """Compute once what every edit of a photo reads: a run without an edit.
 
         Args:
             generator: the frozen generator.
@@ -345,7 +345,7 @@ class EditingStream(nn.Module):
     def _injection(
         self, residuals: tuple[Tensor, ...], keys: tuple[Tensor, ...] | None = None
     ) -> tuple[_Run, StageHook]:
-        """What repairs each stage of a generator's run with aligned residuals, and what it leaves of that run.
+        """A hook that repairs each stage of a generator's run with aligned residuals, and its record of that run.
 
         Without keys every stage is compared with itself: nothing moves.
         """

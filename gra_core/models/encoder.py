@@ -85,7 +85,7 @@ class QueryLayer(nn.Module):
 
 
 class LatentSpace(nn.Module):
-    """What the encoder's numbers mean: latents become codes.
+    """Maps the encoder's latents to codes.
 
     Unfitted, latents are offsets from `origin`. Fitted, they are coordinates of P_N space (Zhu et al. 2020,
     https://arxiv.org/abs/2012.09036), in which the generator's own w are standard normal: the last leaky ReLU of the

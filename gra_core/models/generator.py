@@ -35,7 +35,7 @@ StageHook = Callable[[int, Tensor], Tensor]
 
 
 class GeneratorInterface(Protocol):
-    """What encoder, streams and editor need of a generator of 1024 px with a W+ space of 16 rows.
+    """A generator of 1024 px with a W+ space of 16 rows, as encoder, streams and editor need it.
 
     Attributes:
         channels: of `feature` by side in pixels: of all stages of the streams, and of 256 px.

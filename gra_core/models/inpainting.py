@@ -25,9 +25,9 @@ COARSE_SIDE, FINE_SIDE = 64, 128
 SEEN_SHARE = 0.5
 """So much of a patch has to be seen for it to be copied."""
 UNSEEN_COST = 0.02
-"""What each number of a patch costs that is to be copied and is not seen; others cost the square of the difference."""
+"""Cost of each unseen number of a patch that is copied; others cost the square of the difference."""
 DISTANCE_COST = 0.05
-"""What a patch costs for each place of the coarse picture that it comes from away; colours are in [-1, 1]."""
+"""Cost of a patch for each place of distance to its source in the coarse picture; colours are in [-1, 1]."""
 FADING = 0.85
 """How much less a patch counts than one nearer to the rim by one place."""
 COARSE_ROUNDS, FINE_ROUNDS = 3, 2
@@ -310,5 +310,5 @@ def within(places: Tensor, side: int) -> Tensor:
 
 
 def taken(x: Tensor, source: Tensor) -> Tensor:
-    """What (1, C, S, S) shows at the source of each place, source (S * S,)."""
+    """Values of (1, C, S, S) at the source of each place, source (S * S,)."""
     return x.flatten(2)[:, :, source].view_as(x)

@@ -1,4 +1,4 @@
-"""What the Reconstruction Stream and the Editing Stream share: their design and layers."""
+"""Design and layers that the Reconstruction Stream and the Editing Stream share."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What is done to maps, (B, C, S, S): pictures, masks, and flows, steps to the source, x and y, in positions."""
+"""Operations on maps, (B, C, S, S): pictures, masks, and flows, steps to the source, x and y, in positions."""
 
 from collections.abc import Callable
 
@@ -48,7 +48,7 @@ def dilate(mask: Tensor, margin: int) -> Tensor:
 
 
 def _windows(x: Tensor, side: int, axis: int, combine: Callable[[Tensor, Tensor], Tensor], outside: float) -> Tensor:
-    """What `combine` makes of each window of `side` places, odd, along an axis; `outside` is what it leaves out.
+    """Combine each window of `side` places, odd, along an axis; `outside` is the neutral value.
 
     Windows of 1, 2, 4, ... places are made of two of half the size each, and the wanted one of those. On a CPU that is
     ten times as fast as pooling.

@@ -22,7 +22,7 @@ BLOCKS = (
 )
 HEAD_CHANNELS = 128
 SKIPS = (2, 0, -1)
-"""What each decoder looks at besides the coarser one: the output of that block; -1 is the stem's."""
+"""Skip connection of each decoder: the output of that block; -1 is the stem's."""
 
 
 class SameConv(nn.Conv2d):

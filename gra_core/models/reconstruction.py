@@ -30,7 +30,7 @@ GRM_DEPTH = 2
 
 @dataclass(frozen=True)
 class SourceResiduals:
-    """What the stream finds in a photo. All tensors have a leading batch dimension.
+    """Residuals of a photo. All tensors have a leading batch dimension.
 
     Attributes:
         residuals: F_m of each stage, coarse to fine, (B, RESIDUAL_CHANNELS[m], m, m).

@@ -50,7 +50,7 @@ MEMORY = 0.3
 
 
 class Work(enum.Enum):
-    """What somebody waits for; the value is how long that takes in seconds until it was measured."""
+    """Kinds of work; the value is its time in seconds until that is measured."""
 
     MOVE = 0.5
     OPEN = 5.0

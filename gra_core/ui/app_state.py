@@ -1,4 +1,4 @@
-"""What all visitors share: the registry of edits, the face finder, the editor and the line for it, CLIP, sessions."""
+"""State that all visitors share: registry of edits, face aligner, editor and its queue, CLIP, sessions."""
 
 from __future__ import annotations
 

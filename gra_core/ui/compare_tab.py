@@ -146,7 +146,7 @@ class CompareTab:
         yield from self._compare(request, photos, self._strengths(request, key, strength, values))
 
     def _photo(self, path: Path) -> tuple[str, Callable[[], Image.Image]]:
-        """What a file is called, and a way to its largest face."""
+        """Name of a file, and a function that returns its largest face."""
 
         def face() -> Image.Image:
             photo, faces = self.state.aligner.find(read_photo(path))
@@ -246,5 +246,5 @@ def _row_html(row: Row) -> str:
 
 
 def _note_html(rows: list[Row]) -> str:
-    """What the figures are."""
+    """Explanation of the figures."""
     return f'<p class="comparison-note">{html.escape(strings.COMPARE_NOTE.strip())}</p>' if rows else ""

@@ -118,7 +118,7 @@ class CustomEditsPanel:
         return {**shown, **self.show(request, strengths)}
 
     def show(self, request: gr.Request, strengths: Mapping[str, float]) -> dict:
-        """What changes on the page when edits of the visitor's own come or go."""
+        """Changes on the page when edits of the visitor's own come or go."""
         own = self.state.sessions.edits(request.session_hash)
         choices = choices_of(self.state.edits | own)
         chosen = gr.update(choices=choices, value=choices[0][1])

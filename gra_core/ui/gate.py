@@ -1,4 +1,4 @@
-"""What stands before the page and its endpoints: everything that a client sends passes here first.
+"""Gate before the page and its endpoints: everything that a client sends passes here first.
 
 The gate lets through what the page and the documented endpoints use, from hosts and origins that it knows, in bounded
 size, with files that the client itself uploaded; it adds the security headers to every answer.
@@ -70,7 +70,7 @@ ROUTES = {
     "HEAD": re.compile("|".join(READING)),
     "POST": re.compile("|".join(WRITING)),
 }
-"""What may be asked for, by method. Gradio has more: a proxy, recordings, icons of any size."""
+"""Allowed routes, by method. Gradio has more: a proxy, recordings, icons of any size."""
 
 POLICY = {
     "default-src": "'self'",

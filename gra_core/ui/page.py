@@ -20,6 +20,9 @@ from gra_core.ui.widgets import HERE
 MAX_THREADS = 200
 """Everybody who waits in the line takes one."""
 
+MOST_PAGES = 20_000
+"""Pages that Gradio keeps answers for. It drops the oldest beyond that, even one that waits in the queue."""
+
 
 class Page(gr.Blocks):
     """The page, with the parts that all its visitors share."""
@@ -83,5 +86,6 @@ def build_page(state: AppState | None = None) -> Page:
         batch.connect(batch_tab)
         compare.connect(compare_tab)
         add_endpoints(state)
+    blocks._queue.pending_messages_per_session.max_size = MOST_PAGES
     state.warm_up()
     return blocks

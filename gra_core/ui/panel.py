@@ -17,7 +17,7 @@ from gra_core.ui.history import History
 from gra_core.ui.widgets import finder, picker, picker_value
 
 FIRST = ("smile", "age", "yaw", "glasses", "gender", "hair_light")
-"""What most people come for: these sliders stand before the groups, in this order."""
+"""The most wanted edits: their sliders stand before the groups, in this order."""
 
 
 class EditPanel:
@@ -79,7 +79,7 @@ class EditPanel:
         return settings.clean(edits, dict(zip(edits, values, strict=False)))
 
     def reflect(self, history: History, edits: Mapping[str, EditDirection], *, sliders: bool = True) -> dict:
-        """What changes on the panel to show a face's settings; the sliders that a hand is on are left alone."""
+        """Changes on the panel that show a face's settings; sliders that a hand is on are left alone."""
         return {
             self.undo: gr.update(interactive=history.can_undo),
             self.redo: gr.update(interactive=history.can_redo),
@@ -87,14 +87,14 @@ class EditPanel:
         }
 
     def show(self, strengths: Mapping[str, float], edits: Mapping[str, EditDirection], *, sliders: bool = True) -> dict:
-        """What changes on the panel to show settings, without undo and redo."""
+        """Changes on the panel that show settings, without undo and redo."""
         values = {slider: strengths.get(key, 0) for key, slider in zip(edits, self.sliders, strict=False)}
         return {self.summary: _summary(strengths, edits), **(values if sliders else {})}
 
     def show_own(
         self, strengths: Mapping[str, float], own: Mapping[str, EditDirection], *, sliders: bool = True
     ) -> dict:
-        """What changes on the panel when edits of the visitor's own come or go.
+        """Changes on the panel when edits of the visitor's own come or go.
 
         Sliders that a hand is on are left alone, but for those that have no edit any more: they go to 0.
         """
@@ -142,7 +142,7 @@ def _sliders(edits: Mapping[str, EditDirection]) -> list[gr.Slider]:
 
 
 def _findable(edits: Mapping[str, EditDirection], own: Mapping[str, EditDirection]) -> list[dict[str, str]]:
-    """What the finder knows of each slider."""
+    """Entries of the finder, one for each slider."""
     places = [
         (edit, f"edit-{edit.key}", f"fold-{index}")
         for index, members in enumerate(_folds(edits).values())

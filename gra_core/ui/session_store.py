@@ -1,4 +1,4 @@
-"""What is kept of all visitors, in bounded memory: their sessions and the edits that they brought.
+"""Store of all visitors' sessions and own edits, in bounded memory.
 
 Both are found only by the key that Gradio gives to one open page. They end when the page is closed, some time after
 they were last used, or when newer visits need their place.
@@ -49,7 +49,7 @@ class Opening:
 
 @dataclass
 class Visit:
-    """What is kept of one visitor.
+    """The kept state of one visitor.
 
     Attributes:
         used: when it was last used, by the clock of `SessionStore`.

@@ -1,4 +1,4 @@
-"""What the page says."""
+"""All texts of the page."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def hint(text: str) -> str:
 
 
 def in_line(others: int, seat: int, seconds: float) -> str:
-    """What somebody reads who waits; the arguments are those of `line.Standing`."""
+    """Text for somebody who waits; the arguments are those of `admission.Standing`."""
     time = about(seconds)
     if seat:
         return SEAT.format(seat=seat, time=time)
@@ -141,7 +141,7 @@ def in_line(others: int, seat: int, seconds: float) -> str:
 
 
 def busy(seconds: float) -> str:
-    """What somebody reads who has to come again."""
+    """Text for somebody who has to come again."""
     return BUSY.format(time=about(max(seconds, 10)))
 
 

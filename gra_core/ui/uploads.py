@@ -82,7 +82,7 @@ class UploadList:
 
 
 def named(names: object) -> list[object]:
-    """What the script READ says of the files of a list. Raises GRAError when it is something else."""
+    """Names of files, as the script READ lists them. Raises GRAError when it is something else."""
     try:
         said = json.loads(names) if isinstance(names, str) else None
     except (ValueError, RecursionError) as error:

@@ -111,7 +111,7 @@ def note(kind: str, message: str) -> str:
 
 
 def name_of(file: dict, otherwise: str) -> str:
-    """What a visitor calls a file that came in."""
+    """The visitor's name for a file that came in."""
     name = file.get("orig_name")
     return name[:LONGEST_NAME] if isinstance(name, str) and name.strip() else otherwise
 
@@ -136,7 +136,7 @@ def data_url(picture: Image.Image, side: int) -> str:
 
 
 def choices_of(edits: Mapping[str, EditDirection]) -> list[tuple[str, str]]:
-    """What a drop-down of edits offers: label and key of each."""
+    """Choices of a drop-down of edits: label and key of each."""
     return [(edit.label, key) for key, edit in edits.items()]
 
 

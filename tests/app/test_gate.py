@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from PIL import Image
-from serving import DISGUISES, SERVER, files_in, served, start, wait_until
+from serving import DISGUISES, SERVER, files_in, free_port, launched, served, start, wait_until
 
-from gra_core.ui import private_logging, strings
+from gra_core.ui import page, private_logging, strings
 from gra_core.ui.gate import CALL, FILE, LARGEST_BODY, PREFIX, QUEUE, UPLOAD, Gate, Rules
 from gra_core.ui.received import Received
 
@@ -367,3 +367,18 @@ def _works(address: str) -> bool:
         return httpx.get(address, timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def test_how_many_pages_gradio_keeps_answers_for_is_ours_to_say(monkeypatch):
+    """Its own bound of 2,000 dropped visitors who waited while thousands came later."""
+    monkeypatch.setattr(page, "MOST_PAGES", 5)
+    with launched(free_port()) as address, httpx.Client(base_url=address) as client:
+        functions = client.get("/config").json()["dependencies"]
+        (number,) = (function["id"] for function in functions if function["api_name"] == "edits")
+        for visitor in range(6):
+            event = {"fn_index": number, "session_hash": f"visitor{visitor}", "data": []}
+            assert client.post(QUEUE, json=event).status_code == 200
+        answer = client.get(f"{PREFIX}/queue/data", params={"session_hash": "visitor1"}, timeout=30).text
+        assert '"success":true' in answer.replace(" ", "")
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get(f"{PREFIX}/queue/data", params={"session_hash": "visitor0"}, timeout=30)
