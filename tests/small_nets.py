@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gra_core import checkpoints
-from gra_core.constants import CHECKPOINT_DIR, PROJECT_ROOT
+from gra_core.constants import CHECKPOINT_DIR, PACKAGE_DIR
 from gra_core.directions.registry import (
     GLASSES_PROBE,
     load_directions,
@@ -202,7 +202,7 @@ def noise(path: Path, side: int = 64) -> None:
 
 def job_for(material: Path, out: Path, name: str, process: Process, **changes: object) -> Job:
     """A stage of the smoke recipe as a job by itself, from scratch; `material`: data, nets, parents and an encoder."""
-    recipe = Recipe.read(PROJECT_ROOT / "recipes" / "smoke.toml")
+    recipe = Recipe.read(PACKAGE_DIR / "lab" / "training" / "recipes" / "smoke.toml")
     (stage,) = (stage for stage in recipe.stages if stage.name == name)
     stage = replace(stage, init="", editor="", variants=0, **changes)
     out.mkdir(parents=True, exist_ok=True)

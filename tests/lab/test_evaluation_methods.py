@@ -134,7 +134,7 @@ def test_streams_of_other_designs_become_methods(editor, tmp_path, face):
     assert list(methods) == ["gra_equal_budget", "one_shot"]
     inversion = methods["one_shot"].invert(face)
     assert len(inversion.source.residuals) == 1
-    assert inversion.room is None
+    assert inversion.background is None
     assert methods["gra_equal_budget"].invert(face).original is None
     # Untrained streams repair nothing: what is left is the low-rate code, less its upsampling artefacts.
     picture = methods["one_shot"].edit(inversion, {})

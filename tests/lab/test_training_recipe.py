@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from small_nets import draw_material, job_for, shrink, train_streams, write_nets, write_parents
 
 from gra_core.cli import main
-from gra_core.constants import CHECKPOINT_DIR, PROJECT_ROOT
+from gra_core.constants import CHECKPOINT_DIR, PACKAGE_DIR, PROJECT_ROOT
 from gra_core.editor import PortraitEditor
 from gra_core.errors import SettingsError
 from gra_core.lab.training import pipeline
@@ -29,7 +29,7 @@ from gra_core.models.encoder import Encoder
 from gra_core.models.generator import Generator
 from gra_core.models.streams import DESIGNS, Streams
 
-RECIPES = PROJECT_ROOT / "recipes"
+RECIPES = PACKAGE_DIR / "lab" / "training" / "recipes"
 ALONE = Process(0, 1, torch.device("cpu"))
 
 

@@ -49,7 +49,9 @@ Stage = EncoderStage | StreamsStage
 def parser() -> argparse.ArgumentParser:
     """Options of `train all`."""
     options = Parser(prog="python -m gra_core train all", description=__doc__)
-    options.add_argument("--recipe", type=Path, required=True, metavar="FILE", help="such as recipes/release.toml")
+    options.add_argument(
+        "--recipe", type=Path, required=True, metavar="FILE", help="such as gra_core/lab/training/recipes/release.toml"
+    )
     options.add_argument("--data", type=Path, required=True, metavar="DIR", help="from `train prepare`")
     options.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for all that is made")
     options.add_argument(
