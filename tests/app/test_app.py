@@ -588,7 +588,7 @@ def test_who_waits_for_another_visitor_reads_it(tab, state, opened):
     state.sessions.put("one", opened)
     move = tab.in_line(tab.on_move)
     arguments = (opened.portrait.history.revision, FACE_VIEW, 60, *zeros(tab)[1:])
-    with state.line.join("two"):
+    with state.queue.join("two"):
         answers = move(VISITOR, *arguments)
         assert YOURS_IS_NEXT in next(answers)[tab.status]
     (answer,) = answers
@@ -599,7 +599,7 @@ def test_who_waits_for_another_visitor_reads_it(tab, state, opened):
 
 def test_a_wait_that_ends_in_nothing_new_leaves_no_word_of_waiting(tab, state, opened):
     state.sessions.put("one", opened)
-    with state.line.join("two"):
+    with state.queue.join("two"):
         move = tab.in_line(tab.on_move)(VISITOR, -1, FACE_VIEW, *zeros(tab))  # too late
         assert YOURS_IS_NEXT in next(move)[tab.status]
     (answer,) = move
@@ -608,7 +608,7 @@ def test_a_wait_that_ends_in_nothing_new_leaves_no_word_of_waiting(tab, state, o
 
 def test_without_a_photo_nobody_waits_for_the_model(tab, state, opened):
     preset = tab.at_once_without_photo(tab.on_preset)
-    with state.line.join("two"):
+    with state.queue.join("two"):
         (answer,) = preset(VISITOR, choice(0), 0, FACE_VIEW)
         assert answer[tab.panel.sliders[0]] == 100
         state.sessions.put("one", opened)

@@ -639,15 +639,15 @@ def test_a_drag_is_one_step(clock):
 
 def test_moves_know_when_they_come_too_late(clock):
     history = History(clock)
-    turns = [history.turn]
-    history.record({"smile": 10})  # a hand on a slider changes no turn
-    assert history.turn == turns[0]
+    revisions = [history.revision]
+    history.record({"smile": 10})  # a hand on a slider changes no revision
+    assert history.revision == revisions[0]
     for change in (history.undo, history.redo, lambda: history.set({"age": 5}), lambda: history.set({"age": 5})):
         change()
-        turns.append(history.turn)
-    assert len(set(turns)) == 5
-    assert History(clock).turn not in turns
-    assert 0 not in turns
+        revisions.append(history.revision)
+    assert len(set(revisions)) == 5
+    assert History(clock).revision not in revisions
+    assert 0 not in revisions
 
 
 def test_a_preset_is_a_step_even_right_after_a_drag(clock):

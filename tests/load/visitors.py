@@ -122,8 +122,8 @@ class Visitor:
             ("come again", "try again"),
         ):
             self.seen.told[name] += words in text
-        turn = _turn(answers)
-        if not turn:
+        revision = _revision(answers)
+        if not revision:
             told = re.search(r"try again in about (\d+) (second|minute)", text)
             if not told:
                 self.seen.errors.append(text[-300:])
@@ -136,7 +136,7 @@ class Visitor:
                 return
             time.sleep(random.expovariate(1 / THINKING))
             begun = time.monotonic()
-            answers = self.ask(self.move_event, [turn, PHOTO_VIEW, 7 * step, *[0] * (sliders - 1)])
+            answers = self.ask(self.move_event, [revision, PHOTO_VIEW, 7 * step, *[0] * (sliders - 1)])
             if "photo" not in json.dumps(answers):
                 self.seen.errors.append(json.dumps(answers)[-300:])
             self.seen.moved.append(time.monotonic() - begun)
@@ -174,16 +174,16 @@ class Program:
             self.seen.errors.append(answer[-300:])
 
 
-def _turn(answers: list[dict]) -> float:
-    """The turn of the history, the first value of every answer, in full or as a change; 0 without a photo."""
-    turn = 0.0
+def _revision(answers: list[dict]) -> float:
+    """The revision of the history, the first value of every answer, in full or as a change; 0 without a photo."""
+    revision = 0.0
     for message in answers:
         for value in message["output"].get("data", [])[:1]:
             if isinstance(value, (int, float)):
-                turn = value
+                revision = value
             elif isinstance(value, list):
-                turn = next((change[2] for change in value if len(change) == 3 and change[0] == "replace"), turn)
-    return turn
+                revision = next((change[2] for change in value if len(change) == 3 and change[0] == "replace"), revision)
+    return revision
 
 
 def crowd(address: str, visitors: int, seconds: float) -> tuple[Seen, Seen]:
