@@ -283,7 +283,7 @@ def test_exports_are_named_after_photo_and_edits(state, opened):
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b\\c.png", "", "...", "x" * 400, "\x00\n.png", "名前.png"])
-def test_no_file_name_leaves_the_shelf(state, photo_file, tmp_path, name):
+def test_no_file_name_leaves_the_store(state, photo_file, tmp_path, name):
     visitor = session.open_photo(state, photo_file, name, tmp_path)
     visitor = session.choose_face(state, visitor, 0, session.align_face(state, visitor, 0))
     path = Path(session.export_result(state, visitor, {}, FACE_VIEW))
@@ -291,7 +291,7 @@ def test_no_file_name_leaves_the_shelf(state, photo_file, tmp_path, name):
     assert path.name.endswith(".png")
 
 
-def test_a_shelf_keeps_few_results_and_forgets_all(tmp_path):
+def test_a_store_keeps_few_results_and_forgets_all(tmp_path):
     store = TempStore(tmp_path)
     small = Image.new("RGB", (8, 8))
     pinned = store.keep(small, "photo.jpg")
@@ -303,7 +303,7 @@ def test_a_shelf_keeps_few_results_and_forgets_all(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_shelf_can_wait_for_the_browser(tmp_path):
+def test_a_store_can_wait_for_the_browser(tmp_path):
     store = TempStore(tmp_path)
     store.put(Image.new("RGB", (8, 8)))
     store.clear_later(0.3)

@@ -194,7 +194,7 @@ def test_files_stay_when_others_need_the_memory(clock, uploads):
 # --- uploaded files --------------------------------------------------------------------------------------------------
 
 
-def test_an_upload_moves_to_the_shelf(uploads):
+def test_an_upload_moves_to_the_store(uploads):
     received, store = Received(), TempStore()
     upload = received.add(upload_to(uploads))
     path = received.take(str(upload), store)

@@ -182,7 +182,8 @@ def _revision(answers: list[dict]) -> float:
             if isinstance(value, (int, float)):
                 revision = value
             elif isinstance(value, list):
-                revision = next((change[2] for change in value if len(change) == 3 and change[0] == "replace"), revision)
+                replaced = (change[2] for change in value if len(change) == 3 and change[0] == "replace")
+                revision = next(replaced, revision)
     return revision
 
 
