@@ -99,7 +99,7 @@ class EditTab:
                 self.mark = gr.Checkbox(
                     label="Write “AI-edited” into the corner", container=False, min_width=200, elem_id="mark"
                 )
-                self.turned = gr.Button("Turn", size="md", min_width=80, scale=0, elem_id="revision")
+                self.turned = gr.Button("Turn", size="md", min_width=80, scale=0, elem_id="turn")
                 self.another = gr.Button("New photo", size="md", min_width=110, scale=0, elem_id="another")
                 self.download = gr.Button(
                     strings.DOWNLOAD, variant="primary", size="md", min_width=130, elem_id="download"

@@ -355,7 +355,7 @@ runpy.run_path({SERVER!r}, run_name="__main__")
         time.sleep(3)
         for connection in idle:
             connection.close()
-        wait_until(lambda: _works(address))
+        wait_until(lambda: _works(address), 60)
     finally:
         process.terminate()
         process.wait(timeout=30)

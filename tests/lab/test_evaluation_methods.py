@@ -135,7 +135,7 @@ def test_streams_of_other_designs_become_methods(editor, tmp_path, face):
     inversion = methods["one_shot"].invert(face)
     assert len(inversion.source.residuals) == 1
     assert inversion.background is None
-    assert methods["gra_equal_budget"].invert(face).original is None
+    assert methods["gra_equal_budget"].invert(face).photo_warp is None
     # Untrained streams repair nothing: what is left is the low-rate code, less its upsampling artefacts.
     picture = methods["one_shot"].edit(inversion, {})
     with torch.inference_mode():
