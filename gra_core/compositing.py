@@ -48,6 +48,8 @@ STILL = (0.15, 0.6)
 """Pixels of 1024 up to which a place counts as still, and from which on it moves as the flow says."""
 SAME = (3.0, 6.0)
 """Levels up to which a change counts as none, and from which on it is drawn whole."""
+SAME_WINDOW = 5
+"""Side of the squares, in pixels, whose mean change counts: grain that an edit redraws is no change."""
 SAME_MARGIN = 2
 """Pixels of 1024 around a change that count as changed."""
 FREE = 0.3
@@ -204,7 +206,7 @@ class _Layer:
         moved = _sample(crop, _places(0, 0, size, size) / size + inner_flow)
         change = edited - moved
         margin = max(1, round(SAME_MARGIN * scale))
-        shown = dilate(box_filter(change.abs().amax(1, keepdim=True), 3), margin)
+        shown = dilate(box_filter(change, SAME_WINDOW).abs().amax(1, keepdim=True), margin)
         shown = box_filter(linstep(shown, *SAME), 2 * margin + 1) * _inside(size)
         shown = shown * _resized(free[..., inner, inner], size)
         keep = _resized(_map(output.keep[..., None]), size)

@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="PORTRAITS")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the report, .json")
     parser.add_argument("--several", type=Path, metavar="PHOTO", help="a photo of several people")
-    parser.add_argument("--grain", type=Path, metavar="PORTRAIT", help="the portrait that gets grain")
+    parser.add_argument("--grain", type=Path, nargs="+", metavar="PORTRAIT", help="portraits that get grain")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N portraits")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="also the results whose edge is looked at")
     args = parser.parse_args(argv)
@@ -163,7 +163,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             result.save(args.pictures / f"{number:03}-{name.replace(' ', '')}.webp", quality=85)
 
     if args.grain:
-        report["grain kept"] = grain_kept(editor, load_image(args.grain))
+        found = [grain_kept(editor, load_image(file)) for file in args.grain]
+        report["grain kept"] = {
+            edit: {place: float(np.mean([one[edit][place] for one in found])) for place in places}
+            for edit, places in found[0].items()
+        }
     if args.several:
         report["pixels of others changed"] = others_changed(editor, load_image(args.several))
     report["differing, smile +30"] = _summary(differing(editor, portraits()))
