@@ -3,10 +3,10 @@
 import csv
 import os
 import signal
-import struct
 import zlib
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -95,20 +95,9 @@ def bad_files(tmp_path_factory) -> dict[str, Path]:
     files = {name: folder / name for name in ("text.jpg", "empty.jpg", "bomb.png", "nobody.png")}
     files["text.jpg"].write_text("This is not a picture.\n")
     files["empty.jpg"].touch()
-    files["bomb.png"].write_bytes(_png_of(60_000, 60_000))
+    files["bomb.png"].write_bytes(hostile.png(60_000, 60_000, 8, 0, zlib.compress(bytes(1000))))
     Image.linear_gradient("L").resize((640, 480)).convert("RGB").save(files["nobody.png"])
     return files
-
-
-def _png_of(width: int, height: int) -> bytes:
-    """A few bytes that say they are a black picture of that size."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    pixels = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 @pytest.fixture(scope="session")

@@ -310,6 +310,20 @@ def sent(state, path: Path, name: str | None = None) -> dict[str, str]:
     return {"path": str(state.received.add(arrived)), "orig_name": name or arrived.name}
 
 
+def uploaded(response) -> dict[str, object]:
+    """The file of an answered upload, as endpoints take it."""
+    return {"path": response.json()[0], "meta": {"_type": "gradio.FileData"}}
+
+
+def called(address: str, endpoint: str, *arguments: object, seconds: float = 60) -> str:
+    """All events of a call of an endpoint."""
+    import httpx
+
+    place = f"{address}/gradio_api/call/{endpoint}"
+    answer = httpx.post(place, json={"data": list(arguments)}, timeout=seconds)
+    return httpx.get(f"{place}/{answer.json()['event_id']}", timeout=seconds).text
+
+
 def set_slider(tab, key: str, value: str) -> None:
     """Type a strength."""
     tab.locator(f"#edit-{key} input[type=number]").fill(value)

@@ -114,7 +114,7 @@ def sample(source: Tensor, grid: Tensor, mode: str) -> Tensor:
     picture make a batch here.
     """
     strips, rows = torch.get_num_threads(), grid.shape[1]
-    if len(grid) > 1 or rows % strips or grid.is_cuda or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if len(grid) > 1 or rows % strips or grid.is_cuda or torch.compiler.is_compiling():
         return F.grid_sample(source, grid, mode, "border", align_corners=False)
     strips = grid.view(strips, rows // strips, *grid.shape[2:])
     found = F.grid_sample(source.expand(len(strips), -1, -1, -1), strips, mode, "border", align_corners=False)

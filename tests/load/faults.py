@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from measuring import memory, memory_of
-from serving import SERVER, files_in, free_port, launched, start, wait_until
+from serving import SERVER, called, files_in, free_port, launched, start, uploaded, wait_until
 
 from gra_core.constants import CHECKPOINT_DIR, PROJECT_ROOT
 from gra_core.ui import app_state, received, strings
-from gra_core.ui.gate import CALL, UPLOAD
+from gra_core.ui.gate import UPLOAD
 
 EDIT = "/edit"
 
@@ -64,11 +64,10 @@ def test_a_full_disk_is_said_so_and_all_goes_on_when_there_is_room(tmp_path, pho
         process, address = start(tmp_path, [SERVER])
         try:
             upload = {"files": ("me.png", photo.read_bytes())}
-            image = {"path": httpx.post(address + UPLOAD, files=upload).json()[0], "meta": {"_type": "gradio.FileData"}}
+            image = uploaded(httpx.post(address + UPLOAD, files=upload))
 
             def edit() -> str:
-                called = httpx.post(f"{address}{CALL}edit", json={"data": [image, {"smile": 60}, 0, False, "png"]})
-                return httpx.get(f"{address}{CALL}edit/{called.json()['event_id']}", timeout=60).text
+                return called(address, "edit", image, {"smile": 60}, 0, False, "png")
 
             assert "event: complete" in edit()
             with (disk / "filler").open("wb") as filler, pytest.raises(OSError, match="No space"):
@@ -177,9 +176,7 @@ def test_six_huge_photos_at_once_through_the_api_wait_for_each_other(tmp_path):
 
     def align() -> None:
         sent = httpx.post(address + UPLOAD, files={"files": ("huge.png", content)}, timeout=60)
-        image = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
-        called = httpx.post(f"{address}{CALL}align", json={"data": [image, 0]}, timeout=60)
-        answers.append(httpx.get(f"{address}{CALL}align/{called.json()['event_id']}", timeout=300).text)
+        answers.append(called(address, "align", uploaded(sent), 0, seconds=300))
 
     try:
         before = memory(process.pid)
@@ -213,9 +210,7 @@ def test_hostile_files_through_the_api(tmp_path):
             if sent.status_code != 200:
                 outcomes[f"refused: {sent.status_code}"] += 1
                 continue
-            image = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
-            called = httpx.post(f"{address}{CALL}align", json={"data": [image, 0]}, timeout=60)
-            answer = httpx.get(f"{address}{CALL}align/{called.json()['event_id']}", timeout=60).text
+            answer = called(address, "align", uploaded(sent), 0)
             assert str(tmp_path) not in answer or "event: complete" in answer
             assert strings.UNEXPECTED not in answer, path
             outcomes["picture" if "event: complete" in answer else "sentence"] += 1

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import httpx
 from measuring import memory_of
-from serving import start
+from serving import start, uploaded
 
 from gra_core.constants import PROJECT_ROOT
 from gra_core.ui.gate import CALL, PREFIX, QUEUE, UPLOAD
@@ -112,7 +112,7 @@ class Visitor:
         begun = time.monotonic()
         sent = self.client.post(self.address + UPLOAD, files={"files": ("me.webp", FACE.read_bytes(), "image/webp")})
         sent.raise_for_status()
-        file = {"path": sent.json()[0], "orig_name": "me.webp", "meta": {"_type": "gradio.FileData"}}
+        file = uploaded(sent) | {"orig_name": "me.webp"}
         sliders = len(self.open_event["inputs"]) - 1
         answers = self.ask(self.open_event, [file, *[0] * sliders])
         text = json.dumps(answers)
@@ -160,7 +160,7 @@ class Program:
         begun, face = time.monotonic(), ("me.webp", FACE.read_bytes(), "image/webp")
         sent = self.client.post(self.address + UPLOAD, files={"files": face})
         sent.raise_for_status()
-        image = {"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}
+        image = uploaded(sent)
         called = self.client.post(f"{self.address}{CALL}edit", json={"data": [image, {"smile": 60}, 0, True, "jpg"]})
         if called.status_code == 429:
             self.seen.told["come again"] += 1

@@ -1,4 +1,4 @@
-"""Recipes: how weights are made, as one TOML file. the folder `recipes` beside this file has those that are used.
+"""Recipes: how weights are made, as one TOML file. The folder `recipes` beside this file has those that are used.
 
 `[[stages]]` are the trainings, in order; `[directions]` says how the edits are calibrated at the end, and
 `[evaluation]` what is measured. Sizes are in steps, never in minutes, and do not depend on the number of processes.
