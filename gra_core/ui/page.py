@@ -42,6 +42,7 @@ def launch_options(page: Page) -> dict[str, object]:
         "footer_links": [],
         "run_history": False,
         "ssr_mode": False,
+        "_frontend": False,  # else Gradio asks its own page while it starts, and ends when visitors leave it no answer
         "max_file_size": "500mb",
         "max_threads": MAX_THREADS,
     }

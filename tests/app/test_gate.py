@@ -369,6 +369,13 @@ def _works(address: str) -> bool:
         return False
 
 
+def test_a_flood_while_the_server_starts_does_not_end_it(monkeypatch):
+    """Gradio asked its own page while it started, and raised when it got no answer in time."""
+    monkeypatch.setattr("gradio.networking.url_ok", lambda _url: False)
+    with launched(free_port()) as address:
+        assert httpx.get(address).status_code == 200
+
+
 def test_how_many_pages_gradio_keeps_answers_for_is_ours_to_say(monkeypatch):
     """Its own bound of 2,000 dropped visitors who waited while thousands came later."""
     monkeypatch.setattr(page, "MOST_PAGES", 5)
