@@ -77,7 +77,8 @@ def add_endpoints(state: AppState) -> None:
             aligned = state.aligner.align(photo.image, faces[_index(face, len(faces))])
             inversion = state.editor.invert(aligned.image, state.queue.give_way)
             output = state.editor.render(inversion, strengths)
-        result = draw_result(photo, aligned, output, faces, whole_photo=whole_photo)
+            state.queue.give_way()
+            result = draw_result(photo, aligned, output, faces, whole_photo=whole_photo)
         name = result_name("portrait", strengths, suffix)
         path = _store().write(name, lambda part: save_picture(result, part, suffix, about))
         for note in photo.notes:

@@ -204,12 +204,12 @@ class EditTab:
                     waited = True
                     yield {self.status: note("busy", strings.in_line(*standing))}
                 answers = answer(request, *arguments)
-                if isinstance(answers, dict):
-                    if waited and answers.get(self.status) == gr.skip():  # what said to wait must not stay
-                        answers |= {self.status: note("ready", strings.READY)}
-                    yield answers
-                else:
+                if not isinstance(answers, dict):
                     yield from answers
+                    return
+            if waited and answers.get(self.status) == gr.skip():  # what said to wait must not stay
+                answers |= {self.status: note("ready", strings.READY)}
+            yield answers  # the next one is served while this is sent
 
         return answer_in_turn
 

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 import pytest
+from gradio.state_holder import SessionState
 from PIL import Image
 from serving import (
     ORIGINAL,
@@ -812,3 +813,24 @@ def test_a_batch_lasts_as_long_as_it_takes(stand_in, photo_file, tmp_path, monke
     now[0] += 20
     state.sessions.end_old_ones()
     assert not result.exists()
+
+
+def test_an_answer_touches_only_the_components_that_it_names():
+    """Gradio makes all outputs of an event anew, which slows everybody's edits down."""
+    with page.Page() as blocks:
+        named, also, left_out = gr.Textbox(), gr.Slider(0, 10), gr.Slider()
+        gr.Button().click(lambda: None, None, [named, also, left_out])
+    function, state = next(iter(blocks.fns.values())), SessionState(blocks)
+
+    def answer(given: object) -> list[object]:
+        return asyncio.run(blocks.postprocess_data(function, given, state))
+
+    keep = {"__type__": "update"}
+    assert answer({named: "words"}) == ["words", keep, keep]
+    assert answer({also: gr.update(value=3, maximum=5)}) == [keep, {"value": 3, "maximum": 5, **keep}, keep]
+    assert answer({also: 4, named: gr.skip()}) == [keep, 4, keep]
+    assert answer({named: "more", also: 2}) == ["more", 2, keep]
+    assert answer({left_out: gr.skip()}) == [keep, keep, keep]
+    assert state[left_out._id] is left_out
+    assert state[also._id].maximum == 5
+    assert answer(["a", 1, 2]) == ["a", 1, 2]
