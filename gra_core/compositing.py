@@ -7,8 +7,8 @@ Here the photo stays, and only what the edit does to it is drawn:
 
 `warp` samples along the edit's flow, `R` resamples from the crop to the photo. The second term is the change that the
 edit makes to what it moves. The last one takes away the photo's fine detail, which 1024 px do not hold, where the edit
-shows something else (`keep` is 0 for new teeth, frames, wrinkles); grain of the photo's strength takes its place. Where
-nothing moves and nothing changes, the pixels are the photo's, bit by bit.
+shows something else (`keep` is 0 for new teeth, frames, wrinkles); noise makes up for lost grain. Where nothing moves
+and nothing changes, the pixels are the photo's, bit by bit.
 
 Beyond the crop the flow goes on and dies away (a membrane: it solves Laplace's equation), so that hair, necks and
 collars that cross the edge stay whole; the change fades out before the edge.
@@ -254,8 +254,10 @@ class _Layer:
             free = torch.minimum(free, _smooth(away / (FREE * max(right - left, bottom - top))))
         return free[None, None]
 
-    def _grain(self, source: _Source, edited: Tensor, lost: Tensor) -> Tensor | None:
-        """Standard deviation of the grain that the edit lacks where it shows something else, in levels, (3, 1, 1).
+    def _grain(self, source: _Source, edited: Tensor, lost: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Variance of the grain that the photo has, and of what the edit has of it where it shows something else.
+
+        In square levels, (3, 1, 1) each; None where the edit has as much.
 
         The smooth ones of many small places tell: the others have more detail than grain.
         """
@@ -267,8 +269,8 @@ class _Layer:
         has = self._variances(new, source.pixels.shape, lambda places: _sample(edited, self.at(places)))
         if had is None or has is None:
             return None
-        lacking = (had - has).clamp_min(0).sqrt() / _finest(_noise()).std()
-        return lacking[:, None, None] if (lacking > LEAST_GRAIN).any() else None
+        had, has = (variance[:, None, None] / _finest(_noise()).var() for variance in (had, torch.minimum(had, has)))
+        return (had, has) if (had - has > LEAST_GRAIN**2).any() else None
 
     def _variances(
         self, centres: np.ndarray, shape: tuple[int, ...], picture: Callable[[Tensor], Tensor]
@@ -315,7 +317,7 @@ def _draw(source: _Source, layers: Sequence[_Layer], tile: tuple[int, int, int, 
         if lost.any():
             lacking.append((step, lost))
             if layer.grain is not None:
-                change += lost * layer.grain * _noise()[..., : bottom - top, : right - left]
+                change += _missing_noise(lost, *layer.grain) * _noise()[..., : bottom - top, : right - left]
     if not touched.any():
         return None
 
@@ -386,6 +388,19 @@ def _membrane() -> tuple[SuperLU, np.ndarray, np.ndarray, coo_array]:
 def _noise() -> Tensor:
     """White noise for one tile, (1, 3, TILE, TILE); all tiles have the same, which nobody sees."""
     return torch.randn(1, 3, TILE, TILE, generator=torch.Generator().manual_seed(0))
+
+
+def _missing_noise(lost: Tensor, had: Tensor, has: Tensor) -> Tensor:
+    """Standard deviation, in levels, of the noise that keeps grain as strong as it was.
+
+    Grain of which shares of 1 - `lost` and of `lost` come from two independent pictures is weaker than that of either.
+
+    Args:
+        lost: share that the edit has of a place, 0 to 1, (1, 1, H, W).
+        had: variance of the photo's grain, (3, 1, 1).
+        has: variance of the edit's.
+    """
+    return (had - (1 - lost).square() * had - lost.square() * has).clamp_min(0).sqrt()
 
 
 def _noise_gain(where: Tensor) -> Tensor:

@@ -117,6 +117,18 @@ def test_what_is_new_has_grain_like_the_photo_and_not_its_detail(side):
     assert result.tobytes() == again.tobytes()
 
 
+def test_what_is_partly_new_has_as_much_grain_as_the_photo():
+    """Two independent halves of grain are only 71 % as strong together."""
+    photo = noise(1400, 1400)
+    crop = aligned_at(photo, 0, 0, 1400)
+    new = crop.image.copy()
+    new.paste(Image.new("RGB", (300, 300), (128, 128, 128)), (360, 360))
+    box = tuple(round(share * 1400) for share in (0.42, 0.42, 0.58, 0.58))
+    for keep in (0.25, 0.5):
+        result = compose(photo, [(crop, output(new, keep=keep))])
+        assert 0.9 < detail(result, box) / detail(photo, box) < 1.1
+
+
 def test_an_edit_goes_on_beyond_the_crop_and_leaves_no_line():
     """A dark bar that crosses the crop's edge and moves there stays whole."""
     photo = Image.new("RGB", (900, 900), (200, 200, 200))
