@@ -25,7 +25,7 @@ from torch import nn
 from gra_core.alignment import AlignedFace, Face
 from gra_core.compositing import EditOutput, View, compose
 from gra_core.constants import IMAGE_SIZE, PROJECT_ROOT
-from gra_core.directions.registry import EditDirection, load_directions
+from gra_core.directions.registry import EditDirection, edit_offset, load_directions
 from gra_core.errors import GRAError
 from gra_core.images import Photo
 
@@ -80,6 +80,7 @@ class StandIn:
         return aligned
 
     def edit(self, inversion: Image.Image, strengths: dict[str, float], edits: dict | None = None) -> Image.Image:
+        edit_offset(self.edits if edits is None else edits, strengths)  # raises what the real one does
         time.sleep(strengths.get("extra19", 0) / 20)
         if any(edits[key].group not in GROUPS for key, value in strengths.items() if value and edits):
             inversion = ImageOps.mirror(inversion)

@@ -8,9 +8,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safetensors import safe_open
 
@@ -28,8 +28,12 @@ from gra_core.ui.received import Received
 from gra_core.ui.session_store import SessionStore
 
 if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from gra_core.compositing import EditOutput
     from gra_core.directions.text import TextDirections
-    from gra_core.editor import PortraitEditor
+    from gra_core.editor import Inversion
     from gra_core.models.generator import Generator
 
 MAPPERS = "GRA_MAPPERS"
@@ -40,7 +44,32 @@ HOUSEKEEPING_SECONDS = 15.0
 log = logging.getLogger(__name__)
 
 
-def load_editor() -> PortraitEditor:
+class EditorInterface(Protocol):
+    """What the page needs of an editor: `PortraitEditor` is one, and so is one whose card is lent (`gpu`).
+
+    Attributes:
+        edits: what it can do, by key.
+        average_code: code of the average face, (512,) float32.
+        generator: for edits in words.
+    """
+
+    edits: Mapping[str, EditDirection]
+    average_code: np.ndarray
+    generator: Generator
+
+    def invert(self, aligned: Image.Image, pause: Callable[[], None] = ...) -> Inversion:
+        """As `PortraitEditor.invert`."""
+
+    def render(
+        self,
+        inversion: Inversion,
+        strengths: Mapping[str, float],
+        edits: Mapping[str, EditDirection] | None = None,
+    ) -> EditOutput:
+        """As `PortraitEditor.render`."""
+
+
+def load_editor() -> EditorInterface:
     """The editor with its default weights. Raises CheckpointError."""
     from gra_core.editor import PortraitEditor  # noqa: PLC0415 - slow, and not needed to show the page
 
@@ -80,7 +109,7 @@ class AppState:
 
     def __init__(
         self,
-        load_editor: Callable[[], PortraitEditor] = load_editor,
+        load_editor: Callable[[], EditorInterface] = load_editor,
         load_registry: Callable[[], dict[str, EditDirection]] = load_registry,
         load_words: Callable[[], TextDirections] = load_words,
         sessions: SessionStore | None = None,
@@ -94,7 +123,7 @@ class AppState:
         self.sessions = SessionStore() if sessions is None else sessions  # one without visits counts as False
         self.queue = AdmissionQueue(stays=lambda visitor: self.sessions.get(visitor) is not None)
         self.received = Received()
-        self._editor: PortraitEditor | None = None
+        self._editor: EditorInterface | None = None
         self._lock = threading.Lock()
 
     @cached_property
@@ -103,7 +132,7 @@ class AppState:
         return self._load_registry()
 
     @property
-    def editor(self) -> PortraitEditor:
+    def editor(self) -> EditorInterface:
         """The editor; the first call loads it while others wait. Raises CheckpointError."""
         with self._lock:
             if self._editor is None:

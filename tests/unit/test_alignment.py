@@ -5,6 +5,8 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
@@ -101,10 +103,13 @@ def test_quad_formula():
     landmarks[[48, 54], 1] = 80  # a long face: half side 1.8 x 30 = 54, centre 3 px below the eyes
     assert np.allclose(ffhq_quad(landmarks), [(-4, -1), (-4, 107), (104, 107), (104, -1)])
 
-    angle = np.radians(30)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    assert np.allclose(ffhq_quad(landmarks @ turn), ffhq_quad(landmarks) @ turn)
-    assert np.allclose(ffhq_quad(landmarks * 3 + 7), ffhq_quad(landmarks) * 3 + 7)
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 2 * np.pi), st.floats(0.1, 20), st.floats(-3000, 3000))
+def test_the_crop_moves_with_the_face(seed, angle, scale, shift):
+    landmarks = np.random.default_rng(seed).uniform(0, 100, (68, 2))
+    turn = scale * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    moved = ffhq_quad(landmarks @ turn + shift)
+    assert np.allclose(moved, ffhq_quad(landmarks) @ turn + shift, atol=1e-6 * scale * 100 + 1e-6)
 
 
 @pytest.mark.parametrize("factor", [300 / 512, 2.5, 6])
