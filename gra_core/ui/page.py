@@ -42,7 +42,7 @@ class Page(gr.Blocks):
         Gradio makes each of them anew, with a JSON schema. For each message to a visitor who waits that takes 20 ms, in
         which no net makes progress.
         """
-        if not isinstance(predictions, dict) or predictions.keys().isdisjoint(block_fn.outputs):
+        if not (isinstance(predictions, dict) and predictions and predictions.keys() <= set(block_fn.outputs)):
             return await super().postprocess_data(block_fn, predictions, state)
         changed = [part for part in block_fn.outputs if predictions.get(part, gr.skip()) != gr.skip()]
         answers = {}

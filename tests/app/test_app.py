@@ -834,3 +834,5 @@ def test_an_answer_touches_only_the_components_that_it_names():
     assert state[left_out._id] is left_out
     assert state[also._id].maximum == 5
     assert answer(["a", 1, 2]) == ["a", 1, 2]
+    with pytest.raises(ValueError, match="not specified as output"):
+        answer({named: "words", gr.Textbox(): "of another event"})
