@@ -218,8 +218,8 @@ class Training(ABC):
             self.after_step(step)
             self.average.update_parameters(self.module)
             step += 1
-            if step == start + 1 and process.leads and self.compiler == "inductor":
-                save_compiled(self.job.out.parent / COMPILED)  # all is compiled by now, and a run may be cut off
+            if step in (start + 1, stage.steps) and process.leads and self.compiler == "inductor":
+                save_compiled(self.job.out.parent / COMPILED)  # early, as a run may be cut off
             if step % self.job.recipe.log_every == 0 or step == start + 1:
                 values = " ".join(f"{name} {value.item():.4f}" for name, value in terms.items())
                 seconds, marked, mark = (time.monotonic() - mark) / (step - marked), step, time.monotonic()
