@@ -124,7 +124,8 @@ class Training(ABC):
         if self.compiler == "none":
             self.compile = lambda function: function
         torch._dynamo.reset()  # what an earlier stage compiled counts, too
-        load_compiled(job.out.parent / COMPILED)
+        if self.compiler == "inductor":
+            load_compiled(job.out.parent / COMPILED)
         betas, fused = (0.9, 0.99), not self._on_cpu
         self.optimizer = torch.optim.AdamW(
             self.module.parameters(), self.stage.rate, betas, weight_decay=1e-4, fused=fused
