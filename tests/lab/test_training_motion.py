@@ -8,7 +8,7 @@ import torch
 
 from gra_core.errors import UnreadableImageError
 from gra_core.lab.training import prepare
-from gra_core.lab.training.motion import SAME_QUAD, Clips, MotionPairs, distance, mirror, pair_of, places
+from gra_core.lab.training.motion import SAME_QUAD, AlignedFrames, Clips, MotionPairs, distance, mirror, pair_of, places
 from gra_core.lab.training.prepared import PreparedSet
 from gra_core.lab.training.streams import KINDS, StreamTraining, counts_of_kinds, spans_of_kinds
 
@@ -54,6 +54,32 @@ def test_a_mirrored_pair_shows_what_a_mirror_does(data):
     straight, mirrored = (pair_of(first, turned, mirrored=x) for x in (False, True))
     torch.testing.assert_close(mirrored.target, straight.target.flip(3), atol=0.01, rtol=0)
     torch.testing.assert_close(mirrored.source, straight.source.flip(3), atol=0.01, rtol=0)
+
+
+def test_frames_are_cut_as_photos_are(data):
+    frames = AlignedFrames(data, 64, CPU)
+    assert frames.pictures.shape == (3, 3, 64, 64)
+    assert frames.pictures.dtype == torch.uint8
+    assert torch.equal(frames.counts, torch.tensor([3]))
+
+
+def test_pairs_are_two_frames_of_a_clip_mirrored_alike():
+    """Of clips with three and two frames; each frame is as light as its number says, and lighter on the right."""
+    numbers, ramp = 40 * torch.arange(5, dtype=torch.uint8), torch.arange(8, dtype=torch.uint8)
+    pictures = (numbers[:, None] + ramp)[:, None, None].expand(5, 3, 8, 8)
+    frames = SimpleNamespace(pictures=pictures, counts=torch.tensor([3, 2]), starts=torch.tensor([0, 3]))
+    torch.manual_seed(0)
+    found, same = AlignedFrames.sample_pairs(frames, 60, pictures[:, :1])
+    assert torch.equal(found[:, :1], same)
+    levels = ((found[:, 0, 0] + 1) * 127.5).round().long()
+    first, second = (levels.amin(1) // 40).chunk(2)
+    assert (first != second).all()
+    assert torch.equal(first > 2, second > 2)
+    assert set(first.tolist()) == set(second.tolist()) == set(range(5))
+    assert 20 < (first > 2).sum() < 40
+    turned, also = (levels[:, 0] > levels[:, -1]).chunk(2)
+    assert torch.equal(turned, also)
+    assert 20 < turned.sum() < 40
 
 
 @pytest.mark.parametrize("apart", [0.0, 1.0])

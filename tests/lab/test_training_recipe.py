@@ -76,7 +76,7 @@ def test_a_recipe_makes_weights_that_the_editor_can_load(narrow, material, rando
     assert main(command(material, tmp_path, smoke)) == 0
     said = capsys.readouterr().out
     assert "encoder goes on from step 0" in said
-    assert "lpips_alex" in said and "realism" in said and "held-out" in said
+    assert all(word in said for word in ("lpips_alex", "consistency", "realism", "held-out"))
 
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     recipe = Recipe.read(smoke)
@@ -189,17 +189,18 @@ def quick(narrow, material, tmp_path, monkeypatch):
     return run
 
 
-ALL = [("encoder", 0), ("unaligned", 0), ("encoder_on_edits", 0), ("aligned", 0), ("streams", 1), ("streams", 2)]
+BEFORE_SEEDS = ("encoder", "unaligned", "encoder_on_edits", "aligned", "aligned_again")
+ALL = [*((name, 0) for name in BEFORE_SEEDS), ("streams", 1), ("streams", 2)]
 
 
 def test_only_what_a_change_touches_is_trained_again(quick, tmp_path):
-    assert quick(stops_at=5) == ALL[:5]
-    assert quick() == ALL[5:]
+    assert quick(stops_at=6) == ALL[:6]
+    assert quick() == ALL[6:]
     assert quick() == []
     final = load_file(tmp_path / "out" / "checkpoints" / "streams.safetensors")
     assert all((value == 1.5).all() for name, value in final.items() if name.endswith("weight"))
     assert quick(("seeds = [1, 2]", "seeds = [2, 3]")) == [("streams", 3)]
-    assert quick(("rate = 3e-4", "rate = 2e-4")) == ALL[4:]
+    assert quick(("rate = 3e-4", "rate = 2e-4")) == ALL[5:]
     (tmp_path / "out" / "streams" / "streams.safetensors").write_bytes(b"")
     assert quick(("rate = 3e-4", "rate = 2e-4")) == []  # averaged again
     changes = ("rate = 3e-4", "rate = 2e-4"), ("regression_steps = 6", "regression_steps = 5")
@@ -219,14 +220,14 @@ def test_only_what_a_change_touches_is_trained_again(quick, tmp_path):
         ("gradual_unaligned", "gradual", "design of stage unaligned must be one of gra, gradual_dense"),
         ('part = "encoder"', 'part = "coder"', "part of stage encoder must be encoder or streams"),
         (
-            'init = "aligned"',
+            'init = "aligned_again"',
             'init = "encoder"',
             "init of stage streams must name an earlier stage of the part streams",
         ),
-        ('init = "aligned"\n', "", "seeds of stage streams need streams with an init"),
+        ('init = "aligned_again"\n', "", "seeds of stage streams need streams with an init"),
         ("seeds = [1, 2]", "seeds = [1, 1]", "seeds of stage streams must differ"),
         ("seeds = [1, 2]", "seeds = []", "seeds of stage streams must be a list"),
-        ('editor = "aligned"\n', "", "variants of stage streams need an editor"),
+        ('editor = "aligned_again"\n', "", "variants of stage streams need an editor"),
         ('name = "aligned"', 'name = "unaligned"', "name of stage unaligned must be a word"),
         ("[evaluation]", "[evaluations]", "no option evaluations in the recipe"),
         ('compiler = "eager"', 'compiler = "gcc"', "compiler of the recipe must be one of inductor, eager, none"),

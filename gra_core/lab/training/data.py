@@ -59,9 +59,19 @@ class RealFaces:
     def sample_with(self, count: int, *companions: Tensor) -> list[Tensor]:
         """As `sample`, and what belongs to the same photos: companions (N, C, S, S), uint8, N photos in order."""
         index = torch.randint(len(self.pictures), (count,), device=self.pictures.device)
-        mirrored = torch.rand(count, 1, 1, 1, device=index.device) < 0.5
-        drawn = (from_bytes(pictures[index]) for pictures in (self.pictures, *companions))
-        return [torch.where(mirrored, x.flip(3), x) for x in drawn]
+        return drawn(index, self.pictures, *companions)
+
+
+def drawn(index: Tensor, *stored: Tensor) -> list[Tensor]:
+    """Pictures in [-1, 1] of stored ones (N, C, S, S), uint8, by their numbers.
+
+    Half of them are mirrored. Columns of an index (R, B) are mirrored alike; rows come one after another, (R * B, C, S,
+    S).
+    """
+    mirrored = torch.rand(index.shape[-1:], device=index.device) < 0.5
+    mirrored = mirrored.expand(index.shape).reshape(-1, 1, 1, 1)
+    found = (from_bytes(pictures[index.flatten()]) for pictures in stored)
+    return [torch.where(mirrored, x.flip(3), x) for x in found]
 
 
 def sample_w(generator: Generator, count: int, truncation: float = 0.5) -> Tensor:

@@ -124,7 +124,8 @@ class Training(ABC):
         if self.compiler == "none":
             self.compile = lambda function: function
         torch._dynamo.reset()  # what an earlier stage compiled counts, too
-        load_compiled(job.out.parent / COMPILED)
+        if self.compiler == "inductor":
+            load_compiled(job.out.parent / COMPILED)
         betas, fused = (0.9, 0.99), not self._on_cpu
         self.optimizer = torch.optim.AdamW(
             self.module.parameters(), self.stage.rate, betas, weight_decay=1e-4, fused=fused
@@ -218,8 +219,8 @@ class Training(ABC):
             self.after_step(step)
             self.average.update_parameters(self.module)
             step += 1
-            if step == start + 1 and process.leads and self.compiler == "inductor":
-                save_compiled(self.job.out.parent / COMPILED)  # all is compiled by now, and a run may be cut off
+            if step in (start + 1, stage.steps) and process.leads and self.compiler == "inductor":
+                save_compiled(self.job.out.parent / COMPILED)  # early, as a run may be cut off
             if step % self.job.recipe.log_every == 0 or step == start + 1:
                 values = " ".join(f"{name} {value.item():.4f}" for name, value in terms.items())
                 seconds, marked, mark = (time.monotonic() - mark) / (step - marked), step, time.monotonic()

@@ -1,7 +1,8 @@
 """Pairs of pictures of one person who moves, out of real clips: what no generated pair shows the streams.
 
 The generator explains its own faces by itself; a real head that turns takes a hat and a hand along. Of a pair
-the streams are given the residuals of one frame and the code of the other, and are to draw the other.
+the streams are given the residuals of one frame and the code of the other, and are to draw the other. The encoder is to
+find the same person in both.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gra_core.constants import ENCODER_SIZE, IMAGE_SIZE
-from gra_core.images import from_bytes
+from gra_core.images import from_bytes, to_bytes
+from gra_core.lab.training.data import drawn
 from gra_core.lab.training.prepared import Picture, PreparedSet
 
 SAME_QUAD = 0.06
@@ -79,6 +81,42 @@ class Clips:
         return join(pairs)
 
 
+class AlignedFrames:
+    """The frames of all clips of one split, each cut by its own square, as photos are.
+
+    Attributes:
+        pictures: (N, 3, size, size), uint8, on the device.
+        counts: frames of each clip, (C,).
+        starts: the number of each clip's first frame, (C,).
+    """
+
+    def __init__(self, data: PreparedSet, size: int, device: torch.device, split: str = "train") -> None:
+        clips = Clips(data, device, split).clips
+        frames = (frame for clip in clips for frame in clip)
+        self.pictures = torch.cat([to_bytes(cut(frame.picture, frame.square, size)) for frame in frames])
+        self.counts = torch.tensor([len(clip) for clip in clips], device=device)
+        self.starts = self.counts.cumsum(0) - self.counts
+
+    def sample_pairs(self, count: int, *companions: Tensor) -> list[Tensor]:
+        """Two different frames of each of `count` clips, every clip as often as another.
+
+        Both are mirrored, or neither.
+
+        Args:
+            count: of pairs.
+            companions: what belongs to the frames, (N, C, S, S), uint8.
+
+        Returns:
+            frames (2 * count, 3, size, size) in [-1, 1], all first ones, then all second ones; then the companions.
+        """
+        device = self.counts.device
+        clip = torch.randint(len(self.counts), (count,), device=device)
+        frames, (first, further) = self.counts[clip], torch.rand(2, count, device=device)
+        first = (first * frames).long()
+        second = (first + 1 + (further * (frames - 1)).long()) % frames
+        return drawn(self.starts[clip] + torch.stack((first, second)), self.pictures, *companions)
+
+
 def pair_of(source: Frame, target: Frame, *, mirrored: bool = False) -> MotionPairs:
     """A pair (B = 1) of two frames of one clip."""
     squares = [source.square, target.square]
@@ -124,10 +162,10 @@ def inside(points: Tensor, box: tuple[float, ...]) -> Tensor:
     return (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
 
 
-def cut(picture: Tensor, square: Tensor) -> Tensor:
-    """The aligned face (1, 3, 1024, 1024) in [-1, 1] that a square (2, 3) shows of a picture (3, H, W), uint8."""
+def cut(picture: Tensor, square: Tensor, size: int = IMAGE_SIZE) -> Tensor:
+    """The aligned face (1, 3, size, size) in [-1, 1] that a square (2, 3) shows of a picture (3, H, W), uint8."""
     height, width = picture.shape[1:]
     to_grid = torch.tensor([[2 / width], [2 / height]])
-    grid = places(to_grid * square, IMAGE_SIZE, picture.device) - 1
+    grid = places(to_grid * square, size, picture.device) - 1
     found = F.grid_sample(from_bytes(picture[None]), grid[None], "bicubic", "reflection", align_corners=False)
     return found.clamp(-1, 1)

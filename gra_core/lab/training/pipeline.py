@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ class Run:
         self.out, self.data = args.out, PreparedSet(args.data)
         for split in ("train", "val"):
             self.data.photos(split)
-        if any(stage.part == "streams" and stage.motion for stage in recipe.stages):
+        if any(stage.motion for stage in recipe.stages):
             self.data.clips("train")
         nets = [VGG_FILE, FACE_NET_FILE]
         nets += [ALEXNET_FILE] * any(stage.part == "encoder" and stage.second_perceptual for stage in recipe.stages)
@@ -122,8 +122,12 @@ class Run:
         return self.out / stage.name / f"{stage.part}.safetensors"
 
     def inputs(self, stage: Stage) -> dict[str, Any]:
-        """All that a stage's weights depend on but its seeds, with the hashes of files."""
-        options = {name: value for name, value in asdict(stage).items() if name != "seeds"}
+        """All that a stage's weights depend on but its seeds, with the hashes of files.
+
+        Options at their defaults are left out, so that an option that is new leaves what was made before as it is.
+        """
+        options = {field.name: getattr(stage, field.name) for field in fields(stage) if field.name != "seeds"}
+        options = {name: value for name, value in options.items() if value != getattr(type(stage), name, None)}
         found = {"stage": options, "data": self.data.sha256, "parents": self.parents}
         others = {self.stages[name].name for name in (stage.init, stage.editor) if name}
         if stage.part == "streams":

@@ -32,6 +32,7 @@ class Stage:
         init: the stage whose weights this one goes on from; empty: from scratch.
         editor: the stage of streams that edits the photos; empty: none.
         variants: random edits of each photo, made once by `editor`, to train on besides it.
+        motion: whether pairs of frames of clips are trained on.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Stage:
     init: str = ""
     editor: str = ""
     variants: int = 0
+    motion: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +68,11 @@ class StreamsStage(Stage):
 
     Attributes:
         design: a name of `gra_core.models.streams.DESIGNS`; `init` may be of a design without alignment.
-        motion: whether pairs of frames of clips are trained on.
         adversary: whether edits must pass for photos.
         recompute: whether the run without an edit is repeated for the gradient: less memory, more time.
     """
 
     design: str = "gra"
-    motion: bool = False
     adversary: bool = False
     recompute: bool = False
 
