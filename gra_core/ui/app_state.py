@@ -24,6 +24,7 @@ from gra_core.memory import give_back_memory
 from gra_core.ui import custom_edits, gpu
 from gra_core.ui.admission import AdmissionQueue
 from gra_core.ui.examples import example_files
+from gra_core.ui.model_threads import ModelThreads
 from gra_core.ui.received import Received
 from gra_core.ui.session_store import SessionStore
 
@@ -123,6 +124,7 @@ class AppState:
         self.sessions = SessionStore() if sessions is None else sessions  # one without visits counts as False
         self.queue = AdmissionQueue(stays=lambda visitor: self.sessions.get(visitor) is not None)
         self.received = Received()
+        self._threads = ModelThreads()
         self._editor: EditorInterface | None = None
         self._lock = threading.Lock()
 
@@ -158,10 +160,14 @@ class AppState:
             words, generator = self._words
             return words.direction(generator, neutral, target)
 
+    def compute(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """`function(*arguments)`, which runs nets, in one of few threads (`ModelThreads`)."""
+        return self._threads.run(function, *arguments)
+
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """`function(editor, *arguments)`, on the card where one is lent."""
+        """As `compute`, of `function(editor, *arguments)`, on the card where one is lent."""
         editor = self.editor
-        return editor.run(function, *arguments) if gpu.on_loan() else function(editor, *arguments)
+        return editor.run(function, *arguments) if gpu.on_loan() else self.compute(function, editor, *arguments)
 
     def keep_house(self) -> None:
         """From now on, every HOUSEKEEPING_SECONDS: old visits and files go, and in quiet times so does freed memory."""

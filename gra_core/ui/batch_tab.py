@@ -140,7 +140,7 @@ class BatchTab:
                 )
                 while True:
                     try:
-                        outcome = next(outcomes, None)
+                        outcome = self.state.compute(next, outcomes, None)
                     except OSError as error:  # such as a full disk: what is done is not lost
                         stopped = f"{explain(error)} "
                         break

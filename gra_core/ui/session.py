@@ -167,9 +167,8 @@ def choose_face(
         history: settings of a face that was not inverted before; those of one that was stay its own.
     """
     if index not in session.portraits:
-        session.portraits[index] = Portrait(
-            aligned, state.editor.invert(aligned.image, state.queue.give_way), history or History()
-        )
+        inversion = state.compute(state.editor.invert, aligned.image, state.queue.give_way)
+        session.portraits[index] = Portrait(aligned, inversion, history or History())
     return replace(session, index=index)
 
 
@@ -183,7 +182,7 @@ def render(
     """
     aligned, whole = session.portrait.aligned, view == PHOTO_VIEW
     shown = session.preview_view if whole else View.close_up(session.photo, aligned, IMAGE_SIZE)
-    result = _drawn(state, session, shown, strengths)
+    result = state.compute(_drawn, state, session, shown, strengths)
     session._previews[:] = [result] if quick and not whole else []
     suffix = (".jpg",) if whole or quick else ()
     return show_before(session, view, aligned, session.index), session.store.put(result, *suffix)
@@ -208,7 +207,7 @@ def export_result(
     if whole:
         export.check_size(session.photo.size, suffix)
     shown = View.whole(session.photo) if whole else View.close_up(session.photo, session.portrait.aligned)
-    result = _drawn(state, session, shown, strengths)
+    result = state.compute(_drawn, state, session, shown, strengths)
     if whole:
         result = session.original.transparent(result)
     note = export.describe(strengths, session.edits)
@@ -228,7 +227,7 @@ def animate(
     edit = session.edits[key]
     frames, shown = [], View.close_up(session.photo, session.portrait.aligned, SWEEP_SIDE)
     for value in export.sweep_values(edit, SWEEP_FRAMES):
-        frames.append(_drawn(state, session, shown, {**strengths, key: value}))
+        frames.append(state.compute(_drawn, state, session, shown, {**strengths, key: value}))
         yield len(frames), None
     name = export.result_name(session.name, {}, "").replace("-unedited", f"-{key}-sweep") + suffix
     note = f"{edit.label} from {edit.minimum:g} to {edit.maximum:g}"
