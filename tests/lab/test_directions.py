@@ -166,8 +166,12 @@ def test_offsets_are_linear(strengths, share):
     np.testing.assert_allclose(part, share * whole, atol=1e-5)
 
 
-def test_a_slider_at_its_end_adds_the_vector(shipped):
+def test_offsets_add_up(shipped):
+    both = edit_offset(shipped, {"smile": 60, "age": -30})
+    apart = edit_offset(shipped, {"smile": 60}) + edit_offset(shipped, {"age": -30})
+    np.testing.assert_allclose(both, apart, atol=1e-6)
     np.testing.assert_array_equal(edit_offset(shipped, {"yaw": 100}), shipped["yaw"].vector)
+    np.testing.assert_allclose(edit_offset(shipped, {"yaw": -50}), -0.5 * shipped["yaw"].vector, atol=1e-7)
 
 
 def test_unknown_edit_names_what_there_is(shipped):

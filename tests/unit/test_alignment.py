@@ -103,6 +103,11 @@ def test_quad_formula():
     landmarks[[48, 54], 1] = 80  # a long face: half side 1.8 x 30 = 54, centre 3 px below the eyes
     assert np.allclose(ffhq_quad(landmarks), [(-4, -1), (-4, 107), (104, 107), (104, -1)])
 
+    angle = np.radians(30)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    assert np.allclose(ffhq_quad(landmarks @ turn), ffhq_quad(landmarks) @ turn)
+    assert np.allclose(ffhq_quad(landmarks * 3 + 7), ffhq_quad(landmarks) * 3 + 7)
+
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 2 * np.pi), st.floats(0.1, 20), st.floats(-3000, 3000))
 def test_the_crop_moves_with_the_face(seed, angle, scale, shift):

@@ -132,7 +132,7 @@ def names_of_results(names: list[str]) -> list[str]:
     return batch._result_names([batch.Item(name, lambda: b"") for name in names], {"smile": 40.0}, ".png")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.one_of(st.text(), st.lists(st.sampled_from(WORDS)).map("".join)), min_size=1, max_size=4))
 @example(hostile.NAMES)
 def test_names_of_results_are_harmless_everywhere(names):

@@ -62,7 +62,7 @@ def test_an_edit_ends_a_third_of_the_side_beyond_the_crop():
     assert not changed.any()
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.integers(100, 600), st.integers(50, 350), st.integers(50, 250), st.floats(-0.6, 0.6))
 def test_without_a_change_the_result_is_the_photo(side, x, y, turn):
     photo = noise(400, 300)
